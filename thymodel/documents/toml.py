@@ -1,0 +1,75 @@
+"""A TOML file read and checked against a pydantic schema: every fault of the file at once, each with its key path."""
+
+import hashlib
+import tomllib
+from pathlib import Path
+from typing import TypeVar
+
+import pydantic
+
+from thymodel.errors import Fault, InputError
+
+LARGEST_DOCUMENT = 5_000_000  # bytes; the largest model of the family has about 20 kB
+
+
+class Table(pydantic.BaseModel):
+    """A table of a document: unknown keys are faults, values do not change after reading."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
+
+
+Schema = TypeVar("Schema", bound=Table)
+
+
+def read_text(path: Path) -> str:
+    """The text of a document.
+
+    Raises:
+        InputError: absent, a directory, too large, or not UTF-8.
+    """
+    try:
+        if path.stat().st_size > LARGEST_DOCUMENT:
+            raise InputError([Fault(str(path), f"larger than {LARGEST_DOCUMENT} bytes", "is it a data file?")])
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError([Fault(str(path), f"not UTF-8 text (byte {error.start})", "save it as UTF-8")]) from None
+    except OSError as error:
+        raise InputError([Fault(str(path), f"cannot be read: {error.strerror}", "check the path")]) from None
+
+
+def digest(content: bytes | str) -> str:
+    """sha256 in hexadecimal."""
+    return hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()
+
+
+def parse_document(text: str, schema: type[Schema], where: str) -> Schema:
+    """A document from its text.
+
+    Raises:
+        InputError: wrong TOML (with line and column), or every key that does not fit the schema.
+    """
+    if not text.strip():
+        raise InputError([Fault(where, "the file is empty")])
+    try:
+        raw = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise InputError([Fault(where, f"not TOML: {error}", "quote texts, close brackets, one key a line")]) from None
+    try:
+        return schema.model_validate(raw)
+    except pydantic.ValidationError as error:
+        raise InputError([_fault(where, item) for item in error.errors()]) from None
+
+
+def _fault(where: str, item) -> Fault:
+    path = ".".join(str(part) for part in item["loc"])
+    place = f"{where}: {path}" if path else where
+    if item["type"] == "extra_forbidden":
+        return Fault(place, "unknown key", "check the spelling, or remove it")
+    if item["type"] == "missing":
+        return Fault(place, "missing", "add this key")
+    found = repr(item["input"])
+    return Fault(place, f"{_lower_first(item['msg'])}, found {found[:60]}")
+
+
+def _lower_first(text: str) -> str:
+    return text[:1].lower() + text[1:]

@@ -1,0 +1,135 @@
+"""Units of the files: parse, combine and compare them, strictly.
+
+A number in an equation is only a number, so two terms may be added only if dimension *and* scale agree:
+`mL + uL` is a fault although both are volumes. pint knows the units; this file knows what balance means.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from functools import lru_cache
+from typing import Any
+
+import pint
+
+_EXTRA_UNITS = (
+    "cell = [cell_count]",
+    "kcell = 1e3 * cell",
+    "Mcell = 1e6 * cell",
+    "copy = [copy_count] = _ = copies",
+    "AU = [antibody_unit]",
+)
+
+
+@lru_cache(maxsize=1)
+def _registry() -> pint.UnitRegistry:
+    """The one registry; made on first use because pint takes a third of a second to start."""
+    registry: pint.UnitRegistry = pint.UnitRegistry(cache_folder=None)
+    for definition in _EXTRA_UNITS:
+        registry.define(definition)
+    return registry
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A unit as a scale and exponents of base dimensions; `text` is how a person wrote it."""
+
+    scale: float = 1.0
+    dimension: Mapping[str, Fraction] = field(default_factory=dict)
+    text: str = ""
+
+    def __str__(self) -> str:
+        if self.text:
+            return self.text
+        powers = [name if power == 1 else f"{name}^{power}" for name, power in sorted(self.dimension.items())]
+        scale = [] if math.isclose(self.scale, 1.0) else [f"{self.scale:g}"]
+        return " ".join(scale + powers) or "1"
+
+
+DIMENSIONLESS = Unit(text="1")
+
+
+@lru_cache(maxsize=1024)
+def parse_unit(text: str) -> Unit:
+    """A unit from its text ("Mcell/kg", "1/day", "1").
+
+    Raises:
+        ValueError: the text is not a unit, or is one with an offset such as degC.
+    """
+    text = text.strip()
+    if text in ("", "1", "-"):
+        return DIMENSIONLESS if text else _no_unit()
+    if len(text) > 200:
+        raise ValueError("a unit of more than 200 characters")
+    registry = _registry()
+    try:
+        quantity: Any = registry.Quantity(1.0, registry.parse_units(_without_leading_one(text)))
+        base = quantity.to_base_units()
+    except Exception as error:  # pint raises many kinds, also plain TypeError and tokenizer errors
+        raise ValueError(f"'{text}' is not a unit ({_first_line(error)})") from None
+    dimension = {name.strip("[]"): Fraction(power).limit_denominator(1000)
+                 for name, power in quantity.dimensionality.items()}
+    return Unit(float(base.magnitude), dimension, text)
+
+
+def _no_unit() -> Unit:
+    raise ValueError("an empty unit; write \"1\" for a pure number")
+
+
+def _without_leading_one(text: str) -> str:
+    """pint's `parse_units` refuses "1/day"; it takes "day**-1" or "dimensionless/day"."""
+    return "dimensionless" + text[1:] if text.startswith("1/") or text.startswith("1 /") else text
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:120]
+
+
+def multiply(a: Unit, b: Unit) -> Unit:
+    """Unit of a product."""
+    return _combine(a, b, 1)
+
+
+def divide(a: Unit, b: Unit) -> Unit:
+    """Unit of a quotient."""
+    return _combine(a, b, -1)
+
+
+def _combine(a: Unit, b: Unit, sign: int) -> Unit:
+    dimension = dict(a.dimension)
+    for name, power in b.dimension.items():
+        dimension[name] = dimension.get(name, Fraction(0)) + sign * power
+    return Unit(a.scale * b.scale**sign, {name: power for name, power in dimension.items() if power})
+
+
+def power(a: Unit, exponent: float) -> Unit:
+    """Unit of `a` raised to a number."""
+    fraction = Fraction(exponent).limit_denominator(1000)
+    dimension = {name: old * fraction for name, old in a.dimension.items() if fraction}
+    return Unit(a.scale**exponent, dimension)
+
+
+def same(a: Unit, b: Unit) -> bool:
+    """Whether values in `a` and `b` may be added as they stand: equal dimension, equal scale."""
+    return dict(a.dimension) == dict(b.dimension) and math.isclose(a.scale, b.scale, rel_tol=1e-9)
+
+
+def is_number(a: Unit) -> bool:
+    """Whether `a` is a pure number with scale 1."""
+    return same(a, DIMENSIONLESS)
+
+
+def convert_factor(from_text: str, to_text: str) -> float:
+    """The factor that turns a value in `from_text` into one in `to_text`.
+
+    Raises:
+        ValueError: either is not a unit, or their dimensions differ.
+    """
+    source, target = parse_unit(from_text), parse_unit(to_text)
+    if dict(source.dimension) != dict(target.dimension):
+        raise ValueError(f"'{from_text}' cannot be converted to '{to_text}': the dimensions differ")
+    factor = source.scale / target.scale
+    # powers of ten come out of pint with rounding of the last digit; the data must not carry it
+    nearest = 10.0 ** round(math.log10(factor))
+    return nearest if math.isclose(factor, nearest, rel_tol=1e-12) else factor

@@ -1,0 +1,39 @@
+"""What can go wrong, said so that a reader knows the place, the finding and the next thing to do."""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+
+class Fault(NamedTuple):
+    """One thing wrong in a file: `where: what. hint: do this`."""
+
+    where: str
+    what: str
+    hint: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.what}" + (f". hint: {self.hint}" if self.hint else "")
+
+
+class ThymodelError(Exception):
+    """Every error that this package raises on purpose."""
+
+
+class InputError(ThymodelError):
+    """A file or an argument that cannot be used; carries every fault found (exit status 2)."""
+
+    def __init__(self, faults: Iterable[Fault]):
+        self.faults = tuple(faults)
+        super().__init__("\n".join(str(fault) for fault in self.faults))
+
+
+class SolveError(ThymodelError):
+    """An integration that failed outside a sampler; names the subject and the time (exit status 2)."""
+
+    def __init__(self, subject: str, time: float, reason: str):
+        self.subject, self.time = subject, time
+        super().__init__(f"subject {subject}: {reason} after t = {time:g}")
+
+
+class RecordError(ThymodelError):
+    """A record that does not verify, or a failed fit that somebody tried to quote (exit status 1)."""
