@@ -1,0 +1,506 @@
+"""What was asked: the fit spec and the scenario spec, checked against the model they name.
+
+A spec says which data, which parameters are estimated, what varies between subjects, how observations err, which
+endpoints count, and the gates that the draws must pass. Paths in it are relative to its own file.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pydantic
+
+from thymodel.documents import priors, units
+from thymodel.documents.data import DataColumns
+from thymodel.documents.expressions import closest
+from thymodel.documents.model import Model, Number, Text, load_model, shipped_models
+from thymodel.documents.priors import Prior
+from thymodel.documents.regimen import Dose, dose_faults
+from thymodel.documents.toml import Table, digest, parse_document, read_text
+from thymodel.errors import Fault, InputError
+
+Whole = Annotated[int, pydantic.Field(ge=1, le=1_000_000)]
+Positive = Annotated[float, pydantic.Strict(False), pydantic.Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, pydantic.Strict(False), pydantic.Field(ge=0, allow_inf_nan=False)]
+
+ERROR_PARAMETERS = {
+    "additive": ("additive",),
+    "proportional": ("proportional",),
+    "combined": ("additive", "proportional"),
+    "lognormal": ("log_sd",),
+    "student_t": ("log_sd",),
+}
+SCALES = ("log", "logit", "natural")
+
+
+# --- as written ----------------------------------------------------------------------------------------------
+
+
+class PriorTable(Table):
+    prior: str
+    source: Text
+    reason: str = ""
+
+
+class ParameterOverride(Table):
+    """A prior or a fixed value that differs from the model file says why."""
+
+    reason: Text
+    prior: str | None = None
+    value: Number | None = None
+    source: str = ""
+
+
+class BetweenSubjectTable(Table):
+    sd: str
+    source: Text
+    scale: Literal["log", "logit", "natural"] = "log"
+    parameters: list[str] = []
+
+
+class CovariateEffectTable(Table):
+    parameter: str
+    covariate: str
+    form: Literal["power", "linear"]
+    reference: Number
+    prior: str
+    source: Text
+
+
+class CorrelationTable(Table):
+    effects: list[str]
+    prior: str
+    source: Text
+
+
+class LikelihoodTable(Table):
+    """`offset` (in the observable's unit) is added to observation and prediction before the log."""
+
+    error: Literal["additive", "proportional", "combined", "lognormal", "student_t"]
+    parameters: dict[str, PriorTable]
+    offset: NonNegative = 0.0
+    df: Positive | None = None
+
+
+class EndpointTable(Table):
+    marker: str
+    threshold: Positive
+    unit: str
+    horizon: Positive
+    label: str = ""
+    source: str = ""
+    sustained_for: NonNegative = 0.0
+    clock_start: Number = 0.0
+    after_nadir: bool = True
+    by: list[Number] = []
+
+
+class DataTable(Table):
+    file: str
+    sha256: Annotated[str, pydantic.Field(pattern=r"^[0-9a-f]{64}$")]
+    units: dict[str, str]
+    where: str = ""
+    columns: dict[str, str] = {}
+    dvid: dict[str, str] = {}
+    cmt: dict[str, str] = {}
+    constant: dict[str, str] = {}
+
+
+class SamplerTable(Table):
+    seed: Annotated[int, pydantic.Field(ge=0, lt=2**32)]
+    chains: Whole = 4
+    warmup: Whole = 500
+    draws: Whole = 500
+    target_accept: Annotated[float, pydantic.Field(gt=0.5, lt=1)] = 0.8
+
+
+class SolverTable(Table):
+    rtol: Positive = 1e-6
+    atol: Positive = 1e-9
+
+
+class GatesTable(Table):
+    """What a posterior must meet before a number of it may be quoted."""
+
+    rhat: Positive = 1.01
+    ess_bulk: Positive = 400.0
+    ess_tail: Positive = 400.0
+    divergences: Annotated[int, pydantic.Field(ge=0)] = 0
+    failed_solves: NonNegative = 0.0
+
+
+class FitDocument(Table):
+    title: Text
+    purpose: Text
+    model: str
+    estimate: list[str]
+    data: DataTable
+    likelihood: dict[str, LikelihoodTable]
+    sampler: SamplerTable
+    simulated: bool = False
+    override: dict[str, ParameterOverride] = {}
+    between_subject: dict[str, BetweenSubjectTable] = {}
+    correlation: list[CorrelationTable] = []
+    covariate_effects: dict[str, CovariateEffectTable] = {}
+    endpoints: dict[str, EndpointTable] = {}
+    solver: SolverTable = SolverTable()
+    gates: GatesTable = GatesTable()
+
+
+class DoseTable(Table):
+    amount: NonNegative
+    day: Number
+    input: str | None = None
+
+
+class ArmTable(Table):
+    doses: list[DoseTable] = []
+    covariates: dict[str, Number] = {}
+    label: str = ""
+
+
+class ScenarioDocument(Table):
+    title: Text
+    arms: dict[str, ArmTable]
+    subjects: Whole = 200
+    draws: Whole = 200
+    seed: Annotated[int, pydantic.Field(ge=0, lt=2**32)] = 1
+    horizon: Positive | None = None
+    endpoints: dict[str, EndpointTable] = {}
+
+
+# --- as used -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Estimated:
+    """A parameter under estimation with the prior in force and where it came from."""
+
+    prior: Prior
+    unit: str
+    source: str
+    verified: bool
+    reason: str
+
+
+@dataclass(frozen=True)
+class BetweenSubject:
+    """One random effect, standard normal times `sd`, added on `scale` to each of `parameters`."""
+
+    parameters: tuple[str, ...]
+    scale: str
+    sd: Prior
+    source: str
+
+
+@dataclass(frozen=True)
+class CovariateEffect:
+    """coefficient*log(c/reference) ("power") or coefficient*(c - reference) ("linear"), added on the log scale."""
+
+    parameter: str
+    covariate: str
+    form: str
+    reference: float
+    prior: Prior
+    source: str
+
+
+@dataclass(frozen=True)
+class ErrorModel:
+    observable: str
+    family: str
+    parameters: Mapping[str, Prior]
+    sources: Mapping[str, str]
+    offset: float
+    df: float
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Time from `clock_start` to the marker's first lasting crossing of `threshold`; times in the model's unit."""
+
+    name: str
+    marker: str
+    threshold: float
+    unit: str
+    horizon: float
+    label: str
+    source: str
+    sustained_for: float
+    clock_start: float
+    after_nadir: bool
+    by: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class FitSpec:
+    name: str
+    path: Path
+    text: str
+    digest: str
+    title: str
+    purpose: str
+    simulated: bool
+    model_path: Path
+    model: Model
+    data_file: str
+    data_sha256: str
+    data_where: str
+    columns: DataColumns
+    estimate: Mapping[str, Estimated]
+    fixed: Mapping[str, float]
+    between_subject: Mapping[str, BetweenSubject]
+    correlated: tuple[str, ...]
+    correlation_shape: float
+    covariate_effects: Mapping[str, CovariateEffect]
+    likelihood: Mapping[str, ErrorModel]
+    endpoints: Mapping[str, Endpoint]
+    sampler: SamplerTable
+    solver: SolverTable
+    gates: GatesTable
+
+
+@dataclass(frozen=True)
+class Arm:
+    name: str
+    label: str
+    doses: tuple[Dose, ...]
+    covariates: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class ScenarioSpec:
+    title: str
+    digest: str
+    arms: tuple[Arm, ...]
+    subjects: int
+    draws: int
+    seed: int
+    horizon: float | None
+    endpoints: Mapping[str, Endpoint]
+
+
+def load_fit_spec(path: str | Path) -> FitSpec:
+    """A fit spec from `spec.toml` or from the directory that holds one.
+
+    Raises:
+        InputError: every fault of the spec, and of its model.
+    """
+    path = Path(path)
+    path = path / "spec.toml" if path.is_dir() else path
+    text = read_text(path)
+    document = parse_document(text, FitDocument, str(path))
+    model_path = _model_path(path, document.model)
+    model = load_model(model_path)
+    faults: list[Fault] = []
+    spec = _build_fit(document, model, model_path, path, text, faults)
+    if faults:
+        raise InputError(faults)
+    return spec
+
+
+def _model_path(path: Path, name: str) -> Path:
+    """A shipped model by name; else a path relative to the spec (a record keeps its own copy of the model)."""
+    if name in shipped_models():
+        beside = path.parent / f"{name}.toml"
+        return beside if beside.exists() else shipped_models()[name]
+    return path.parent / name
+
+
+def _build_fit(document: FitDocument, model: Model, model_path: Path, path: Path, text: str, faults: list[Fault]):
+    where = str(path)
+    estimate = {name: item for name in document.estimate
+                if (item := _estimated(where, name, document, model, faults)) is not None}
+    if not document.estimate:
+        faults.append(Fault(f"{where}: estimate", "no parameter is estimated", "name at least one"))
+    for name in document.override:
+        _known(where, f"override.{name}", name, model.parameters, "parameter", faults)
+    effects = {name: _between_subject(where, name, table, document, model, faults)
+               for name, table in document.between_subject.items()}
+    return FitSpec(
+        name=path.parent.resolve().name, path=path, text=text, digest=digest(text), title=document.title,
+        purpose=document.purpose, simulated=document.simulated, model_path=model_path, model=model,
+        data_file=document.data.file, data_sha256=document.data.sha256, data_where=document.data.where,
+        columns=DataColumns(document.data.units, document.data.columns, document.data.dvid, document.data.cmt,
+                            document.data.constant),
+        estimate=estimate, fixed=_fixed(where, document, model, faults), between_subject=effects,
+        correlated=_correlated(where, document, faults),
+        correlation_shape=_correlation_shape(where, document, faults),
+        covariate_effects={name: _effect(where, name, table, document, model, faults)
+                           for name, table in document.covariate_effects.items()},
+        likelihood={name: _error_model(where, name, table, model, faults)
+                    for name, table in document.likelihood.items()},
+        endpoints=_endpoints(where, document.endpoints, model, faults),
+        sampler=document.sampler, solver=document.solver, gates=document.gates)
+
+
+def _known(where: str, path: str, name: str, names, kind: str, faults: list[Fault]) -> bool:
+    if name not in names:
+        faults.append(Fault(f"{where}: {path}", f"the model has no {kind} '{name}'{closest(name, names)}"))
+    return name in names
+
+
+def _prior(where: str, path: str, text: str, faults: list[Fault]) -> Prior:
+    try:
+        return priors.parse_prior(text)
+    except ValueError as error:
+        faults.append(Fault(f"{where}: {path}", str(error)))
+        return Prior("normal", {"mean": 0.0, "sd": 1.0})
+
+
+def _estimated(where, name, document: FitDocument, model: Model, faults) -> Estimated | None:
+    if not _known(where, "estimate", name, model.parameters, "parameter", faults):
+        return None
+    parameter, override = model.parameters[name], document.override.get(name)
+    if override is not None and override.value is not None:
+        faults.append(Fault(f"{where}: override.{name}.value", f"'{name}' is estimated, so its value cannot be fixed"))
+    if override is not None and override.prior is not None:
+        prior = _prior(where, f"override.{name}.prior", override.prior, faults)
+        return Estimated(prior, parameter.unit, override.source or "this spec", False, override.reason)
+    if parameter.prior is None:
+        faults.append(Fault(f"{where}: estimate", f"'{name}' is fixed in the model: it has no prior",
+                            f"give [override.{name}] a prior and a reason, or do not estimate it"))
+        return None
+    return Estimated(parameter.prior, parameter.unit, parameter.source, parameter.verified, "")
+
+
+def _fixed(where, document: FitDocument, model: Model, faults) -> dict[str, float]:
+    """Value of every parameter that is not estimated."""
+    values = {name: p.value for name, p in model.parameters.items() if name not in document.estimate}
+    for name, override in document.override.items():
+        if override.prior is not None and name not in document.estimate:
+            faults.append(Fault(f"{where}: override.{name}.prior", f"'{name}' is not estimated", "add it to estimate"))
+        if override.prior is None and override.value is None:
+            faults.append(Fault(f"{where}: override.{name}", "neither a prior nor a value"))
+        if override.value is not None and name in values:
+            values[name] = override.value
+    return values
+
+
+def _between_subject(where, name, table: BetweenSubjectTable, document, model: Model, faults) -> BetweenSubject:
+    path, parameters = f"between_subject.{name}", tuple(table.parameters or [name])
+    sd = _prior(where, f"{path}.sd", table.sd, faults)
+    if priors.support(sd)[0] < 0:
+        faults.append(Fault(f"{where}: {path}.sd", f"{sd} allows negative values; a standard deviation is positive"))
+    for parameter in parameters:
+        if not _known(where, path, parameter, model.parameters, "parameter", faults):
+            continue
+        low, high = _support_of(parameter, document, model)
+        if table.scale == "log" and low < 0 or table.scale == "logit" and (low, high) != (0.0, 1.0):
+            faults.append(Fault(f"{where}: {path}.scale", f"'{parameter}' has support ({low:g}, {high:g}), "
+                                f"which the {table.scale} scale does not fit", "choose another scale or prior"))
+    return BetweenSubject(parameters, table.scale, sd, table.source)
+
+
+def _support_of(name: str, document: FitDocument, model: Model) -> tuple[float, float]:
+    override = document.override.get(name)
+    try:
+        prior = priors.parse_prior(override.prior) if override and override.prior else model.parameters[name].prior
+    except ValueError:
+        prior = None
+    if prior is not None:
+        return priors.support(prior)
+    return (0.0, float("inf")) if model.parameters[name].value > 0 else (-float("inf"), float("inf"))
+
+
+def _correlated(where, document: FitDocument, faults) -> tuple[str, ...]:
+    if len(document.correlation) > 1:
+        faults.append(Fault(f"{where}: correlation", "more than one block", "put all correlated effects in one"))
+    for table in document.correlation[:1]:
+        for name in table.effects:
+            _known(where, "correlation.effects", name, document.between_subject, "between-subject effect", faults)
+        if len(table.effects) < 2 or len(set(table.effects)) < len(table.effects):
+            faults.append(Fault(f"{where}: correlation.effects", "needs two or more different effects"))
+        return tuple(table.effects)
+    return ()
+
+
+def _correlation_shape(where, document: FitDocument, faults) -> float:
+    for table in document.correlation[:1]:
+        prior = _prior(where, "correlation.prior", table.prior, faults)
+        if prior.family != "lkj":
+            faults.append(Fault(f"{where}: correlation.prior", f"{prior} is not a prior of correlations",
+                                "write lkj(shape=2)"))
+        return prior.numbers.get("shape", 1.0)
+    return 1.0
+
+
+def _effect(where, name, table: CovariateEffectTable, document, model: Model, faults) -> CovariateEffect:
+    path = f"covariate_effects.{name}"
+    _known(where, f"{path}.parameter", table.parameter, model.parameters, "parameter", faults)
+    _known(where, f"{path}.covariate", table.covariate, model.covariates, "covariate", faults)
+    if table.form == "power" and table.reference <= 0:
+        faults.append(Fault(f"{where}: {path}.reference", "a power needs a reference above 0"))
+    return CovariateEffect(table.parameter, table.covariate, table.form, table.reference,
+                           _prior(where, f"{path}.prior", table.prior, faults), table.source)
+
+
+def _error_model(where, name, table: LikelihoodTable, model: Model, faults) -> ErrorModel:
+    path, wanted = f"likelihood.{name}", ERROR_PARAMETERS[table.error]
+    _known(where, path, name, model.observables, "observable", faults)
+    if set(table.parameters) != set(wanted):
+        faults.append(Fault(f"{where}: {path}.parameters", f"{table.error} error takes {', '.join(wanted)}; "
+                            f"found {', '.join(table.parameters) or 'none'}"))
+    if table.error == "student_t" and table.df is None:
+        faults.append(Fault(f"{where}: {path}.df", "missing: the degrees of freedom of student_t"))
+    if table.error in ("additive", "proportional", "combined") and table.offset:
+        faults.append(Fault(f"{where}: {path}.offset", f"{table.error} error has no offset"))
+    parsed = {key: _prior(where, f"{path}.parameters.{key}", item.prior, faults)
+              for key, item in table.parameters.items()}
+    for key, prior in parsed.items():
+        if priors.support(prior)[0] < 0:
+            faults.append(Fault(f"{where}: {path}.parameters.{key}", f"{prior} allows negative values"))
+    sources = {key: item.source for key, item in table.parameters.items()}
+    return ErrorModel(name, table.error, parsed, sources, table.offset, table.df or 0.0)
+
+
+def _endpoints(where, tables: Mapping[str, EndpointTable], model: Model, faults) -> dict[str, Endpoint]:
+    result = {}
+    for name, table in tables.items():
+        path, threshold = f"endpoints.{name}", table.threshold
+        if _known(where, f"{path}.marker", table.marker, model.observables, "observable", faults):
+            try:
+                threshold *= units.convert_factor(table.unit, model.observables[table.marker].unit)
+            except ValueError as error:
+                faults.append(Fault(f"{where}: {path}.unit", str(error)))
+        if table.horizon <= table.clock_start:
+            faults.append(Fault(f"{where}: {path}.horizon", "the horizon lies before the clock starts"))
+        if table.sustained_for >= table.horizon - table.clock_start:
+            faults.append(Fault(f"{where}: {path}.sustained_for", "longer than the time to the horizon"))
+        if any(not table.clock_start < day <= table.horizon for day in table.by):
+            faults.append(Fault(f"{where}: {path}.by", "a day outside clock_start to horizon"))
+        unit = model.observables[table.marker].unit if table.marker in model.observables else table.unit
+        result[name] = Endpoint(name, table.marker, threshold, unit, table.horizon, table.label, table.source,
+                                table.sustained_for, table.clock_start, table.after_nadir, tuple(table.by))
+    return result
+
+
+def load_scenario_spec(path: str | Path, model: Model) -> ScenarioSpec:
+    """A scenario spec, checked against the model of the record it will be used with.
+
+    Raises:
+        InputError: every fault of the file.
+    """
+    path, faults = Path(path), []
+    text = read_text(path)
+    document = parse_document(text, ScenarioDocument, str(path))
+    arms = tuple(_arm(str(path), name, table, model, faults) for name, table in document.arms.items())
+    if not arms:
+        faults.append(Fault(f"{path}: arms", "no arm"))
+    endpoints = _endpoints(str(path), document.endpoints, model, faults)
+    if faults:
+        raise InputError(faults)
+    return ScenarioSpec(document.title, digest(text), arms, document.subjects, document.draws, document.seed,
+                        document.horizon, endpoints)
+
+
+def _arm(where, name, table: ArmTable, model: Model, faults) -> Arm:
+    path, doses = f"{where}: arms.{name}", []
+    for k, item in enumerate(table.doses):
+        dose = Dose(item.day, item.input or next(iter(model.inputs), ""), item.amount)
+        faults.extend(dose_faults(f"{path}.doses.{k}", dose, model))
+        doses.append(dose)
+    for covariate in table.covariates:
+        _known(where, f"arms.{name}.covariates", covariate, model.covariates, "covariate", faults)
+    return Arm(name, table.label or name, tuple(doses), dict(table.covariates))

@@ -1,0 +1,269 @@
+"""`solve`: a model through doses, jumps and covariate changes to its observables at the visits.
+
+The one file that knows diffrax. Integration stops at every break (dose, start or end of an infusion, covariate change),
+applies what happens there, and goes on; breaks at the same time are zero-length segments and cost nothing.
+**An observation at a dose time is the value before the dose.**
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from thymodel.documents.model import Model
+from thymodel.documents.regimen import Course, Dose, value_at
+from thymodel.dynamics import symbolic
+from thymodel.errors import SolveError
+
+Method = Literal["explicit", "implicit"]
+_STEPPERS = {"explicit": diffrax.Tsit5, "implicit": diffrax.Kvaerno5}
+_MAX_STEPS = {"explicit": 16_384, "implicit": 16_384}  # a segment; beyond, the problem is stiff or exploding
+
+
+class Accuracy(NamedTuple):
+    """Local error allowed per step: rtol*|y| + atol*scale, scale being each state's typical largest value."""
+
+    rtol: float = 1e-6
+    atol: float = 1e-9
+
+
+class Schedule(NamedTuple):
+    """What happens to one subject, padded; a leading axis of subjects may be added to every field.
+
+    A segment ends at `ends[k]`, where the input number `jump[k]` (or none, when it equals the number of inputs) acts
+    with `amount[k]`. `infusion` holds amounts per time, `covariates` the values in force during the segment.
+    """
+
+    start: Float[Array, ""]
+    ends: Float[Array, " segment"]
+    jump: Int[Array, " segment"]
+    amount: Float[Array, " segment"]
+    infusion: Float[Array, "segment input"]
+    covariates: dict[str, Float[Array, " segment"]]
+    visits: Float[Array, " visit"]
+    visit_segment: Int[Array, " visit"]
+
+
+class Solution(NamedTuple):
+    """`observed` holds the observables at the visits; NaN after a failed step, whose segment began at `failed_at`."""
+
+    observed: Float[Array, "visit observable"]
+    steps: Int[Array, ""]
+    failed: Array
+    failed_at: Float[Array, ""]
+
+
+def plan(model: Model, doses: Iterable[Dose], covariates: Mapping[str, Course], visits: Sequence[float]) -> Schedule:
+    """The schedule of one subject, not padded.
+
+    Args:
+        doses: in the order in which simultaneous ones act.
+        covariates: a course for every covariate of the model.
+        visits: days at which observables are wanted, ascending, none before the model's start.
+    """
+    doses = [dose for dose in doses]
+    last = max([*visits, model.start])
+    infusions = [d for d in doses if d.duration > 0]
+    edges = [time for d in infusions for time in (d.time, d.time + d.duration)]
+    edges += [time for course in covariates.values() for time, _ in course]
+    events = [(d.time, d.input, d.amount) for d in doses if d.duration == 0 and d.time <= last]
+    events += [(time, "", 0.0) for time in sorted(set(edges)) if model.start < time < last]
+    events = [*sorted(events, key=lambda event: event[0]), (last, "", 0.0)]
+    inputs = [*model.inputs, ""]
+    begins = [model.start, *[time for time, _, _ in events[:-1]]]
+    return Schedule(
+        start=np.asarray(model.start, float),
+        ends=np.array([time for time, _, _ in events]),
+        jump=np.array([inputs.index(name) for _, name, _ in events], dtype=np.int32),
+        amount=np.array([amount for _, _, amount in events]),
+        infusion=np.array([[_rate_of(infusions, name, begin) for name in model.inputs] for begin in begins]
+                          ).reshape(len(events), len(model.inputs)),
+        covariates={name: np.array([value_at(course, begin) for begin in begins])
+                    for name, course in covariates.items()},
+        visits=np.asarray(visits, float),
+        visit_segment=np.searchsorted([time for time, _, _ in events], visits, side="left").astype(np.int32),
+    )
+
+
+def _rate_of(infusions: Sequence[Dose], name: str, time: float) -> float:
+    return sum(d.amount / d.duration for d in infusions
+               if d.input == name and d.time <= time < d.time + d.duration)
+
+
+def stack(schedules: Sequence[Schedule]) -> Schedule:
+    """Schedules of many subjects padded to one shape: later segments have no length, later visits repeat the last."""
+    segments = max(len(s.ends) for s in schedules)
+    visits = max(len(s.visits) for s in schedules)
+    return jax.tree.map(lambda *items: np.stack(items), *[_pad(s, segments, visits) for s in schedules])
+
+
+def _pad(s: Schedule, segments: int, visits: int) -> Schedule:
+    def more(array, by):
+        return np.concatenate([array, np.repeat(array[-1:], by, axis=0)])
+
+    extra, none = segments - len(s.ends), s.infusion.shape[1]
+    return Schedule(
+        s.start, more(s.ends, extra), np.concatenate([s.jump, np.full(extra, none, np.int32)]),
+        np.concatenate([s.amount, np.zeros(extra)]), more(s.infusion, extra),
+        {name: more(values, extra) for name, values in s.covariates.items()},
+        more(s.visits, visits - len(s.visits)), more(s.visit_segment, visits - len(s.visit_segment)))
+
+
+def solve(model: Model, values: Mapping[str, Any], schedule: Schedule, observables: Sequence[str],
+          scale: Float[Array, " state"], accuracy: Accuracy = Accuracy(), method: Method = "explicit") -> Solution:
+    """Observables at the visits of one subject; pure, differentiable in reverse mode, to be `vmap`ped over subjects.
+
+    Args:
+        values: parameters by name (covariates come from the schedule, constants from the model).
+        schedule: from `plan`, or one row of `stack`.
+        observables: names, in the order of the last axis of the result.
+        scale: typical largest value of each state, for the absolute tolerance.
+        method: "explicit" (Tsit5) or "implicit" (Kvaerno5, for stiff models); `choose_method` picks one.
+
+    Returns:
+        Solution; NaN from the segment on in which a step failed.
+    """
+    def look(t, y, known):
+        return symbolic.observe(model, observables, t, y, known)
+
+    return _march(model, values, schedule, look, len(observables), scale, accuracy, method)
+
+
+def _march(model, values, schedule: Schedule, look, width: int, scale, accuracy: Accuracy, method: Method) -> Solution:
+    """Through the segments of one subject; `look(t, y, known)` says what is kept at the visits."""
+    fixed = {**symbolic.constant_values(model), **values}
+    start_values = symbolic.derive(model, fixed | {name: c[0] for name, c in schedule.covariates.items()})
+    y0 = symbolic.initial(model, start_values)
+
+    def segment(carry, piece):
+        t0, y, kept, steps, failed, failed_at = carry
+        t1, jump, amount, infusion, covariates, number = piece
+        known = symbolic.derive(model, fixed | covariates)
+        ts = jnp.clip(schedule.visits, t0, t1)
+        ys, y_end, count, broke = _integrate(model, known, infusion, t0, t1, ts, y, scale, accuracy, method)
+        at_visits = jax.vmap(lambda t, y: look(t, y, known))(ts, ys)
+        kept = jnp.where((schedule.visit_segment == number)[:, None], at_visits, kept)
+        y_next = _jump(model, jump, amount, y_end, known)
+        failed_at = jnp.where(broke & ~failed, t0, failed_at)
+        return (t1, y_next, kept, steps + count, failed | broke, failed_at), None
+
+    numbers = jnp.arange(len(schedule.ends))
+    pieces = (schedule.ends, schedule.jump, schedule.amount, schedule.infusion, schedule.covariates, numbers)
+    nothing = jnp.zeros((len(schedule.visits), width))
+    begin = (jnp.asarray(schedule.start), y0, nothing, jnp.asarray(0), jnp.asarray(False), jnp.asarray(jnp.nan))
+    (_, _, kept, steps, failed, failed_at), _ = jax.lax.scan(segment, begin, pieces)
+    return Solution(kept, steps, failed, failed_at)
+
+
+def _integrate(model, known, infusion, t0, t1, ts, y, scale, accuracy: Accuracy, method: Method):
+    """One segment with diffrax: states at `ts` and at `t1`, steps taken, whether it failed (then NaN)."""
+
+    def field(t, y, _):
+        return symbolic.rate(model, t, y * scale, known) / scale + _inflow(model, infusion, y * scale, known) / scale
+
+    has_length = t1 > t0
+    safe_t1 = jnp.where(has_length, t1, t0 + 1.0)  # a segment without length is integrated for its shape only
+    solution = diffrax.diffeqsolve(
+        diffrax.ODETerm(field), _STEPPERS[method](), t0, safe_t1, dt0=None, y0=y / scale,
+        saveat=diffrax.SaveAt(subs=[diffrax.SubSaveAt(ts=ts), diffrax.SubSaveAt(t1=True)]),
+        stepsize_controller=diffrax.PIDController(rtol=accuracy.rtol, atol=accuracy.atol, pcoeff=0.2, icoeff=0.4),
+        max_steps=_MAX_STEPS[method], throw=False)
+    broke = has_length & (solution.result != diffrax.RESULTS.successful)
+    ys, (y_end,) = solution.ys[0] * scale, solution.ys[1] * scale
+    y_end = jnp.where(has_length, y_end, y)
+    poison = jnp.where(broke, jnp.nan, 0.0)
+    return ys + poison, y_end + poison, jnp.where(has_length, solution.stats["num_steps"], 0), broke
+
+
+def _inflow(model: Model, infusion, y, known):
+    """States' gain per time from running infusions: inputs with a rate are linear in their amount."""
+    total = jnp.zeros_like(y)
+    for k, name in enumerate(model.inputs):
+        if not model.inputs[name].multiply:
+            total = total + symbolic.infuse(model, name, jnp.zeros_like(y), infusion[k], known)
+    return total
+
+
+def _jump(model: Model, jump, amount, y, known):
+    branches = [partial(symbolic.infuse, model, name) for name in model.inputs]
+    acts = [lambda y, act=act: act(y, amount, known) for act in branches]
+    return jax.lax.switch(jump, [*acts, lambda y: y], y)
+
+
+def choose(model: Model, values: Mapping[str, Any], schedule: Schedule) -> tuple[Float[Array, " state"], Method]:
+    """Each state's largest value over a design and the method that copes with it, from one pilot solve.
+
+    Explicit integration is tried first; where it needs more than its steps, the model is stiff there.
+
+    Args:
+        values: parameters by name, numbers or arrays over subjects.
+        schedule: stacked, with a leading axis of subjects.
+
+    Raises:
+        SolveError: neither method gets through at these values.
+    """
+    for method in ("explicit", "implicit"):
+        solution = _states_over_time(model, _over_subjects(values, len(schedule.start)), schedule, method)
+        if not np.any(solution.failed):
+            largest = np.max(np.abs(np.asarray(solution.observed)), axis=(0, 1))
+            return jnp.asarray(np.where(largest > 0, largest, 1.0)), method
+    worst = int(np.argmax(solution.failed))
+    raise SolveError(f"number {worst + 1}", float(solution.failed_at[worst]), "the model cannot be integrated")
+
+
+def _over_subjects(values: Mapping[str, Any], count: int) -> dict[str, Array]:
+    return {name: jnp.broadcast_to(jnp.asarray(value, float), (count,)) for name, value in values.items()}
+
+
+def _states_over_time(model: Model, values, schedule: Schedule, method: Method) -> Solution:
+    """States at 64 times a subject; the absolute tolerance is tiny because no scale is known yet."""
+    first, last = np.asarray(schedule.start)[:, None], np.asarray(schedule.ends)[:, -1:]
+    visits = first + np.linspace(0, 1, 64) * (last - first)
+    segments = np.stack([np.searchsorted(ends, row, side="left").clip(max=len(ends) - 1)
+                         for ends, row in zip(np.asarray(schedule.ends), visits, strict=True)])
+    dense = schedule._replace(visits=jnp.asarray(visits), visit_segment=jnp.asarray(segments))
+    size = len(model.states)
+
+    def one(known, row):
+        return _march(model, known, row, lambda t, y, _: y, size, jnp.ones(size), Accuracy(1e-6, 1e-12), method)
+
+    return jax.jit(jax.vmap(one))(values, dense)
+
+
+def trajectories(model: Model, values: Mapping[str, Any], schedules: Sequence[Schedule], observables: Sequence[str],
+                 accuracy: Accuracy = Accuracy(1e-8, 1e-11), names: Sequence[str] = ()) -> np.ndarray:
+    """Observables of several subjects at their visits, outside a sampler.
+
+    Args:
+        values: parameters by name, numbers or arrays over subjects.
+        schedules: from `plan`, one a subject.
+        names: what to call the subjects in an error.
+
+    Returns:
+        Array (subject, visit, observable); visits beyond a subject's own repeat its last.
+
+    Raises:
+        SolveError: names the subject, and the time after which its integration failed.
+    """
+    schedule = jax.tree.map(jnp.asarray, stack(schedules))
+    known = _over_subjects(values, len(schedules))
+    scale, method = choose(model, known, schedule)
+    solution = jax.jit(jax.vmap(
+        lambda v, s: solve(model, v, s, observables, scale, accuracy, method)))(known, schedule)
+    observed = np.asarray(solution.observed)
+    bad = np.asarray(solution.failed) | ~np.isfinite(observed).all(axis=(1, 2))
+    if bad.any():
+        worst = int(np.argmax(bad))
+        time = _last_finite_time(schedules[worst], observed[worst])
+        raise SolveError(str(names[worst]) if names else f"number {worst + 1}", time, "the integration failed")
+    return observed
+
+
+def _last_finite_time(schedule: Schedule, observed: np.ndarray) -> float:
+    finite = np.isfinite(observed[: len(schedule.visits)]).all(axis=1)
+    return float(schedule.visits[finite].max()) if finite.any() else float(schedule.start)

@@ -1,0 +1,209 @@
+"""Typical values, covariates and random effects -> the parameters of each subject.
+
+Every unknown of a fit is a standard normal coordinate of one vector z, mapped to its natural value by the prior's
+quantile function; only correlations have a density of their own. `Layout` says which coordinate is what.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.special import ndtr, ndtri
+from jaxtyping import Array, Float
+
+from thymodel.documents.priors import Prior
+from thymodel.documents.spec import FitSpec
+
+
+def quantile(prior: Prior, z):
+    """The parameter whose prior probability below it is Phi(z).
+
+    Source: probability integral transform; the upper tails are written through Phi(-z) so that no digit is lost.
+    """
+    n = prior.numbers
+    match prior.family:
+        case "lognormal":
+            return n["median"] * jnp.exp(n["sd"] * z)
+        case "logitnormal":
+            return jax.nn.sigmoid(math.log(n["median"] / (1 - n["median"])) + n["sd"] * z)
+        case "normal":
+            return n["mean"] + n["sd"] * z
+        case "truncnormal":
+            return _truncated_normal(n, z)
+        case "halfnormal":
+            return -n["sd"] * ndtri(0.5 * ndtr(-z))
+        case "halfcauchy":
+            return n["scale"] / jnp.tan(0.5 * jnp.pi * ndtr(-z))
+        case "exponential":
+            return -n["mean"] * jax.scipy.special.log_ndtr(-z)
+        case "uniform":
+            return n["lower"] + (n["upper"] - n["lower"]) * ndtr(z)
+    raise ValueError(f"{prior.family} is not the prior of one number")
+
+
+def _truncated_normal(n: Mapping[str, float], z):
+    low, high = (n["lower"] - n["mean"]) / n["sd"], (n["upper"] - n["mean"]) / n["sd"]
+    if low > 0:  # mirrored, so that probabilities near 1 never occur
+        return n["mean"] - n["sd"] * ndtri(ndtr(-high) + ndtr(-z) * (ndtr(-low) - ndtr(-high)))
+    return n["mean"] + n["sd"] * ndtri(ndtr(low) + ndtr(z) * (ndtr(high) - ndtr(low)))
+
+
+# --- the vector z --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Names of the coordinates of z, block by block; the random effects come last, subject by subject."""
+
+    estimate: Mapping[str, Prior]
+    scales: Mapping[str, Prior]
+    correlated: tuple[str, ...]
+    correlation_shape: float
+    effects: Mapping[str, Prior]
+    errors: Mapping[str, Prior]
+    subjects: tuple[str, ...]
+
+    @property
+    def correlations(self) -> list[tuple[str, str]]:
+        names = self.correlated
+        return [(names[i], names[j]) for j in range(len(names)) for i in range(j)]
+
+    @property
+    def population(self) -> list[str]:
+        """Names of the coordinates that are not random effects, in order."""
+        return [*self.estimate, *(f"omega_{name}" for name in self.scales),
+                *(f"corr_{a}_{b}" for a, b in self.correlations), *(f"beta_{name}" for name in self.effects),
+                *self.errors]
+
+    @property
+    def size(self) -> int:
+        return len(self.population) + len(self.subjects) * len(self.scales)
+
+
+def error_name(observable: str, key: str) -> str:
+    """Name of a residual-error parameter: sigma_cd4, sigma_additive_cd4."""
+    return f"sigma_{observable}" if key == "log_sd" else f"sigma_{key}_{observable}"
+
+
+def layout(spec: FitSpec, subjects: tuple[str, ...]) -> Layout:
+    """The layout of a fit."""
+    return Layout(
+        estimate={name: item.prior for name, item in spec.estimate.items()},
+        scales={name: item.sd for name, item in spec.between_subject.items()},
+        correlated=spec.correlated, correlation_shape=spec.correlation_shape,
+        effects={name: item.prior for name, item in spec.covariate_effects.items()},
+        errors={error_name(observable, key): prior for observable, model in spec.likelihood.items()
+                for key, prior in model.parameters.items()},
+        subjects=subjects)
+
+
+def population_values(lay: Layout, z: Float[Array, " coordinate"]) -> dict[str, Array]:
+    """Natural values of the population block by name (`corr_a_b` as correlations)."""
+    head = dict(zip(lay.population, z, strict=False))
+    values = {name: quantile(prior, head[name]) for name, prior in lay.estimate.items()}
+    values |= {f"omega_{name}": quantile(prior, head[f"omega_{name}"]) for name, prior in lay.scales.items()}
+    factor = correlation_factor(lay, head)
+    matrix = factor @ factor.T
+    place = {name: k for k, name in enumerate(lay.correlated)}
+    values |= {f"corr_{a}_{b}": matrix[place[a], place[b]] for a, b in lay.correlations}
+    values |= {f"beta_{name}": quantile(prior, head[f"beta_{name}"]) for name, prior in lay.effects.items()}
+    return values | {name: quantile(prior, head[name]) for name, prior in lay.errors.items()}
+
+
+def random_effects(lay: Layout, z: Float[Array, " coordinate"], standard=None) -> dict[str, Float[Array, " subject"]]:
+    """Each effect's value per subject on its own scale, omega * eta, correlated where the spec says so.
+
+    Args:
+        standard: standard normal etas (subject, effect) in place of those in z: new, virtual subjects.
+    """
+    values = population_values(lay, z)
+    count = len(lay.population)
+    eta = z[count:].reshape(-1, max(len(lay.scales), 1)) if standard is None else standard
+    columns = {name: eta[:, k] for k, name in enumerate(lay.scales)}
+    if lay.correlated:
+        factor = correlation_factor(lay, dict(zip(lay.population, z, strict=False)))
+        mixed = jnp.stack([columns[name] for name in lay.correlated], axis=1) @ factor.T
+        columns |= {name: mixed[:, k] for k, name in enumerate(lay.correlated)}
+    return {name: values[f"omega_{name}"] * columns[name] for name in lay.scales}
+
+
+def correlation_factor(lay: Layout, head: Mapping[str, Array]) -> Float[Array, "effect effect"]:
+    """Cholesky factor of the correlation matrix from canonical partial correlations tanh(z).
+
+    Source: Lewandowski, Kurowicka & Joe 2009, J Multivar Anal 100:1989 (C-vine), as in the Stan reference manual,
+    "Cholesky factors of correlation matrices".
+    """
+    size = len(lay.correlated)
+    rows = [[jnp.asarray(0.0)] * size for _ in range(size)]
+    for j in range(size):
+        left = jnp.asarray(1.0)
+        for i in range(j):
+            partial = jnp.tanh(head[f"corr_{lay.correlated[i]}_{lay.correlated[j]}"])
+            rows[j][i] = partial * jnp.sqrt(left)
+            left = left * (1 - partial**2)
+        rows[j][j] = jnp.sqrt(left)
+    return jnp.array(rows).reshape(size, size)
+
+
+def log_prior(lay: Layout, z: Float[Array, " coordinate"]) -> Float[Array, ""]:
+    """Log prior density of z itself: standard normal, and LKJ for the coordinates of correlations."""
+    head = dict(zip(lay.population, z, strict=False))
+    pairs = lay.correlations
+    special = {f"corr_{a}_{b}" for a, b in pairs}
+    normal = jnp.sum(-0.5 * z**2 - 0.5 * math.log(2 * math.pi))
+    for name in special:
+        normal = normal + 0.5 * head[name] ** 2 + 0.5 * math.log(2 * math.pi)
+    place = {name: k for k, name in enumerate(lay.correlated)}
+    return normal + sum((_log_partial(lay, place[a], head[f"corr_{a}_{b}"]) for a, b in pairs), jnp.asarray(0.0))
+
+
+def _log_partial(lay: Layout, level: int, z):
+    """Log density of z where tanh(z) is the partial correlation of that level: Beta(b, b) on (-1, 1)."""
+    b = lay.correlation_shape + 0.5 * (len(lay.correlated) - 2 - level)
+    log_beta = 2 * math.lgamma(b) - math.lgamma(2 * b)
+    log_one_minus_square = 2 * (math.log(2.0) - z - jax.nn.softplus(-2 * z))  # of tanh(z), without cancellation
+    return b * log_one_minus_square - log_beta - (2 * b - 1) * math.log(2.0)
+
+
+# --- subjects ------------------------------------------------------------------------------------------------
+
+
+def subject_values(spec: FitSpec, population: Mapping[str, Array], effects: Mapping[str, Array],
+                   covariates: Mapping[str, Array]) -> dict[str, Array]:
+    """Every model parameter per subject.
+
+    Args:
+        population: from `population_values`.
+        effects: from `random_effects`, one array over subjects each.
+        covariates: each covariate's value at the first record, one array over subjects each.
+
+    Returns:
+        Parameter -> array over subjects (a scalar where nothing varies).
+    """
+    values: dict[str, Array] = {}
+    for name in spec.model.parameters:
+        typical = population[name] if name in spec.estimate else jnp.asarray(spec.fixed[name])
+        values[name] = _individual(spec, name, typical, population, effects, covariates)
+    return values
+
+
+def _individual(spec: FitSpec, name: str, typical, population, effects, covariates):
+    terms = [(item.scale, effects[key]) for key, item in spec.between_subject.items() if name in item.parameters]
+    for key, item in spec.covariate_effects.items():
+        if item.parameter == name:
+            value = covariates[item.covariate]
+            distance = jnp.log(value / item.reference) if item.form == "power" else value - item.reference
+            terms.append(("log", population[f"beta_{key}"] * distance))
+    for scale, shift in terms:
+        typical = _shift(scale, typical, shift)
+    return typical
+
+
+def _shift(scale: str, value, shift):
+    if scale == "log":
+        return value * jnp.exp(shift)
+    if scale == "logit":
+        return jax.nn.sigmoid(jnp.log(value) - jnp.log1p(-value) + shift)
+    return value + shift

@@ -1,0 +1,136 @@
+"""Puts spec, data and solver together into one log density on R^n."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from thymodel.documents.data import StudyData
+from thymodel.documents.spec import FitSpec
+from thymodel.dynamics import solving
+from thymodel.dynamics.solving import Accuracy, Method, Schedule
+from thymodel.inference import likelihood
+from thymodel.inference.population import (
+    Layout,
+    error_name,
+    layout,
+    log_prior,
+    population_values,
+    random_effects,
+    subject_values,
+)
+
+
+class Records(NamedTuple):
+    """Observations of all subjects in one row each: places in the prediction array, values, censoring."""
+
+    subject: Array
+    visit: Array
+    observable: Array
+    value: Array
+    censoring: Array
+    limit: Array
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """One log density, and the ways to look at a point of it.
+
+    `log_density(z)` is what a sampler sees: log prior plus log likelihood, all constants kept; -inf where a solve failed.
+    """
+
+    spec: FitSpec
+    layout: Layout
+    observables: tuple[str, ...]
+    schedule: Schedule
+    records: Records
+    scale: Float[Array, " state"]
+    method: Method
+    log_density: Callable[[Array], Array]
+    log_likelihood: Callable[[Array], Array]
+    predictions: Callable[[Array], Array]
+    failures: Callable[[Array], Array]
+
+
+def make_posterior(spec: FitSpec, data: StudyData) -> Posterior:
+    """The posterior of a fit; every array of the data is inside, nothing depends on the current directory."""
+    lay = layout(spec, tuple(subject.id for subject in data.subjects))
+    observables = tuple(spec.likelihood)
+    schedule, records = _arrays(spec, data, observables)
+    scale, method = _pilot(spec, schedule)
+    accuracy = Accuracy(spec.solver.rtol, spec.solver.atol)
+
+    def solve_all(z):
+        values, _ = _values(spec, lay, schedule, z)
+        one = lambda v, s: solving.solve(spec.model, v, s, observables, scale, accuracy, method)  # noqa: E731
+        return jax.vmap(one)(_broadcast(values, len(lay.subjects)), schedule)
+
+    def pointwise(z, solution):
+        return _pointwise(spec, observables, records, population_values(lay, z), solution.observed)
+
+    def log_density(z):
+        solution = solve_all(z)
+        total = log_prior(lay, z) + jnp.sum(pointwise(z, solution))
+        return jnp.where(jnp.any(solution.failed) | jnp.isnan(total), -jnp.inf, total)
+
+    def predictions(z):
+        return solve_all(z).observed[records.subject, records.visit, records.observable]
+
+    return Posterior(
+        spec=spec, layout=lay, observables=observables, schedule=schedule, records=records, scale=scale,
+        method=method, log_density=log_density, log_likelihood=lambda z: pointwise(z, solve_all(z)),
+        predictions=predictions, failures=lambda z: jnp.any(solve_all(z).failed))
+
+
+def _arrays(spec: FitSpec, data: StudyData, observables: Sequence[str]) -> tuple[Schedule, Records]:
+    schedules, rows = [], []
+    for k, subject in enumerate(data.subjects):
+        wanted = [o for o in subject.observations if o.observable in observables]
+        visits = sorted({o.time for o in wanted}) or [spec.model.start]
+        schedules.append(solving.plan(spec.model, subject.doses, dict(subject.covariates), visits))
+        rows += [(k, visits.index(o.time), observables.index(o.observable), o.value, o.censoring, o.limit)
+                 for o in wanted]
+    columns = [np.array(column) for column in zip(*rows, strict=True)]
+    stacked = jax.tree.map(jnp.asarray, solving.stack(schedules))
+    return stacked, Records(*(jnp.asarray(column) for column in columns))
+
+
+def _values(spec: FitSpec, lay: Layout, schedule: Schedule, z) -> tuple[dict[str, Array], dict[str, Array]]:
+    population = population_values(lay, z)
+    baseline = {name: course[:, 0] for name, course in schedule.covariates.items()}
+    return subject_values(spec, population, random_effects(lay, z), baseline), population
+
+
+def _broadcast(values: Mapping[str, Array], count: int) -> dict[str, Array]:
+    return {name: jnp.broadcast_to(value, (count,)) for name, value in values.items()}
+
+
+def _pilot(spec: FitSpec, schedule: Schedule) -> tuple[Array, Method]:
+    """Each state's typical largest value over the design, and the method that copes: at the values of the model file."""
+    values = {name: p.value for name, p in spec.model.parameters.items()} | dict(spec.fixed)
+    return solving.choose(spec.model, values, schedule)
+
+
+def _pointwise(spec: FitSpec, observables, records: Records, population, observed) -> Float[Array, " record"]:
+    """Log likelihood of each record; each observable's error model sees its own records only."""
+    predicted = observed[records.subject, records.visit, records.observable]
+    total = jnp.zeros(len(records.value))
+    for k, name in enumerate(observables):
+        error = spec.likelihood[name]
+        mine = np.flatnonzero(np.asarray(records.observable) == k)
+        sigma = {key: population[error_name(name, key)] for key in error.parameters}
+        terms = likelihood.log_likelihood(error, sigma, predicted[mine], records.value[mine],
+                                          records.censoring[mine], records.limit[mine])
+        total = total.at[mine].set(terms)
+    return total
+
+
+def constrain(posterior: Posterior, z: Array) -> dict[str, Any]:
+    """One draw in natural values: population parameters by name, random effects as `re_<effect>` over subjects."""
+    lay = posterior.layout
+    effects = random_effects(lay, z)
+    return population_values(lay, z) | {f"re_{name}": value for name, value in effects.items()}

@@ -1,0 +1,272 @@
+"""Log density -> draws. The one file that imports the sampler (NumPyro's NUTS, used through `log_density` alone).
+
+Before sampling, z is mapped linearly, z = mode + L u, where L L' is the inverse curvature at a conditional mode: the
+target is unchanged (a linear map has a constant Jacobian), and NUTS meets a density of nearly unit scale.
+The whole state of every chain, adaptation included, is an array tree, written to a checkpoint after each block of
+iterations; a run that was killed goes on from there and gives the draws that it would have given.
+"""
+
+import os
+import zipfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.optimize
+from jaxtyping import Array, Float
+from numpyro.infer.hmc import hmc
+
+from thymodel.errors import Fault, InputError, ThymodelError
+
+LogDensity = Callable[[Array], Array]
+Progress = Callable[[int, int, int], None]  # iterations done, iterations in all, divergences so far
+BLOCK = 25  # iterations between checkpoints: seconds of work
+_MAX_TREE_DEPTH = 10
+_CURVATURE_FLOOR = 0.3  # of the prior's 1: directions in which the log density bends up at the mode are left as wide as that
+
+
+class Frame(NamedTuple):
+    """The linear map z = mode + factor @ u."""
+
+    mode: Float[Array, " coordinate"]
+    factor: Float[Array, "coordinate coordinate"]
+
+
+class Settings(NamedTuple):
+    chains: int
+    warmup: int
+    draws: int
+    seed: int
+    target_accept: float = 0.8
+
+
+class Draws(NamedTuple):
+    """Draws after warm-up, chain by chain, in the coordinates of the log density."""
+
+    z: Float[np.ndarray, "chain draw coordinate"]
+    log_density: Float[np.ndarray, "chain draw"]
+    energy: Float[np.ndarray, "chain draw"]
+    diverging: np.ndarray
+    leapfrogs: np.ndarray
+    accept: np.ndarray
+    step_size: Float[np.ndarray, " chain"]
+    warmup_leapfrogs: int
+    warmup_divergences: int
+
+
+# --- pilot ---------------------------------------------------------------------------------------------------
+
+
+def find_frame(log_density: LogDensity, size: int, free: np.ndarray) -> Frame:
+    """Mode over the coordinates `free`, the others held at 0, and the curvature there.
+
+    The scales of random effects are held: with them free the density of a hierarchical model has no useful mode.
+
+    Raises:
+        ThymodelError: the log density is not finite where the search starts, at the prior medians.
+    """
+    value_and_grad = jax.jit(jax.value_and_grad(log_density))
+    if not np.isfinite(float(value_and_grad(jnp.zeros(size))[0])):
+        raise ThymodelError("the log density is not finite at the prior medians: some observation is impossible "
+                            "there, or the model cannot be integrated. hint: look at a prior predictive simulation")
+
+    def objective(x):
+        value, slope = value_and_grad(jnp.zeros(size).at[free].set(x))
+        value, slope = float(value), np.asarray(slope)[free]
+        if not np.isfinite(value) or not np.isfinite(slope).all():
+            return 1e30, np.zeros_like(slope)
+        return -value, -slope
+
+    found = scipy.optimize.minimize(objective, np.zeros(len(free)), jac=True, method="L-BFGS-B",
+                                    bounds=[(-6.0, 6.0)] * len(free), options={"maxiter": 300})
+    mode = jnp.zeros(size).at[free].set(found.x)
+    return Frame(mode, jnp.asarray(_inverse_root(_curvature(value_and_grad, mode))))
+
+
+def _curvature(value_and_grad, mode: Array) -> np.ndarray:
+    """Minus the Hessian, by central differences of the exact gradient; columns that fail count as the prior's."""
+    size, width = len(mode), 1e-3
+    columns = []
+    for k in range(size):
+        up, down = (np.asarray(value_and_grad(mode.at[k].add(sign * width))[1]) for sign in (1, -1))
+        column = (down - up) / (2 * width)
+        columns.append(column if np.isfinite(column).all() else np.eye(size)[k])
+    matrix = np.stack(columns)
+    return 0.5 * (matrix + matrix.T)
+
+
+def _inverse_root(curvature: np.ndarray) -> np.ndarray:
+    values, vectors = np.linalg.eigh(curvature)
+    return (vectors / np.sqrt(np.maximum(values, _CURVATURE_FLOOR))) @ vectors.T
+
+
+# --- sampling ------------------------------------------------------------------------------------------------
+
+
+def sample(log_density: LogDensity, size: int, free: np.ndarray, settings: Settings, checkpoint: Path | None = None,
+           identity: str = "", progress: Progress | None = None) -> Draws:
+    """Draws from exp(log_density) by NUTS.
+
+    Args:
+        log_density: of z, a vector of `size` coordinates, each on the scale of a standard normal.
+        free: coordinates over which the pilot looks for a mode.
+        checkpoint: directory in which the state is kept while sampling; a run found there is continued.
+        identity: digest of everything that the draws depend on; a checkpoint of anything else is refused.
+
+    Raises:
+        InputError: the checkpoint belongs to another fit.
+        ThymodelError: no finite log density to start from.
+    """
+    store = _Store(checkpoint, identity)
+    frame = store.load_frame()
+    if frame is None:
+        frame = find_frame(log_density, size, free)
+        store.save_frame(frame)
+    kernel, states = _start(log_density, frame, settings)
+    total, done, blocks = settings.warmup + settings.draws, 0, []
+    saved = store.load_blocks(states)
+    if saved is not None:
+        states, blocks, done = saved
+    step = _block_stepper(kernel, frame, settings.chains)
+    while done < total:
+        count = min(BLOCK, total - done)
+        states, block = step(states, count)
+        blocks.append(jax.tree.map(np.asarray, block))
+        done += count
+        store.save_block(states, blocks[-1], len(blocks) - 1, done)
+        if progress is not None:
+            progress(done, total, int(sum(b["diverging"].sum() for b in blocks)))
+    return _collect(blocks, states, settings.warmup)
+
+
+def _start(log_density: LogDensity, frame: Frame, settings: Settings):
+    """The NUTS kernel in the frame's coordinates, and one state a chain, started at random around the mode."""
+    potential = jax.jit(lambda u: _finite_or_inf(-log_density(frame.mode + frame.factor @ u)))
+    initialise, kernel = hmc(potential_fn=potential, algo="NUTS")
+    keys = jax.random.split(jax.random.PRNGKey(settings.seed), settings.chains)
+    states = []
+    for key in keys:
+        place, run = jax.random.split(key)
+        states.append(initialise(
+            _finite_start(potential, place, len(frame.mode)), settings.warmup, step_size=0.5,
+            target_accept_prob=settings.target_accept, max_tree_depth=_MAX_TREE_DEPTH, rng_key=run))
+    return kernel, jax.tree.map(lambda *leaves: jnp.stack([jnp.asarray(leaf) for leaf in leaves]), *states)
+
+
+def _finite_or_inf(value):
+    return jnp.where(jnp.isnan(value), jnp.inf, value)
+
+
+def _finite_start(potential, key, size: int) -> Array:
+    """A point about one posterior width from the mode where the density is finite."""
+    for attempt in range(50):
+        u = jax.random.normal(jax.random.fold_in(key, attempt), (size,)) * 0.9**attempt
+        if np.isfinite(float(potential(u))):
+            return u
+    raise ThymodelError("no start with a finite log density was found around the mode")
+
+
+def _block_stepper(kernel, frame: Frame, chains: int):
+    """A function (states, count) -> (states, what to keep), each chain on its own device where there are enough.
+
+    Chains never run in lock-step: one long tree would hold up the others. On fewer devices they take turns, with the
+    same compiled iteration, so the draws do not depend on the number of devices.
+    """
+
+    def iterate(state, _):
+        state = kernel(state)
+        kept = {"z": frame.mode + frame.factor @ state.z, "log_density": -state.potential_energy,
+                "energy": state.energy, "diverging": state.diverging, "leapfrogs": state.num_steps,
+                "accept": state.accept_prob}
+        return state, kept
+
+    def run(state, count):
+        return jax.lax.scan(iterate, state, length=count)
+
+    devices = jax.local_devices()[:chains]
+    lanes = max(k for k in range(1, len(devices) + 1) if chains % k == 0)
+
+    @partial(jax.pmap, static_broadcasted_argnums=1, devices=devices[:lanes])
+    def on_devices(states, count):
+        return jax.lax.map(lambda state: run(state, count), states)
+
+    def step(states, count: int):
+        split = jax.tree.map(lambda leaf: leaf.reshape(lanes, chains // lanes, *leaf.shape[1:]), states)
+        result = on_devices(split, count)
+        return jax.tree.map(lambda leaf: leaf.reshape(chains, *leaf.shape[2:]), result)
+
+    return step
+
+
+def _collect(blocks: list[dict[str, np.ndarray]], states, warmup: int) -> Draws:
+    whole = {name: np.concatenate([block[name] for block in blocks], axis=1) for name in blocks[0]}
+    late = {name: values[:, warmup:] for name, values in whole.items()}
+    return Draws(**late, step_size=np.asarray(states.adapt_state.step_size),
+                 warmup_leapfrogs=int(whole["leapfrogs"][:, :warmup].sum()),
+                 warmup_divergences=int(whole["diverging"][:, :warmup].sum()))
+
+
+# --- checkpoint ----------------------------------------------------------------------------------------------
+
+
+class _Store:
+    """Files of a run in progress. Each is written whole or not at all; `state.npz` is written last and counts."""
+
+    def __init__(self, folder: Path | None, identity: str):
+        self.folder, self.identity = folder, identity
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def load_frame(self) -> Frame | None:
+        found = self._load("frame.npz")
+        return None if found is None else Frame(jnp.asarray(found["mode"]), jnp.asarray(found["factor"]))
+
+    def save_frame(self, frame: Frame) -> None:
+        self._save("frame.npz", {"mode": frame.mode, "factor": frame.factor})
+
+    def load_blocks(self, like) -> tuple[Any, list[dict[str, np.ndarray]], int] | None:
+        found = self._load("state.npz")
+        if found is None:
+            return None
+        leaves, tree = jax.tree.flatten(like)
+        states = jax.tree.unflatten(tree, [jnp.asarray(found[f"leaf{k}"]) for k in range(len(leaves))])
+        blocks = [self._load(f"block{k:05d}.npz") for k in range(int(found["blocks"]))]
+        if any(block is None for block in blocks):
+            raise InputError([Fault(str(self.folder), "a block of draws is missing from the checkpoint",
+                                    "delete this directory and start again")])
+        kept = [{name: value for name, value in block.items() if name != "identity"} for block in blocks if block]
+        return states, kept, int(found["done"])
+
+    def save_block(self, states, block: dict[str, np.ndarray], number: int, done: int) -> None:
+        self._save(f"block{number:05d}.npz", block)
+        leaves = {f"leaf{k}": leaf for k, leaf in enumerate(jax.tree.leaves(states))}
+        self._save("state.npz", leaves | {"blocks": np.asarray(number + 1), "done": np.asarray(done)})
+
+    def _load(self, name: str) -> dict[str, np.ndarray] | None:
+        if self.folder is None or not (self.folder / name).exists():
+            return None
+        place = str(self.folder / name)
+        try:
+            with np.load(self.folder / name, allow_pickle=False) as file:
+                found = dict(file)
+        except (OSError, ValueError, zipfile.BadZipFile) as error:
+            raise InputError([Fault(place, f"not a checkpoint ({error})", "delete the directory")]) from None
+        if str(found.get("identity")) != self.identity:
+            raise InputError([Fault(place, "the checkpoint belongs to another model, spec, data or version",
+                                    "delete the directory, or resume the fit that it belongs to")])
+        return found
+
+    def _save(self, name: str, arrays: dict[str, Any]) -> None:
+        if self.folder is None:
+            return
+        partial_file = self.folder / f".{name}.partial"
+        with open(partial_file, "wb") as file:
+            np.savez(file, identity=np.asarray(self.identity),
+                     **{key: np.asarray(value) for key, value in arrays.items()})
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial_file, self.folder / name)
