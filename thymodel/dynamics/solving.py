@@ -78,9 +78,9 @@ def plan(model: Model, doses: Iterable[Dose], covariates: Mapping[str, Course], 
     begins = [model.start, *[time for time, _, _ in events[:-1]]]
     return Schedule(
         start=np.asarray(model.start, float),
-        ends=np.array([time for time, _, _ in events]),
+        ends=np.array([time for time, _, _ in events], dtype=float),
         jump=np.array([inputs.index(name) for _, name, _ in events], dtype=np.int32),
-        amount=np.array([amount for _, _, amount in events]),
+        amount=np.array([amount for _, _, amount in events], dtype=float),
         infusion=np.array([[_rate_of(infusions, name, begin) for name in model.inputs] for begin in begins]
                           ).reshape(len(events), len(model.inputs)),
         covariates={name: np.array([value_at(course, begin) for begin in begins])
