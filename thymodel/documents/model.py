@@ -15,7 +15,7 @@ import pydantic
 import sympy
 
 from thymodel.documents import expressions, priors, units
-from thymodel.documents.expressions import parse_expression, symbol
+from thymodel.documents.expressions import parse_expression
 from thymodel.documents.toml import Table, digest, parse_document, read_text
 from thymodel.documents.units import DIMENSIONLESS, Unit
 from thymodel.errors import Fault, InputError

@@ -6,6 +6,7 @@ applies what happens there, and goes on; breaks at the same time are zero-length
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -274,6 +275,37 @@ def _states_over_time(model: Model, values, schedule: Schedule, method: Method) 
     return jax.jit(jax.vmap(one))(values, dense)
 
 
+@dataclass(frozen=True)
+class Solver:
+    """A solver prepared for one model, its observables and a design (or designs that resemble it)."""
+
+    model: Model
+    observables: tuple[str, ...]
+    scale: Float[Array, " state"]
+    accuracy: Accuracy
+    method: Method
+
+
+def prepare(model: Model, values: Mapping[str, Any], schedule: Schedule, observables: Sequence[str],
+            accuracy: Accuracy = Accuracy()) -> Solver:
+    """A solver fit for a stacked schedule, tried out at `values` (parameters by name).
+
+    Raises:
+        SolveError: the model cannot be integrated at these values.
+    """
+    scale, method = choose(model, values, schedule)
+    return Solver(model, tuple(observables), scale, accuracy, method)
+
+
+def solve_many(solver: Solver, values: Mapping[str, Any], schedule: Schedule) -> Solution:
+    """`solve` for all subjects of a stacked schedule; differentiable in `values` (numbers or arrays over subjects)."""
+
+    def one(known, row):
+        return solve(solver.model, known, row, solver.observables, solver.scale, solver.accuracy, solver.method)
+
+    return jax.vmap(one)(_over_subjects(values, len(schedule.start)), schedule)
+
+
 def trajectories(model: Model, values: Mapping[str, Any], schedules: Sequence[Schedule], observables: Sequence[str],
                  accuracy: Accuracy = Accuracy(1e-8, 1e-11), names: Sequence[str] = ()) -> np.ndarray:
     """Observables of several subjects at their visits, outside a sampler.
@@ -290,10 +322,8 @@ def trajectories(model: Model, values: Mapping[str, Any], schedules: Sequence[Sc
         SolveError: names the subject, and the time after which its integration failed.
     """
     schedule = jax.tree.map(jnp.asarray, stack(schedules))
-    known = _over_subjects(values, len(schedules))
-    scale, method = choose(model, known, schedule)
-    solution = jax.jit(jax.vmap(
-        lambda v, s: solve(model, v, s, observables, scale, accuracy, method)))(known, schedule)
+    solver = prepare(model, _over_subjects(values, len(schedules)), schedule, observables, accuracy)
+    solution = jax.jit(partial(solve_many, solver))(_over_subjects(values, len(schedules)), schedule)
     observed = np.asarray(solution.observed)
     bad = np.asarray(solution.failed) | ~np.isfinite(observed).all(axis=(1, 2))
     if bad.any():

@@ -1,6 +1,6 @@
 """Puts spec, data and solver together into one log density on R^n."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from thymodel.documents.data import StudyData
 from thymodel.documents.spec import FitSpec
 from thymodel.dynamics import solving
-from thymodel.dynamics.solving import Accuracy, Method, Schedule
+from thymodel.dynamics.solving import Accuracy, Schedule, Solver
 from thymodel.inference import likelihood
 from thymodel.inference.population import (
     Layout,
@@ -40,16 +40,14 @@ class Records(NamedTuple):
 class Posterior:
     """One log density, and the ways to look at a point of it.
 
-    `log_density(z)` is what a sampler sees: log prior plus log likelihood, all constants kept; -inf where a solve failed.
+    `log_density(z)` is what a sampler sees: log prior plus log likelihood with all constants; -inf where a solve failed.
     """
 
     spec: FitSpec
     layout: Layout
-    observables: tuple[str, ...]
+    solver: Solver
     schedule: Schedule
     records: Records
-    scale: Float[Array, " state"]
-    method: Method
     log_density: Callable[[Array], Array]
     log_likelihood: Callable[[Array], Array]
     predictions: Callable[[Array], Array]
@@ -61,13 +59,12 @@ def make_posterior(spec: FitSpec, data: StudyData) -> Posterior:
     lay = layout(spec, tuple(subject.id for subject in data.subjects))
     observables = tuple(spec.likelihood)
     schedule, records = _arrays(spec, data, observables)
-    scale, method = _pilot(spec, schedule)
+    typical = {name: p.value for name, p in spec.model.parameters.items()} | dict(spec.fixed)
     accuracy = Accuracy(spec.solver.rtol, spec.solver.atol)
+    solver = solving.prepare(spec.model, typical, schedule, observables, accuracy)
 
     def solve_all(z):
-        values, _ = _values(spec, lay, schedule, z)
-        one = lambda v, s: solving.solve(spec.model, v, s, observables, scale, accuracy, method)  # noqa: E731
-        return jax.vmap(one)(_broadcast(values, len(lay.subjects)), schedule)
+        return solving.solve_many(solver, _values(spec, lay, schedule, z), schedule)
 
     def pointwise(z, solution):
         return _pointwise(spec, observables, records, population_values(lay, z), solution.observed)
@@ -81,8 +78,8 @@ def make_posterior(spec: FitSpec, data: StudyData) -> Posterior:
         return solve_all(z).observed[records.subject, records.visit, records.observable]
 
     return Posterior(
-        spec=spec, layout=lay, observables=observables, schedule=schedule, records=records, scale=scale,
-        method=method, log_density=log_density, log_likelihood=lambda z: pointwise(z, solve_all(z)),
+        spec=spec, layout=lay, solver=solver, schedule=schedule, records=records, log_density=log_density,
+        log_likelihood=lambda z: pointwise(z, solve_all(z)),
         predictions=predictions, failures=lambda z: jnp.any(solve_all(z).failed))
 
 
@@ -99,20 +96,9 @@ def _arrays(spec: FitSpec, data: StudyData, observables: Sequence[str]) -> tuple
     return stacked, Records(*(jnp.asarray(column) for column in columns))
 
 
-def _values(spec: FitSpec, lay: Layout, schedule: Schedule, z) -> tuple[dict[str, Array], dict[str, Array]]:
-    population = population_values(lay, z)
+def _values(spec: FitSpec, lay: Layout, schedule: Schedule, z) -> dict[str, Array]:
     baseline = {name: course[:, 0] for name, course in schedule.covariates.items()}
-    return subject_values(spec, population, random_effects(lay, z), baseline), population
-
-
-def _broadcast(values: Mapping[str, Array], count: int) -> dict[str, Array]:
-    return {name: jnp.broadcast_to(value, (count,)) for name, value in values.items()}
-
-
-def _pilot(spec: FitSpec, schedule: Schedule) -> tuple[Array, Method]:
-    """Each state's typical largest value over the design, and the method that copes: at the values of the model file."""
-    values = {name: p.value for name, p in spec.model.parameters.items()} | dict(spec.fixed)
-    return solving.choose(spec.model, values, schedule)
+    return subject_values(spec, population_values(lay, z), random_effects(lay, z), baseline)
 
 
 def _pointwise(spec: FitSpec, observables, records: Records, population, observed) -> Float[Array, " record"]:

@@ -9,7 +9,7 @@ iterations; a run that was killed goes on from there and gives the draws that it
 import os
 import zipfile
 from collections.abc import Callable
-from functools import partial
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +26,7 @@ LogDensity = Callable[[Array], Array]
 Progress = Callable[[int, int, int], None]  # iterations done, iterations in all, divergences so far
 BLOCK = 25  # iterations between checkpoints: seconds of work
 _MAX_TREE_DEPTH = 10
-_CURVATURE_FLOOR = 0.3  # of the prior's 1: directions in which the log density bends up at the mode are left as wide as that
+_CURVATURE_FLOOR = 0.3  # of the prior's 1: where the log density bends up at the mode, the frame is no wider than this
 
 
 class Frame(NamedTuple):
@@ -56,6 +56,7 @@ class Draws(NamedTuple):
     step_size: Float[np.ndarray, " chain"]
     warmup_leapfrogs: int
     warmup_divergences: int
+    failed: int
 
 
 # --- pilot ---------------------------------------------------------------------------------------------------
@@ -126,26 +127,25 @@ def sample(log_density: LogDensity, size: int, free: np.ndarray, settings: Setti
     if frame is None:
         frame = find_frame(log_density, size, free)
         store.save_frame(frame)
-    kernel, states = _start(log_density, frame, settings)
-    total, done, blocks = settings.warmup + settings.draws, 0, []
-    saved = store.load_blocks(states)
-    if saved is not None:
-        states, blocks, done = saved
-    step = _block_stepper(kernel, frame, settings.chains)
-    while done < total:
-        count = min(BLOCK, total - done)
-        states, block = step(states, count)
-        blocks.append(jax.tree.map(np.asarray, block))
-        done += count
-        store.save_block(states, blocks[-1], len(blocks) - 1, done)
+    failures: list[int] = []
+    kernel, states = _start(log_density, frame, settings, failures)
+    total = settings.warmup + settings.draws
+    states, blocks = store.load_blocks(states)
+    step = _block_stepper(kernel, frame, states) if len(blocks) * BLOCK < total else None
+    while step is not None and len(blocks) * BLOCK < total:
+        failures.clear()
+        states, block = step(states)
+        jax.effects_barrier()  # the last counts have arrived
+        blocks.append({**jax.tree.map(np.asarray, block), "failed": np.full((1, 1), len(failures))})
+        store.save_block(states, blocks[-1], len(blocks) - 1)
         if progress is not None:
-            progress(done, total, int(sum(b["diverging"].sum() for b in blocks)))
-    return _collect(blocks, states, settings.warmup)
+            progress(min(len(blocks) * BLOCK, total), total, int(sum(b["diverging"].sum() for b in blocks)))
+    return _collect(blocks, states, settings)
 
 
-def _start(log_density: LogDensity, frame: Frame, settings: Settings):
+def _start(log_density: LogDensity, frame: Frame, settings: Settings, failures: list[int]):
     """The NUTS kernel in the frame's coordinates, and one state a chain, started at random around the mode."""
-    potential = jax.jit(lambda u: _finite_or_inf(-log_density(frame.mode + frame.factor @ u)))
+    potential = _potential(log_density, frame, failures)
     initialise, kernel = hmc(potential_fn=potential, algo="NUTS")
     keys = jax.random.split(jax.random.PRNGKey(settings.seed), settings.chains)
     states = []
@@ -157,8 +157,26 @@ def _start(log_density: LogDensity, frame: Frame, settings: Settings):
     return kernel, jax.tree.map(lambda *leaves: jnp.stack([jnp.asarray(leaf) for leaf in leaves]), *states)
 
 
-def _finite_or_inf(value):
-    return jnp.where(jnp.isnan(value), jnp.inf, value)
+def _potential(log_density: LogDensity, frame: Frame, failures: list[int]):
+    """Minus the log density of u, whose derivative is one compiled call: the sampler never traces the solver itself.
+
+    Each evaluation that is not finite, which the sampler meets as a divergence, is also counted in `failures`.
+
+    (Differentiating an already compiled solve inside another trace trips over diffrax's result codes.)
+    """
+    value_and_grad = jax.jit(jax.value_and_grad(lambda u: -log_density(frame.mode + frame.factor @ u)))
+
+    @jax.custom_vjp
+    def potential(u):
+        return forward(u)[0]
+
+    def forward(u):
+        value, slope = value_and_grad(u)
+        jax.lax.cond(jnp.isfinite(value), lambda: None, lambda: jax.debug.callback(lambda: failures.append(1)))
+        return jnp.where(jnp.isnan(value), jnp.inf, value), slope
+
+    potential.defvjp(forward, lambda slope, cotangent: (cotangent * slope,))
+    return potential
 
 
 def _finite_start(potential, key, size: int) -> Array:
@@ -170,12 +188,14 @@ def _finite_start(potential, key, size: int) -> Array:
     raise ThymodelError("no start with a finite log density was found around the mode")
 
 
-def _block_stepper(kernel, frame: Frame, chains: int):
-    """A function (states, count) -> (states, what to keep), each chain on its own device where there are enough.
+def _block_stepper(kernel, frame: Frame, states):
+    """A function states -> (states, what to keep of BLOCK iterations), each chain in a thread of its own.
 
-    Chains never run in lock-step: one long tree would hold up the others. On fewer devices they take turns, with the
-    same compiled iteration, so the draws do not depend on the number of devices.
+    Chains never run in lock-step, where one long tree would hold up the others; all run the same compiled program, so
+    the draws do not depend on how many run at a time.
     """
+
+    chains = len(states.i)
 
     def iterate(state, _):
         state = kernel(state)
@@ -184,28 +204,25 @@ def _block_stepper(kernel, frame: Frame, chains: int):
                 "accept": state.accept_prob}
         return state, kept
 
-    def run(state, count):
-        return jax.lax.scan(iterate, state, length=count)
+    compiled = jax.jit(lambda state: jax.lax.scan(iterate, state, length=BLOCK)).lower(_chain(states, 0)).compile()
 
-    devices = jax.local_devices()[:chains]
-    lanes = max(k for k in range(1, len(devices) + 1) if chains % k == 0)
-
-    @partial(jax.pmap, static_broadcasted_argnums=1, devices=devices[:lanes])
-    def on_devices(states, count):
-        return jax.lax.map(lambda state: run(state, count), states)
-
-    def step(states, count: int):
-        split = jax.tree.map(lambda leaf: leaf.reshape(lanes, chains // lanes, *leaf.shape[1:]), states)
-        result = on_devices(split, count)
-        return jax.tree.map(lambda leaf: leaf.reshape(chains, *leaf.shape[2:]), result)
+    def step(states):
+        with ThreadPoolExecutor(chains) as pool:
+            results = list(pool.map(lambda k: jax.block_until_ready(compiled(_chain(states, k))), range(chains)))
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *results)
 
     return step
 
 
-def _collect(blocks: list[dict[str, np.ndarray]], states, warmup: int) -> Draws:
-    whole = {name: np.concatenate([block[name] for block in blocks], axis=1) for name in blocks[0]}
-    late = {name: values[:, warmup:] for name, values in whole.items()}
-    return Draws(**late, step_size=np.asarray(states.adapt_state.step_size),
+def _chain(states, k: int):
+    return jax.tree.map(lambda leaf: leaf[k], states)
+
+
+def _collect(blocks: list[dict[str, np.ndarray]], states, settings: Settings) -> Draws:
+    warmup, total = settings.warmup, settings.warmup + settings.draws  # the last block may hold a few too many
+    whole = {name: np.concatenate([block[name] for block in blocks], axis=1)[:, :total] for name in blocks[0]}
+    late = {name: values[:, warmup:] for name, values in whole.items() if name != "failed"}
+    return Draws(**late, failed=int(whole["failed"].sum()), step_size=np.asarray(states.adapt_state.step_size),
                  warmup_leapfrogs=int(whole["leapfrogs"][:, :warmup].sum()),
                  warmup_divergences=int(whole["diverging"][:, :warmup].sum()))
 
@@ -228,10 +245,10 @@ class _Store:
     def save_frame(self, frame: Frame) -> None:
         self._save("frame.npz", {"mode": frame.mode, "factor": frame.factor})
 
-    def load_blocks(self, like) -> tuple[Any, list[dict[str, np.ndarray]], int] | None:
+    def load_blocks(self, like) -> tuple[Any, list[dict[str, np.ndarray]]]:
         found = self._load("state.npz")
         if found is None:
-            return None
+            return like, []
         leaves, tree = jax.tree.flatten(like)
         states = jax.tree.unflatten(tree, [jnp.asarray(found[f"leaf{k}"]) for k in range(len(leaves))])
         blocks = [self._load(f"block{k:05d}.npz") for k in range(int(found["blocks"]))]
@@ -239,12 +256,12 @@ class _Store:
             raise InputError([Fault(str(self.folder), "a block of draws is missing from the checkpoint",
                                     "delete this directory and start again")])
         kept = [{name: value for name, value in block.items() if name != "identity"} for block in blocks if block]
-        return states, kept, int(found["done"])
+        return states, kept
 
-    def save_block(self, states, block: dict[str, np.ndarray], number: int, done: int) -> None:
+    def save_block(self, states, block: dict[str, np.ndarray], number: int) -> None:
         self._save(f"block{number:05d}.npz", block)
         leaves = {f"leaf{k}": leaf for k, leaf in enumerate(jax.tree.leaves(states))}
-        self._save("state.npz", leaves | {"blocks": np.asarray(number + 1), "done": np.asarray(done)})
+        self._save("state.npz", leaves | {"blocks": np.asarray(number + 1)})
 
     def _load(self, name: str) -> dict[str, np.ndarray] | None:
         if self.folder is None or not (self.folder / name).exists():

@@ -1,0 +1,79 @@
+"""Draws -> verdict against the gates of the spec. The one file that adapts to ArviZ's versions."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import arviz as az
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from thymodel.documents.spec import GatesTable
+
+INTERVAL = (0.05, 0.95)  # equal-tailed 90%: named wherever it is printed
+INTERVAL_NAME = "equal-tailed 90%"
+COLUMNS = ("mean", "sd", "median", "q05", "q95", "mcse_mean", "mcse_sd", "rhat", "ess_bulk", "ess_tail")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`passed`, and a sentence for each gate."""
+
+    passed: bool
+    sentences: tuple[str, ...]
+
+
+def summary_row(values: Float[np.ndarray, "chain draw"]) -> dict[str, float]:
+    """Summary of one quantity: moments, equal-tailed interval, Monte-Carlo errors, R-hat (rank-normalised), ESS.
+
+    Source: Vehtari, Gelman, Simpson, Carpenter & Bürkner 2021, Bayesian Anal 16:667, as in ArviZ. A quantity that does
+    not vary has no R-hat (NaN).
+    """
+    values = np.asarray(values, float)
+    flat = values.ravel()
+    row = {"mean": flat.mean(), "sd": flat.std(ddof=1), "median": np.median(flat),
+           "q05": np.quantile(flat, INTERVAL[0]), "q95": np.quantile(flat, INTERVAL[1])}
+    constant = not np.isfinite(flat).all() or np.ptp(flat) == 0.0
+    measures = {"mcse_mean": lambda v: az.mcse(v, method="mean"), "mcse_sd": lambda v: az.mcse(v, method="sd"),
+                "rhat": az.rhat, "ess_bulk": lambda v: az.ess(v, method="bulk"),
+                "ess_tail": lambda v: az.ess(v, method="tail")}
+    return row | {key: float("nan") if constant else float(f(values)) for key, f in measures.items()}
+
+
+def summary_table(quantities: Mapping[str, Float[np.ndarray, "chain draw"]]) -> pd.DataFrame:
+    """One row a quantity."""
+    return pd.DataFrame.from_dict({name: summary_row(v) for name, v in quantities.items()}, orient="index",
+                                  columns=list(COLUMNS))
+
+
+def energy_fraction(energy: Float[np.ndarray, "chain draw"]) -> np.ndarray:
+    """E-BFMI by chain; below 0.3 the sampler moves poorly between energies (Betancourt 2016, arXiv:1604.00695)."""
+    return np.mean(np.diff(energy, axis=1) ** 2, axis=1) / np.var(energy, axis=1)
+
+
+def judge(table: pd.DataFrame, divergences: int, failed_solves: int, leapfrogs: int, gates: GatesTable) -> Verdict:
+    """The verdict in words: every gate with its worst quantity.
+
+    Args:
+        table: population quantities and derived ones. Rows without variation are not judged.
+        failed_solves: integrations that failed inside the sampler, of `leapfrogs` in all.
+    """
+    live = table[np.isfinite(table["rhat"])]
+    checks = [
+        _gate(live["rhat"].max(), gates.rhat, "R-hat", live["rhat"].idxmax(), below=True, digits=4),
+        _gate(live["ess_bulk"].min(), gates.ess_bulk, "bulk ESS", live["ess_bulk"].idxmin(), below=False, digits=0),
+        _gate(live["ess_tail"].min(), gates.ess_tail, "tail ESS", live["ess_tail"].idxmin(), below=False, digits=0),
+        _count(divergences, gates.divergences, "divergent transitions after warm-up"),
+        (failed_solves <= gates.failed_solves * leapfrogs,
+         f"{failed_solves} of {leapfrogs} solves failed inside the sampler (allowed share {gates.failed_solves:g})"),
+    ]
+    return Verdict(all(ok for ok, _ in checks), tuple(f"{'pass' if ok else 'FAIL'}: {text}" for ok, text in checks))
+
+
+def _gate(value: float, bound: float, name: str, where: object, below: bool, digits: int) -> tuple[bool, str]:
+    good = bool(value < bound if below else value > bound)
+    return good, f"worst {name} {value:.{digits}f} ({where}), gate {'<' if below else '>'} {bound:g}"
+
+
+def _count(value: int, bound: int, name: str) -> tuple[bool, str]:
+    return value <= bound, f"{value} {name}, gate <= {bound}"

@@ -1,0 +1,321 @@
+"""The fit journey on one screen: documents -> posterior -> draws -> verdict -> record."""
+
+import json
+import platform
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+
+import thymodel
+from thymodel.documents.data import StudyData, disposition, load_data
+from thymodel.documents.spec import FitSpec, load_fit_spec
+from thymodel.documents.toml import digest
+from thymodel.errors import Fault, InputError
+from thymodel.inference import diagnostics, sampling
+from thymodel.inference.posterior import Posterior, constrain, make_posterior
+from thymodel.inference.sampling import Draws, Settings
+from thymodel.results import record as records
+from thymodel.results.endpoints import summarise_draws
+from thymodel.results.prediction import baseline_covariates, observed_arms, virtual_subjects
+from thymodel.results.reconstitution import arm_times
+from thymodel.results.record import FitRecord
+
+CHECKPOINT = ".checkpoint"
+_PACKAGES = ("thymodel", "numpy", "scipy", "sympy", "jax", "jaxlib", "diffrax", "numpyro", "arviz", "pint", "pandas")
+_ENDPOINT_DRAWS = 1000  # at most; of every chain equally many
+_ENDPOINT_SUBJECTS = 64  # virtual, the same under every draw
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a fit tells while it runs: `stage(text)`, and `sampling(done, total, divergences)`."""
+
+    stage: Callable[[str], None] = lambda text: None
+    sampling: Callable[[int, int, int], None] = lambda done, total, divergences: None
+
+
+def fit(spec_path: str | Path, data_path: str | Path | None = None, out: str | Path | None = None,
+        resume: bool = False, overrides: Mapping[str, int] | None = None,
+        progress: Progress = Progress()) -> FitRecord:  # noqa: B008  (a frozen value)
+    """Fits what a spec asks for and writes the record.
+
+    Args:
+        spec_path: `spec.toml`, or the directory that holds it.
+        data_path: the study data, when they are not beside the spec.
+        out: directory of the record; the spec's own by default.
+        resume: go on from the checkpoint that an interrupted run left in `out`.
+        overrides: chains, warmup, draws or seed in place of the spec's; named in the record.
+
+    Raises:
+        InputError: every fault of spec, model or data; a directory that holds a record.
+    """
+    clock = _Clock()
+    spec = _with_overrides(load_fit_spec(spec_path), overrides or {})
+    folder = _open_folder(spec, out, resume)
+    data, data_file = _load_checked(spec, data_path)
+    progress.stage("preparing the posterior")
+    posterior = make_posterior(spec, data)
+    clock.lap("prepare")
+    draws = _sample(posterior, data, folder, progress)
+    clock.lap("sample")
+    progress.stage("reconstitution times")
+    derived = _derive(posterior, data, draws)
+    clock.lap("endpoints")
+    files = _files(posterior, data, draws, derived)
+    record = _write(posterior, data, data_file, draws, files, folder, clock, overrides or {})
+    shutil.rmtree(folder / CHECKPOINT, ignore_errors=True)
+    return record
+
+
+class _Clock:
+    """Seconds by stage."""
+
+    def __init__(self) -> None:
+        self.start, self.laps = time.perf_counter(), {}
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.laps[name], self.start = round(now - self.start, 2), now
+
+
+def _with_overrides(spec: FitSpec, overrides: Mapping[str, int]) -> FitSpec:
+    asked = {key: value for key, value in overrides.items() if value is not None}
+    bad = [Fault(f"--{key} {value}", "must be above 0") for key, value in asked.items() if key != "seed" and value < 1]
+    if bad:
+        raise InputError(bad)
+    return replace(spec, sampler=spec.sampler.model_copy(update=asked))
+
+
+def _open_folder(spec: FitSpec, out: str | Path | None, resume: bool) -> Path:
+    folder = Path(out) if out is not None else spec.path.parent
+    records.refuse_existing(folder)
+    if (folder / "spec.toml").exists() and (folder / "spec.toml").read_text(encoding="utf-8-sig") != spec.text:
+        raise InputError([Fault(str(folder / "spec.toml"), "another spec is there already", "use another --out")])
+    if (folder / CHECKPOINT / "state.npz").exists() and not resume:
+        raise InputError([Fault(str(folder / CHECKPOINT), "an interrupted fit is here",
+                                "continue it with --resume, or delete this directory")])
+    if not resume:
+        shutil.rmtree(folder / CHECKPOINT, ignore_errors=True)
+    return folder
+
+
+def _load_checked(spec: FitSpec, given: str | Path | None) -> tuple[StudyData, Path]:
+    """The data, refused unless their digest is the one that the spec names."""
+    path = Path(given) if given is not None else spec.path.parent / spec.data_file
+    if not path.is_file():
+        where = f"; {spec.data_where}" if spec.data_where else ""
+        raise InputError([Fault(str(path), f"the study data are not there{where}", "give their place with --data")])
+    found = digest(path.read_bytes())
+    if found != spec.data_sha256:
+        raise InputError([Fault(str(path), f"not the data of this spec: sha256 is {found}, expected {spec.data_sha256}",
+                                "if the data changed on purpose, write the new sha256 into the spec")])
+    return load_data(path, spec.model, spec.columns), path
+
+
+def _sample(posterior: Posterior, data: StudyData, folder: Path, progress: Progress) -> Draws:
+    spec, lay = posterior.spec, posterior.layout
+    head = [k for k, name in enumerate(lay.population) if not name.startswith(("omega_", "corr_"))]
+    free = np.array([*head, *range(len(lay.population), lay.size)])
+    asked = spec.sampler
+    settings = Settings(asked.chains, asked.warmup, asked.draws, asked.seed, asked.target_accept)
+    progress.stage("pilot, compiling")
+    return sampling.sample(posterior.log_density, lay.size, free, settings, folder / CHECKPOINT,
+                           _identity(spec, data), progress.sampling)
+
+
+def _identity(spec: FitSpec, data: StudyData) -> str:
+    """What the draws depend on, as a digest: a checkpoint of anything else is refused."""
+    parts = [spec.digest, spec.model.digest, data.digest, spec.sampler.model_dump_json(), *_versions().values()]
+    return digest("\n".join(parts))
+
+
+def _derive(posterior: Posterior, data: StudyData, draws: Draws) -> xr.Dataset:
+    """Endpoint summaries, draw by draw, for every arm of the study: dims (chain, draw, arm)."""
+    spec = posterior.spec
+    chains, count = draws.z.shape[:2]
+    kept = np.unique(np.linspace(0, count - 1, min(count, _ENDPOINT_DRAWS // chains)).astype(int))
+    z = draws.z[:, kept].reshape(chains * len(kept), -1)
+    arms = observed_arms(spec, data)
+    people = virtual_subjects(spec, baseline_covariates(spec, data), _ENDPOINT_SUBJECTS, spec.sampler.seed)
+    variables = {}
+    for name, endpoint in spec.endpoints.items():
+        times = arm_times(spec, posterior.layout, z, arms, people, endpoint)
+        summaries = [summarise_draws(endpoint, arm.name, times[k]) for k, arm in enumerate(arms)]
+        for quantity in ("median", "never", "restricted_mean"):
+            variables[f"{name}.{quantity}"] = np.stack([getattr(s, quantity) for s in summaries], axis=1)
+        for day in endpoint.by:
+            variables[f"{name}.by_{day:g}"] = np.stack([s.probability_by[day] for s in summaries], axis=1)
+        for k, label in enumerate(("q05", "q50", "q95")):
+            variables[f"{name}.spread_{label}"] = np.stack([s.spread[:, k] for s in summaries], axis=1)
+    shaped = {key: (("chain", "draw", "arm"), value.reshape(chains, len(kept), len(arms)))
+              for key, value in variables.items()}
+    return xr.Dataset(shaped, coords={"chain": np.arange(chains), "draw": kept, "arm": [arm.name for arm in arms]})
+
+
+def _files(posterior: Posterior, data: StudyData, draws: Draws, derived: xr.Dataset) -> dict[str, bytes]:
+    spec = posterior.spec
+    groups = _posterior_groups(posterior, draws)
+    covariates = {name: ("patient", values) for name, values in baseline_covariates(spec, data).items()}
+    groups["constant_data"] = xr.Dataset(covariates)
+    files = {records.POSTERIOR: records.netcdf_bytes(groups), "spec.toml": spec.text.encode(),
+             f"{spec.model_path.stem}.toml": spec.model.text.encode()}
+    rows = records.named_draws(groups["posterior"])
+    if derived.data_vars:
+        files[records.DERIVED] = records.netcdf_bytes({None: derived})
+        rows |= records.named_draws(derived)
+    table = diagnostics.summary_table(rows)
+    table.index.name = "name"
+    files[records.TABLE] = table.to_csv(float_format=lambda value: repr(float(value))).encode()
+    return files
+
+
+def _posterior_groups(posterior: Posterior, draws: Draws) -> dict[str | None, xr.Dataset]:
+    """Groups of the ArviZ schema."""
+    chains, count, size = draws.z.shape
+    natural = jax.jit(jax.vmap(lambda z: constrain(posterior, z)))(jnp.asarray(draws.z.reshape(-1, size)))
+    coords = {"chain": np.arange(chains), "draw": np.arange(count)}
+    variables = {name: (("chain", "draw") + (("subject",) if value.ndim == 2 else ()),
+                        np.asarray(value).reshape(chains, count, *value.shape[1:])) for name, value in natural.items()}
+    if any(name.startswith("re_") for name in variables):
+        coords["subject"] = np.array(posterior.layout.subjects, dtype=object)
+    stats = {"lp": draws.log_density, "energy": draws.energy, "diverging": draws.diverging,
+             "n_steps": draws.leapfrogs, "acceptance_rate": draws.accept}
+    two = ("chain", "draw")
+    attributes = {"created_by": f"thymodel {thymodel.__version__}", "simulated": int(posterior.spec.simulated)}
+    small = {key: coords[key] for key in two}
+    return {
+        "posterior": xr.Dataset(variables, coords=coords, attrs=attributes),
+        "sample_stats": xr.Dataset({key: (two, value) for key, value in stats.items()}, coords=small),
+        "unconstrained_posterior": xr.Dataset({"z": ((*two, "coordinate"), draws.z)}, coords=small)}
+
+
+def _write(posterior: Posterior, data: StudyData, data_file: Path, draws: Draws, files: dict[str, bytes],
+           folder: Path, clock: _Clock, overrides: Mapping[str, Any]) -> FitRecord:
+    spec = posterior.spec
+    table = _read_table(files[records.TABLE])
+    sampler = {**spec.sampler.model_dump(), "name": "NUTS (NumPyro)", "divergences": int(draws.diverging.sum()),
+               "warmup_divergences": draws.warmup_divergences, "failed_solves": draws.failed,
+               "leapfrogs": int(draws.leapfrogs.sum()) + draws.warmup_leapfrogs,
+               "leapfrogs_per_draw": float(draws.leapfrogs.mean()),
+               "step_size": [float(step) for step in draws.step_size],
+               "energy_fraction": [float(e) for e in diagnostics.energy_fraction(draws.energy)],
+               "overrides": {key: value for key, value in overrides.items() if value is not None}}
+    verdict = records.verdict_of(spec, table, sampler)
+    clock.lap("summaries")
+    beside = data_file.resolve().parent == spec.path.parent.resolve()
+    content = {
+        "name": spec.name, "title": spec.title, "purpose": spec.purpose, "simulated": spec.simulated,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "verdict": {"passed": verdict.passed, "sentences": list(verdict.sentences)},
+        "model": {"name": spec.model.name, "title": spec.model.title, "sha256": spec.model.digest},
+        "spec": {"sha256": spec.digest},
+        "data": _data_content(data, data_file, folder if beside else None),
+        "parameters": [name for name in table.index if "[" not in name],
+        "units": _units(spec), "priors": _priors(spec), "fixed": dict(spec.fixed),
+        "endpoints": {name: _endpoint_content(e) for name, e in spec.endpoints.items()},
+        "summary": {name: {key: records.finite_or_none(value) for key, value in row.items()}
+                    for name, row in table.iterrows() if not str(name).startswith("re_")},
+        "random_effects": _worst_random_effect(table),
+        "solver": {"method": posterior.solver.method, "rtol": spec.solver.rtol, "atol": spec.solver.atol,
+                   "scale": [float(s) for s in posterior.solver.scale]},
+        "sampler": sampler, "fixed_points": _fixed_points(posterior, draws),
+        "environment": {"python": platform.python_version(), "platform": platform.platform(), "dtype": "float64",
+                        "packages": _versions()},
+        "seconds": clock.laps,
+    }
+    return records.write_record(folder, files, content)
+
+
+def _read_table(content: bytes):
+    import io
+
+    import pandas as pd
+
+    return pd.read_csv(io.BytesIO(content), index_col="name", float_precision="round_trip")
+
+
+def _data_content(data: StudyData, path: Path, folder: Path | None) -> dict[str, Any]:
+    """What the record says of the data; their place only if they lie beside the spec, as a relative path."""
+    import os
+
+    relative = os.path.relpath(path.resolve(), folder.resolve()) if folder is not None else None
+    return {"name": data.name, "sha256": data.digest, "path": relative and Path(relative).as_posix(),
+            "rows": data.rows, "subjects": [s.id for s in data.subjects],
+            "observations": sum(len(s.observations) for s in data.subjects), "notes": list(data.notes),
+            "exclusions": [{"row": e.row, "id": e.id, "time": e.time, "reason": e.reason} for e in data.exclusions],
+            "disposition": [{"arm": d.arm, "subjects": d.subjects, "doses": d.doses,
+                             "observations": dict(d.observations), "censored": dict(d.censored),
+                             "excluded": d.excluded} for d in disposition(data)]}
+
+
+def _endpoint_content(endpoint) -> dict[str, Any]:
+    keys = ("label", "marker", "threshold", "unit", "sustained_for", "clock_start", "after_nadir", "horizon", "source")
+    return {key: getattr(endpoint, key) for key in keys} | {"by": list(endpoint.by)}
+
+
+def _units(spec: FitSpec) -> dict[str, str]:
+    """Unit of every quantity of the table that has one; the rest are pure numbers."""
+    units = {name: item.unit for name, item in spec.estimate.items()}
+    for observable, error in spec.likelihood.items():
+        if "additive" in error.parameters:
+            units[f"sigma_additive_{observable}"] = spec.model.observables[observable].unit
+    timed = ("median", "restricted_mean", "spread_q05", "spread_q50", "spread_q95")
+    return units | {f"{name}.{quantity}": spec.model.time for name in spec.endpoints for quantity in timed}
+
+
+def _priors(spec: FitSpec) -> list[dict[str, Any]]:
+    rows = [{"name": name, "unit": e.unit, "prior": str(e.prior), "source": e.source, "verified": e.verified,
+             "reason": e.reason} for name, e in spec.estimate.items()]
+    plain = {"unit": "1", "verified": False, "reason": ""}
+    rows += [{"name": f"omega_{name}", **plain, "prior": str(b.sd), "source": b.source}
+             for name, b in spec.between_subject.items()]
+    rows += [{"name": f"beta_{name}", **plain, "prior": str(c.prior), "source": c.source}
+             for name, c in spec.covariate_effects.items()]
+    if spec.correlated:
+        rows.append({"name": "corr", **plain, "prior": f"lkj(shape={spec.correlation_shape:g})",
+                     "source": f"random effects of {', '.join(spec.correlated)}"})
+    for observable, error in spec.likelihood.items():
+        unit = {"additive": spec.model.observables[observable].unit}
+        rows += [{"name": f"{key} of {observable}", **plain, "unit": unit.get(key, "1"), "prior": str(prior),
+                  "source": error.sources[key]} for key, prior in error.parameters.items()]
+    return rows
+
+
+def _worst_random_effect(table) -> dict[str, Any]:
+    rows = table[table.index.str.startswith("re_")]
+    if rows.empty:
+        return {"count": 0}
+    return {"count": len(rows), "worst_rhat": float(rows["rhat"].max()), "least_ess_bulk": float(rows["ess_bulk"].min()),
+            "least_ess_tail": float(rows["ess_tail"].min())}
+
+
+def _fixed_points(posterior: Posterior, draws: Draws) -> list[dict[str, Any]]:
+    """Three draws with log density and the size of its gradient, for `verify`."""
+    value_and_grad = jax.jit(jax.value_and_grad(posterior.log_density))
+    chains, count = draws.z.shape[:2]
+    points = []
+    for chain, draw in ((0, 0), (chains // 2, count // 2), (chains - 1, count - 1)):
+        value, slope = value_and_grad(jnp.asarray(draws.z[chain, draw]))
+        points.append({"z": [float(x) for x in draws.z[chain, draw]], "log_density": float(value),
+                       "gradient_norm": float(jnp.linalg.norm(slope))})
+    return points
+
+
+def _versions() -> dict[str, str]:
+    return {name: metadata.version(name) for name in _PACKAGES}
+
+
+def summary_json(record: FitRecord) -> str:
+    """What `thymodel fit --json` prints."""
+    keys = ("name", "title", "simulated", "verdict", "summary", "units", "digest")
+    return json.dumps({key: record.content[key] for key in keys}, indent=1)

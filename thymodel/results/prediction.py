@@ -1,0 +1,127 @@
+"""Posterior draws x virtual subjects x arms -> courses, in chunks of one shape so that one program serves all.
+
+Arms are paired: the same virtual subjects (random effects and covariates) appear in every arm and under every draw, so
+that differences between arms and between draws are not blurred by who was drawn.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+from scipy.stats import norm, qmc
+
+from thymodel.documents.data import StudyData
+from thymodel.documents.spec import Arm, FitSpec
+from thymodel.dynamics import solving
+from thymodel.inference.population import Layout, population_values, random_effects, subject_values
+
+_CHUNK = 512  # courses a call: enough to fill a core, small enough for memory
+
+
+@dataclass(frozen=True)
+class VirtualSubjects:
+    """`standard` are etas (standard normal), `covariates` a value a subject."""
+
+    standard: Float[np.ndarray, "subject effect"]
+    covariates: Mapping[str, Float[np.ndarray, " subject"]]
+
+
+def virtual_subjects(spec: FitSpec, data_covariates: Mapping[str, np.ndarray], count: int, seed: int) -> VirtualSubjects:
+    """New subjects: scrambled Sobol normals for the random effects, covariates drawn from the fitted patients.
+
+    Args:
+        data_covariates: baseline value of each covariate, a value a fitted patient; patients are drawn whole.
+    """
+    effects = max(len(spec.between_subject), 1)
+    uniform = qmc.Sobol(effects, seed=np.random.default_rng(seed)).random(1 << max(count - 1, 1).bit_length())[:count]
+    standard = norm.ppf(np.clip(uniform, 1e-9, 1 - 1e-9))
+    patients = len(next(iter(data_covariates.values()))) if data_covariates else 1
+    chosen = np.random.default_rng(seed + 1).permutation(np.arange(count) % patients)
+    return VirtualSubjects(standard, {name: values[chosen] for name, values in data_covariates.items()})
+
+
+def baseline_covariates(spec: FitSpec, data: StudyData) -> dict[str, np.ndarray]:
+    """Each covariate's first value, a value a patient."""
+    tables = [dict(subject.covariates) for subject in data.subjects]
+    return {name: np.array([table[name][0][1] for table in tables]) for name in spec.model.covariates}
+
+
+def observed_arms(spec: FitSpec, data: StudyData) -> tuple[Arm, ...]:
+    """The arms of a study as scenario arms: each arm's first subject's doses (the protocol's)."""
+    arms: dict[str, Arm] = {}
+    for subject in data.subjects:
+        name = subject.arm or "all"
+        arms.setdefault(name, Arm(name, name, subject.doses, {}))
+    return tuple(arms.values())
+
+
+def courses(spec: FitSpec, lay: Layout, z: Float[np.ndarray, "draw coordinate"], arms: Sequence[Arm],
+            subjects: VirtualSubjects, observables: Sequence[str], times: Float[np.ndarray, " time"],
+            progress=None) -> Float[np.ndarray, "arm draw subject time observable"]:
+    """Observables without residual error, for every arm, draw and virtual subject.
+
+    Raises:
+        SolveError: the model cannot be integrated at the values of the model file.
+    """
+    shape = (len(z), len(subjects.standard))
+    result = np.empty((len(arms), *shape, len(times), len(observables)))
+    total, solve, shapes = len(arms) * shape[0] * shape[1], None, None
+    for a, arm in enumerate(arms):
+        people = _in_arm(spec, arm, subjects)
+        stacked = solving.stack([_schedule(spec, arm, people, k, times) for k in range(shape[1])])
+        if shapes != [leaf.shape for leaf in jax.tree.leaves(stacked)]:
+            shapes = [leaf.shape for leaf in jax.tree.leaves(stacked)]
+            typical = {name: p.value for name, p in spec.model.parameters.items()} | dict(spec.fixed)
+            solve = jax.jit(partial(solving.solve_many, solving.prepare(spec.model, typical, stacked, observables)))
+        values = {name: np.asarray(v) for name, v in _all_values(spec, lay, z, people).items()}
+        before = a * shape[0] * shape[1]
+        tell = None if progress is None else lambda done, before=before: progress(before + done, total)
+        result[a] = _in_chunks(solve, values, stacked, shape, tell).reshape(*shape, len(times), -1)
+    return result
+
+
+def _in_arm(spec: FitSpec, arm: Arm, subjects: VirtualSubjects) -> VirtualSubjects:
+    """The subjects with the arm's covariates in place of their own, and the model's where there are none."""
+    count = len(subjects.standard)
+    known = {name: np.full(count, item.value) for name, item in spec.model.covariates.items()}
+    known |= dict(subjects.covariates) | {name: np.full(count, value) for name, value in arm.covariates.items()}
+    return VirtualSubjects(subjects.standard, known)
+
+
+def _all_values(spec: FitSpec, lay: Layout, z, subjects: VirtualSubjects) -> dict[str, Array]:
+    """Parameters of every draw's virtual subjects, arrays (draw, subject)."""
+    covariates = {name: jnp.asarray(value) for name, value in subjects.covariates.items()}
+
+    @jax.jit
+    @jax.vmap
+    def one(point):
+        effects = random_effects(lay, point, jnp.asarray(subjects.standard))
+        values = subject_values(spec, population_values(lay, point), effects, covariates)
+        return {name: jnp.broadcast_to(v, (len(subjects.standard),)) for name, v in values.items()}
+
+    return one(jnp.asarray(z))
+
+
+def _schedule(spec: FitSpec, arm: Arm, subjects: VirtualSubjects, k: int, times) -> solving.Schedule:
+    start = spec.model.start
+    covariates = {name: ((start, float(values[k])),) for name, values in subjects.covariates.items()}
+    return solving.plan(spec.model, arm.doses, covariates, times)
+
+
+def _in_chunks(solve, values: Mapping[str, np.ndarray], schedule, shape: tuple[int, int], progress) -> np.ndarray:
+    """All draws x subjects, a fixed number at a time; the last chunk is filled up with repeats."""
+    total = shape[0] * shape[1]
+    flat = {name: value.reshape(total) for name, value in values.items()}
+    pieces = []
+    for begin in range(0, total, _CHUNK):
+        rows = np.minimum(np.arange(begin, begin + _CHUNK), total - 1)
+        part = jax.tree.map(lambda leaf, rows=rows: jnp.asarray(leaf)[rows % shape[1]], schedule)
+        solution = solve({name: jnp.asarray(value[rows]) for name, value in flat.items()}, part)
+        pieces.append(np.asarray(solution.observed)[: min(_CHUNK, total - begin)])
+        if progress is not None:
+            progress(min(begin + _CHUNK, total))
+    return np.concatenate(pieces)

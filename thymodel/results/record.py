@@ -1,0 +1,345 @@
+"""The fit record on disk: written once, read back, verified without refitting.
+
+A directory holds a record if and only if `record.json` is there. Everything else is written before it, each file whole
+or not at all, so that a full disk or a killed process leaves either the old state or the new.
+"""
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from thymodel.documents.data import load_data
+from thymodel.documents.spec import FitSpec, load_fit_spec
+from thymodel.documents.toml import digest
+from thymodel.errors import Fault, InputError, RecordError
+from thymodel.inference import diagnostics
+from thymodel.inference.population import Layout, layout
+from thymodel.inference.posterior import make_posterior
+
+SCHEMA = 1
+JSON, POSTERIOR, DERIVED, TABLE = "record.json", "posterior.nc", "derived.nc", "table.csv"
+_LOG_DENSITY_TOLERANCE = 1e-4  # absolute, in log units: ten times what solver tolerances of 1e-6 leave between machines
+
+
+@dataclass(frozen=True)
+class FitRecord:
+    """A record as read: the JSON, its directory and its digest. Arrays are read when they are asked for."""
+
+    folder: Path
+    content: Mapping[str, Any]
+    digest: str
+
+    @property
+    def passed(self) -> bool:
+        return bool(self.content["verdict"]["passed"])
+
+    @property
+    def spec(self) -> FitSpec:
+        return load_fit_spec(self.folder / "spec.toml")
+
+    @property
+    def layout(self) -> Layout:
+        return layout(self.spec, tuple(self.content["data"]["subjects"]))
+
+    @property
+    def z(self) -> np.ndarray:
+        """Draws in the coordinates of the log density, (chain, draw, coordinate)."""
+        return np.asarray(load_group(self.folder / POSTERIOR, "unconstrained_posterior")["z"])
+
+    @property
+    def table(self) -> pd.DataFrame:
+        return pd.read_csv(self.folder / TABLE, index_col="name", float_precision="round_trip")
+
+    def _repr_html_(self) -> str:
+        verdict = "passed its gates" if self.passed else "FAILED its gates: may not be quoted"
+        banner = "<b>SIMULATED data.</b> " if self.content["simulated"] else ""
+        shown = self.table.loc[self.content["parameters"], ["median", "q05", "q95", "rhat", "ess_bulk"]]
+        return f"<p>{banner}{self.content['title']}: {verdict}</p>{shown.to_html(float_format='%.4g')}"
+
+
+def load_group(path: Path, group: str | None = None) -> xr.Dataset:
+    """One group of a netCDF file, in memory.
+
+    Raises:
+        RecordError: absent or not netCDF.
+    """
+    try:
+        with xr.open_dataset(path, group=group, engine="h5netcdf") as dataset:
+            return dataset.load()
+    except Exception as error:  # h5py raises OSError, KeyError and RuntimeError for damaged files
+        raise RecordError(f"{path}: cannot be read as netCDF ({type(error).__name__})") from None
+
+
+def load_record(folder: str | Path) -> FitRecord:
+    """The record in a directory.
+
+    Raises:
+        InputError: no record there, or not JSON of a schema that this version reads.
+    """
+    folder = Path(folder)
+    folder = folder.parent if folder.name == JSON else folder
+    path = folder / JSON
+    try:
+        text = path.read_text(encoding="utf-8")
+        content = json.loads(text)
+    except FileNotFoundError:
+        raise InputError([Fault(str(folder), "no record here (record.json is absent)", "run thymodel fit")]) from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError([Fault(str(path), f"cannot be read: {error}")]) from None
+    if not isinstance(content, dict) or content.get("schema") != SCHEMA:
+        found = content.get("schema") if isinstance(content, dict) else None
+        raise InputError([Fault(str(path), f"schema {found!r}; this version reads schema {SCHEMA}")])
+    return FitRecord(folder, content, str(content.get("digest", "")))
+
+
+def holds_record(folder: Path) -> bool:
+    return (folder / JSON).exists()
+
+
+def refuse_existing(folder: Path) -> None:
+    """A directory that holds a record is never written again.
+
+    Raises:
+        InputError: it holds one.
+    """
+    if holds_record(folder):
+        raise InputError([Fault(str(folder), "holds a record already; records are written once", "use --out DIR")])
+
+
+# --- writing -------------------------------------------------------------------------------------------------
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """A file that is there whole or not at all, also after a power failure."""
+    temporary = path.with_name(f".{path.name}.partial")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def netcdf_bytes(groups: Mapping[str | None, xr.Dataset]) -> bytes:
+    """Groups as one netCDF-4 file (group None is the root), compressed."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        path, mode = Path(folder) / "out.nc", "w"
+        for group, dataset in groups.items():
+            encoding = {name: {"compression": "gzip", "compression_opts": 4} for name in dataset.data_vars
+                        if dataset[name].ndim and dataset[name].dtype.kind == "f"}
+            dataset.to_netcdf(path, mode=mode, group=group, engine="h5netcdf", encoding=encoding)
+            mode = "a"
+        return path.read_bytes()
+
+
+def write_record(folder: Path, files: Mapping[str, bytes], content: Mapping[str, Any]) -> FitRecord:
+    """Writes `files`, then `record.json` with their digests; only with the last does the record exist.
+
+    Raises:
+        InputError: the directory holds a record, or cannot be written to (disk full, no permission).
+    """
+    refuse_existing(folder)
+    complete = {"schema": SCHEMA, **content, "files": {name: digest(data) for name, data in files.items()}}
+    complete["digest"] = _own_digest(complete)
+    text = json.dumps(complete, indent=1, allow_nan=False, ensure_ascii=False)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, data in files.items():
+            write_file(folder / name, data)
+        write_file(folder / JSON, text.encode())
+    except OSError as error:
+        raise InputError([Fault(str(folder), f"the record was not written: {error.strerror}",
+                                "make room or choose another --out, then use --resume: the draws are kept")]) from None
+    return load_record(folder)
+
+
+def _own_digest(content: Mapping[str, Any]) -> str:
+    rest = {key: value for key, value in content.items() if key != "digest"}
+    return digest(json.dumps(rest, sort_keys=True, ensure_ascii=False, allow_nan=False))
+
+
+def finite_or_none(value: float) -> float | None:
+    """JSON has no NaN and no infinity."""
+    return float(value) if math.isfinite(value) else None
+
+
+# --- verifying -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Verification:
+    """`faults` is empty for an intact record; `notes` say what was checked and what could not be."""
+
+    faults: tuple[Fault, ...]
+    notes: tuple[str, ...]
+
+
+def verify(record: FitRecord, data: Path | None = None) -> Verification:
+    """Checks a record against itself, its files and, where the data are at hand, its log density.
+
+    Args:
+        data: the study data, when they are not where the record found them.
+    """
+    faults, notes = _check_digests(record), ["digests of record, files and inputs"]
+    if not faults:
+        faults += _check_table(record)
+        notes.append("table and diagnostics recomputed from the draws")
+    if not faults:
+        more, note = _check_log_density(record, data)
+        faults += more
+        notes.append(note)
+    if not record.passed:
+        notes.append("failed fit: may not be quoted")
+    return Verification(tuple(faults), tuple(notes))
+
+
+def _check_digests(record: FitRecord) -> list[Fault]:
+    faults = []
+    if _own_digest(record.content) != record.digest:
+        faults.append(Fault(str(record.folder / JSON), "the content does not match its own digest: it was changed"))
+    for name, wanted in record.content["files"].items():
+        path = record.folder / name
+        if Path(name).name != name:
+            faults.append(Fault(str(record.folder / JSON), f"a file name that leaves the directory: {name!r}"))
+        elif not path.is_file():
+            faults.append(Fault(str(path), "absent"))
+        elif digest(path.read_bytes()) != wanted:
+            faults.append(Fault(str(path), "changed since the fit (sha256 differs)"))
+    return faults
+
+
+def _check_table(record: FitRecord) -> list[Fault]:
+    recomputed = quantities_table(record.folder)
+    stored = record.table
+    if list(stored.index) != list(recomputed.index):
+        return [Fault(str(record.folder / TABLE), "its rows are not those of the draws")]
+    same = np.isclose(stored.to_numpy(), recomputed.to_numpy(), rtol=1e-8, atol=1e-300, equal_nan=True).all(axis=1)
+    faults = [Fault(str(record.folder / TABLE), f"row {name}: differs from the draws") for name in stored.index[~same]]
+    verdict = verdict_of(record.spec, recomputed, record.content["sampler"])
+    if verdict.passed != record.passed:
+        faults.append(Fault(str(record.folder / JSON), "the verdict does not follow from the draws"))
+    return faults
+
+
+def quantities_table(folder: Path) -> pd.DataFrame:
+    """The summary table of the draws in a directory: population quantities, random effects, endpoints."""
+    rows: dict[str, np.ndarray] = {}
+    for path, group in ((POSTERIOR, "posterior"), (DERIVED, None)):
+        if (folder / path).exists():
+            rows |= named_draws(load_group(folder / path, group))
+    return diagnostics.summary_table(rows)
+
+
+def named_draws(dataset: xr.Dataset) -> dict[str, np.ndarray]:
+    """name or name[label] -> (chain, draw), in the naming of `arviz.summary`."""
+    rows = {}
+    for name, variable in dataset.data_vars.items():
+        if variable.dims[:2] != ("chain", "draw"):
+            continue
+        if variable.ndim == 2:
+            rows[str(name)] = variable.values
+        else:
+            labels = variable.coords[variable.dims[2]].values
+            rows |= {f"{name}[{label}]": variable.values[:, :, k] for k, label in enumerate(labels)}
+    return rows
+
+
+def verdict_of(spec: FitSpec, table: pd.DataFrame, sampler: Mapping[str, Any]) -> diagnostics.Verdict:
+    """The verdict on a summary table; random effects are reported beside it, not gated one by one."""
+    gated = table[~table.index.str.startswith("re_")]
+    return diagnostics.judge(gated, sampler["divergences"], sampler["failed_solves"], sampler["leapfrogs"], spec.gates)
+
+
+def _check_log_density(record: FitRecord, data: Path | None) -> tuple[list[Fault], str]:
+    path = find_data(record, data)
+    if path is None:
+        return [], "log density not recomputed: data absent"
+    spec = record.spec
+    found = digest(path.read_bytes())
+    if found != record.content["data"]["sha256"]:
+        return [Fault(str(path), "not the data of this record (sha256 differs)")], "log density not recomputed"
+    posterior = make_posterior(spec, load_data(path, spec.model, spec.columns))
+    faults = []
+    for k, point in enumerate(record.content["fixed_points"]):
+        value = float(posterior.log_density(np.asarray(point["z"])))
+        if not abs(value - point["log_density"]) <= _LOG_DENSITY_TOLERANCE:
+            faults.append(Fault(str(record.folder / JSON), f"log density at fixed point {k + 1} is {value:.6f}, "
+                                f"recorded {point['log_density']:.6f}"))
+    return faults, f"log density recomputed at {len(record.content['fixed_points'])} points"
+
+
+def find_data(record: FitRecord, data: Path | None) -> Path | None:
+    """The study data: as given, else where the record says, else None."""
+    if data is not None:
+        if not data.is_file():
+            raise InputError([Fault(str(data), "no such file")])
+        return data
+    relative = record.content["data"]["path"]
+    path = record.folder / relative if relative else None
+    return path if path is not None and path.is_file() else None
+
+
+# --- quoting -------------------------------------------------------------------------------------------------
+
+
+def quotable(record: FitRecord) -> None:
+    """Raises RecordError for a failed fit or a record whose files changed."""
+    if not record.passed:
+        reasons = "; ".join(s for s in record.content["verdict"]["sentences"] if s.startswith("FAIL"))
+        raise RecordError(f"{record.folder}: a failed fit may not be quoted ({reasons})")
+    faults = _check_digests(record)
+    if faults:
+        raise RecordError("\n".join(str(fault) for fault in faults))
+
+
+def quote(record: FitRecord, names: list[str]) -> list[dict[str, Any]]:
+    """Estimates with the digits that their Monte-Carlo error allows, the interval named, the record's digest.
+
+    Raises:
+        RecordError: failed fit, or changed files.
+        InputError: a name that the table lacks.
+    """
+    quotable(record)
+    table, unknown = record.table, []
+    for name in names:
+        if name not in table.index:
+            import difflib
+
+            near = difflib.get_close_matches(name, list(table.index), n=3)
+            unknown.append(Fault(f"quote {name}", "no such quantity in the table",
+                                 f"one of: {', '.join(near or list(table.index[:8]))}"))
+    if unknown:
+        raise InputError(unknown)
+    return [_quotation(record, name, table.loc[name]) for name in names]
+
+
+def _quotation(record: FitRecord, name: str, row: pd.Series) -> dict[str, Any]:
+    units = record.content["units"]
+    error = row["mcse_mean"]
+    return {"name": name, "unit": units.get(name.split("[")[0], "1"),
+            "median": _round(row["median"], error), "mean": _round(row["mean"], error),
+            "sd": _round(row["sd"], row["mcse_sd"]),
+            "interval": [_round(row["q05"], 2 * error), _round(row["q95"], 2 * error)],
+            "interval_kind": diagnostics.INTERVAL_NAME, "mcse_mean": finite_or_none(error),
+            "simulated": record.content["simulated"], "record": record.digest}
+
+
+def _round(value: float, error: float) -> float | None:
+    """`value` to the last digit that the Monte-Carlo error leaves meaningful."""
+    if not math.isfinite(value):
+        return None
+    if not error > 0:
+        return float(f"{value:.6g}")
+    return round(float(value), -math.floor(math.log10(2 * error)) if error > 0 else 6)

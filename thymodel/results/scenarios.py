@@ -1,0 +1,85 @@
+"""Posterior x virtual subjects x arms: reconstitution times by dose, paired across arms."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from thymodel.documents.spec import Endpoint, ScenarioSpec, load_scenario_spec
+from thymodel.errors import Fault, InputError
+from thymodel.inference.diagnostics import INTERVAL, INTERVAL_NAME
+from thymodel.results.endpoints import EndpointDraws, quantile_with_never, summarise_draws
+from thymodel.results.prediction import virtual_subjects
+from thymodel.results.reconstitution import arm_times
+from thymodel.results.record import FitRecord, load_group, quotable
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """`table` has a row an arm and quantity; `times[endpoint]` is (arm, draw, subject)."""
+
+    spec: ScenarioSpec
+    endpoints: dict[str, Endpoint]
+    times: dict[str, np.ndarray]
+    table: pd.DataFrame
+    simulated: bool
+
+    def _repr_html_(self) -> str:
+        banner = "<b>From a fit to SIMULATED data.</b>" if self.simulated else ""
+        return f"<p>{banner} {self.spec.title}</p>{self.table.to_html(index=False, float_format='%.4g')}"
+
+
+def run_scenario(record: FitRecord, path: str | Path,
+                 progress: Callable[[int, int], None] | None = None) -> Scenario:
+    """A scenario under a record's posterior.
+
+    Raises:
+        RecordError: the record failed its gates or was changed.
+        InputError: every fault of the scenario file.
+    """
+    quotable(record)
+    fit = record.spec
+    scenario = load_scenario_spec(path, fit.model)
+    endpoints = dict(scenario.endpoints) or dict(fit.endpoints)
+    if not endpoints:
+        raise InputError([Fault(str(path), "no endpoint here, and none in the fit", "add [endpoints.NAME]")])
+    z = _thinned(record.z, scenario.draws)
+    people = virtual_subjects(fit, _covariates(record), scenario.subjects, scenario.seed)
+    times = {name: arm_times(fit, record.layout, z, scenario.arms, people, endpoint, progress)
+             for name, endpoint in endpoints.items()}
+    rows = [row for name, endpoint in endpoints.items() for k, arm in enumerate(scenario.arms)
+            for row in endpoint_rows(summarise_draws(endpoint, arm.name, times[name][k]))]
+    return Scenario(scenario, endpoints, times, pd.DataFrame(rows), bool(record.content["simulated"]))
+
+
+def _thinned(z: np.ndarray, count: int) -> np.ndarray:
+    """Evenly spaced draws of all chains."""
+    flat = z.swapaxes(0, 1).reshape(-1, z.shape[-1])
+    return flat[np.unique(np.linspace(0, len(flat) - 1, min(count, len(flat))).astype(int))]
+
+
+def _covariates(record: FitRecord) -> dict[str, np.ndarray]:
+    """Baseline covariates of the fitted patients, kept in the record beside the draws."""
+    data = load_group(record.folder / "posterior.nc", "constant_data")
+    return {str(name): np.asarray(values) for name, values in data.data_vars.items()}
+
+
+def endpoint_rows(draws: EndpointDraws) -> list[dict[str, Any]]:
+    """Rows of a table: estimate, its interval over the posterior, and the spread between subjects where it is a time."""
+    endpoint = draws.endpoint
+    base = {"endpoint": endpoint.name, "arm": draws.arm}
+    quantities = {"median time": draws.median, "restricted mean time": draws.restricted_mean}
+    quantities |= {f"P(by day {day:g})": values for day, values in draws.probability_by.items()}
+    quantities[f"P(not by day {endpoint.horizon:g})"] = draws.never
+    rows = []
+    for name, values in quantities.items():
+        low, middle, high = (quantile_with_never(values, q) for q in (INTERVAL[0], 0.5, INTERVAL[1]))
+        rows.append({**base, "quantity": name, "estimate": middle, "lower": low, "upper": high,
+                     "interval": f"{INTERVAL_NAME}, parameter uncertainty",
+                     "subjects_q05": np.nan, "subjects_q95": np.nan})
+    rows[0] |= {"subjects_q05": quantile_with_never(draws.spread[:, 0], 0.5),
+                "subjects_q95": quantile_with_never(draws.spread[:, 2], 0.5)}
+    return rows

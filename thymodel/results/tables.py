@@ -1,0 +1,64 @@
+"""Tables that people read on a terminal and in a report: numbers with the digits they deserve."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from thymodel.inference.diagnostics import INTERVAL_NAME
+from thymodel.results.record import FitRecord
+
+
+def time_text(value: float | None, horizon: float) -> str:
+    """A time, or that it is not reached."""
+    return f"not by {horizon:g}" if value is None or not math.isfinite(value) else f"{value:.0f}"
+
+
+def parameter_rows(record: FitRecord) -> list[dict[str, Any]]:
+    """Final parameters: estimate, SD, interval, diagnostics; random effects are in table.csv."""
+    table, units = record.table, record.content["units"]
+    rows = []
+    for name in record.content["parameters"]:
+        row = table.loc[name]
+        rows.append({"name": name, "unit": units.get(name, "1"), "median": f"{row['median']:.4g}",
+                     "sd": f"{row['sd']:.3g}", "interval": f"{row['q05']:.4g} to {row['q95']:.4g}",
+                     "rhat": f"{row['rhat']:.4f}", "ess_bulk": f"{row['ess_bulk']:.0f}",
+                     "ess_tail": f"{row['ess_tail']:.0f}"})
+    return rows
+
+
+def reconstitution_rows(record: FitRecord) -> list[dict[str, str]]:
+    """Reconstitution times by arm, in words: every row one endpoint in one arm."""
+    rows = []
+    for name, endpoint in record.content["endpoints"].items():
+        for arm in _arms(record, name):
+            rows.append(_reconstitution(record.table, name, endpoint, arm))
+    return rows
+
+
+def _arms(record: FitRecord, endpoint: str) -> list[str]:
+    prefix = f"{endpoint}.median["
+    return [str(name)[len(prefix):-1] for name in record.table.index if str(name).startswith(prefix)]
+
+
+def _reconstitution(table: pd.DataFrame, name: str, endpoint: Mapping[str, Any], arm: str) -> dict[str, str]:
+    horizon = endpoint["horizon"] - endpoint["clock_start"]
+
+    def times(key: str) -> tuple[str, str, str]:
+        row = table.loc[f"{name}.{key}[{arm}]"]
+        low, middle, high = (time_text(row[q], horizon) for q in ("q05", "median", "q95"))
+        return low, middle, high
+
+    def share(key: str) -> str:
+        row = table.loc[f"{name}.{key}[{arm}]"]
+        return f"{100 * row['median']:.0f}% ({100 * row['q05']:.0f} to {100 * row['q95']:.0f})"
+
+    low, middle, high = times("median")
+    result = {"endpoint": endpoint["label"] or name, "arm": arm, "median day": f"{middle} ({low} to {high})",
+              "subjects 5-95%": f"{times('spread_q05')[1]} to {times('spread_q95')[1]}"}
+    result |= {f"by day {day:g}": share(f"by_{day:g}") for day in endpoint["by"]}
+    return result | {"not by the horizon": share("never"), "horizon": f"{endpoint['horizon']:g}"}
+
+
+INTERVAL_NOTE = f"in brackets: {INTERVAL_NAME} interval, parameter uncertainty only"
