@@ -1,0 +1,28 @@
+"""Initial value problems with published end values, stiff and not, written as model documents.
+
+Sources: IVP Test Set (Bari), DETEST closed forms, Hairer, Norsett & Wanner; the files name theirs.
+"""
+
+import json
+
+import numpy as np
+import pytest
+
+from thymodel.documents.model import parse_model
+from thymodel.dynamics.solving import plan, trajectories
+
+# `trajectories` keeps the local error at 1e-8; the global error of these problems is up to a hundred times that.
+TOLERANCE = 1e-6
+PROBLEMS = ("BRUSS", "DETEST_B1", "DETEST_C1_transit10", "HIRES", "LOGISTIC_A4", "POLLU", "ROBER", "VDPOL")
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_end_value_is_the_published_one(name, external, document):
+    problem = json.loads((external / "ivp" / f"{name}.json").read_text())
+    text = document(name, dict(zip(problem["states"], problem["rhs"], strict=True)),
+                    dict(zip(problem["states"], problem["y0"], strict=True)), problem["params"], {},
+                    {state: state for state in problem["states"]})
+    model = parse_model(text, name)
+    values = {key: item.value for key, item in model.parameters.items()}
+    found = trajectories(model, values, [plan(model, [], {}, [problem["t_end"]])], problem["states"])
+    np.testing.assert_allclose(found[0, 0], problem["reference"], rtol=TOLERANCE)
