@@ -169,6 +169,7 @@ class Model:
     states: Mapping[str, State]
     inputs: Mapping[str, Input]
     observables: Mapping[str, Observable]
+    chain_lengths: frozenset[str]  # fixed parameters that say how many states a chain has: no run may change them
 
 
 def shipped_models() -> dict[str, Path]:
@@ -246,6 +247,7 @@ def _build(draft: _Draft, name: str, text: str) -> Model:
                                      draft.parse(f"observables.{key}.value", table.value, everything)
                                      or sympy.Integer(0))
                      for key, table in document.observables.items()},
+        chain_lengths=frozenset(t.chain for t in document.states.values() if isinstance(t.chain, str)),
     )
     _check_units(draft, model)
     return model

@@ -373,7 +373,9 @@ def _fixed(where, document: FitDocument, model: Model, faults) -> dict[str, floa
             faults.append(Fault(f"{where}: override.{name}.prior", f"'{name}' is not estimated", "add it to estimate"))
         if override.prior is None and override.value is None:
             faults.append(Fault(f"{where}: override.{name}", "neither a prior nor a value"))
-        if override.value is not None and name in values:
+        if override.value is not None and name in model.chain_lengths:
+            faults.append(Fault(f"{where}: override.{name}", "it sets the length of a chain", "edit the model file"))
+        elif override.value is not None and name in values:
             values[name] = override.value
     return values
 

@@ -40,7 +40,7 @@ class Records(NamedTuple):
 class Posterior:
     """One log density, and the ways to look at a point of it.
 
-    `log_density(z)` is what a sampler sees: log prior plus log likelihood with all constants; -inf where a solve failed.
+    `log_density(z)` is what a sampler sees: log prior plus log likelihood, all constants in; -inf where a solve failed.
     """
 
     spec: FitSpec

@@ -23,7 +23,7 @@ from numpyro.infer.hmc import hmc
 from thymodel.errors import Fault, InputError, ThymodelError
 
 LogDensity = Callable[[Array], Array]
-Progress = Callable[[int, int, int], None]  # iterations done, iterations in all, divergences so far
+Progress = Callable[[int, int, int, int], None]  # chain, iterations done, iterations in all, divergences so far
 BLOCK = 25  # iterations between checkpoints: seconds of work
 _MAX_TREE_DEPTH = 10
 _CURVATURE_FLOOR = 0.3  # of the prior's 1: where the log density bends up at the mode, the frame is no wider than this
@@ -139,8 +139,14 @@ def sample(log_density: LogDensity, size: int, free: np.ndarray, settings: Setti
         blocks.append({**jax.tree.map(np.asarray, block), "failed": np.full((1, 1), len(failures))})
         store.save_block(states, blocks[-1], len(blocks) - 1)
         if progress is not None:
-            progress(min(len(blocks) * BLOCK, total), total, int(sum(b["diverging"].sum() for b in blocks)))
+            _tell(progress, blocks, total)
     return _collect(blocks, states, settings)
+
+
+def _tell(progress: Progress, blocks: list[dict[str, np.ndarray]], total: int) -> None:
+    divergences = sum(block["diverging"].sum(axis=1) for block in blocks)
+    for chain, count in enumerate(np.asarray(divergences)):
+        progress(chain, min(len(blocks) * BLOCK, total), total, int(count))
 
 
 def _start(log_density: LogDensity, frame: Frame, settings: Settings, failures: list[int]):

@@ -38,10 +38,10 @@ _ENDPOINT_SUBJECTS = 64  # virtual, the same under every draw
 
 @dataclass(frozen=True)
 class Progress:
-    """What a fit tells while it runs: `stage(text)`, and `sampling(done, total, divergences)`."""
+    """What a fit tells while it runs: `stage(text)`, and `sampling(chain, done, total, divergences)`."""
 
     stage: Callable[[str], None] = lambda text: None
-    sampling: Callable[[int, int, int], None] = lambda done, total, divergences: None
+    sampling: sampling.Progress = lambda chain, done, total, divergences: None
 
 
 def fit(spec_path: str | Path, data_path: str | Path | None = None, out: str | Path | None = None,
@@ -62,7 +62,7 @@ def fit(spec_path: str | Path, data_path: str | Path | None = None, out: str | P
     clock = _Clock()
     spec = _with_overrides(load_fit_spec(spec_path), overrides or {})
     folder = _open_folder(spec, out, resume)
-    data, data_file = _load_checked(spec, data_path)
+    data, data_file = load_study(spec, data_path)
     progress.stage("preparing the posterior")
     posterior = make_posterior(spec, data)
     clock.lap("prepare")
@@ -109,7 +109,7 @@ def _open_folder(spec: FitSpec, out: str | Path | None, resume: bool) -> Path:
     return folder
 
 
-def _load_checked(spec: FitSpec, given: str | Path | None) -> tuple[StudyData, Path]:
+def load_study(spec: FitSpec, given: str | Path | None) -> tuple[StudyData, Path]:
     """The data, refused unless their digest is the one that the spec names."""
     path = Path(given) if given is not None else spec.path.parent / spec.data_file
     if not path.is_file():
@@ -295,8 +295,8 @@ def _worst_random_effect(table) -> dict[str, Any]:
     rows = table[table.index.str.startswith("re_")]
     if rows.empty:
         return {"count": 0}
-    return {"count": len(rows), "worst_rhat": float(rows["rhat"].max()), "least_ess_bulk": float(rows["ess_bulk"].min()),
-            "least_ess_tail": float(rows["ess_tail"].min())}
+    return {"count": len(rows), "worst_rhat": float(rows["rhat"].max()),
+            "least_ess_bulk": float(rows["ess_bulk"].min()), "least_ess_tail": float(rows["ess_tail"].min())}
 
 
 def _fixed_points(posterior: Posterior, draws: Draws) -> list[dict[str, Any]]:

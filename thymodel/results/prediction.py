@@ -30,7 +30,8 @@ class VirtualSubjects:
     covariates: Mapping[str, Float[np.ndarray, " subject"]]
 
 
-def virtual_subjects(spec: FitSpec, data_covariates: Mapping[str, np.ndarray], count: int, seed: int) -> VirtualSubjects:
+def virtual_subjects(spec: FitSpec, data_covariates: Mapping[str, np.ndarray], count: int,
+                     seed: int) -> VirtualSubjects:
     """New subjects: scrambled Sobol normals for the random effects, covariates drawn from the fitted patients.
 
     Args:

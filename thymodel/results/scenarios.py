@@ -68,7 +68,7 @@ def _covariates(record: FitRecord) -> dict[str, np.ndarray]:
 
 
 def endpoint_rows(draws: EndpointDraws) -> list[dict[str, Any]]:
-    """Rows of a table: estimate, its interval over the posterior, and the spread between subjects where it is a time."""
+    """Rows of a table: estimate, its interval over the posterior, and for the median the spread between subjects."""
     endpoint = draws.endpoint
     base = {"endpoint": endpoint.name, "arm": draws.arm}
     quantities = {"median time": draws.median, "restricted mean time": draws.restricted_mean}

@@ -1,0 +1,327 @@
+"""The door: `thymodel ...`. Exit status 0 good, 1 a failed fit or record, 2 bad input (every fault on stderr)."""
+
+import csv
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+from rich.table import Table
+
+from thymodel.errors import Fault, InputError, RecordError, SolveError, ThymodelError
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
+                  help="Models of thymic reconstitution, fitted to dose cohorts by Bayesian inference.")
+_err = Console(stderr=True, highlight=False)
+
+Out = Annotated[Path | None, typer.Option(help="directory for the record")]
+Csv = Annotated[Path | None, typer.Option("--csv", help="write the table to this file")]
+Data = Annotated[Path | None, typer.Option(help="the study data, when they are not beside the spec")]
+Json = Annotated[bool, typer.Option("--json", help="print JSON for programs")]
+
+
+def main() -> None:
+    """Entry point: errors that are meant for people become a message and an exit status."""
+    try:
+        app()
+    except (InputError, SolveError) as error:
+        _stop(str(error), 2)
+    except RecordError as error:
+        _stop(str(error), 1)
+    except ThymodelError as error:
+        _stop(str(error), 2)
+    except BrokenPipeError:  # `thymodel ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _stop(text: str, status: int) -> None:
+    sys.stderr.write(text + "\n")
+    raise SystemExit(status)
+
+
+@app.command()
+def check(paths: Annotated[list[Path], typer.Argument(help="models, specs, designs, or directories with a spec")]) -> None:
+    """Every fault of every model, spec, design and (through the spec) data file."""
+    faults: list[Fault] = []
+    for path in paths:
+        try:
+            for line in _check_one(path):
+                print(line)
+        except InputError as error:
+            faults += error.faults
+    if faults:
+        raise InputError(faults)
+
+
+def _check_one(path: Path) -> list[str]:
+    """What was found good; raises InputError with everything that was not."""
+    from thymodel.documents.data import load_data
+    from thymodel.documents.design import load_design
+    from thymodel.documents.model import load_model
+    from thymodel.documents.spec import load_fit_spec
+    from thymodel.documents.toml import read_text
+    from thymodel.results.fitting import load_study
+
+    if path.is_dir() or path.name == "spec.toml":
+        spec = load_fit_spec(path)
+        lines = [f"{spec.path}: good ({spec.model.name}, {len(spec.estimate)} parameters estimated)"]
+        if (spec.path.parent / spec.data_file).is_file():
+            data, file = load_study(spec, None)
+            return [*lines, f"{file}: good ({len(data.subjects)} subjects, {len(data.exclusions)} rows excluded)",
+                    *(f"{file}: note: {note}" for note in data.notes)]
+        return [*lines, f"{spec.path}: note: data {spec.data_file} not here, not checked"]
+    if path.suffix == ".csv":
+        raise InputError([Fault(str(path), "data are checked through the spec that names their units",
+                                "thymodel check DIRECTORY")])
+    text = read_text(path)
+    if "[states" in text or "[observables" in text:
+        model = load_model(path)
+        return [f"{path}: good ({len(model.states)} states, {len(model.parameters)} parameters)"]
+    if "[likelihood" in text or "estimate" in text.split("[", 1)[0]:
+        return [f"{path}: good ({load_fit_spec(path).model.name})"]
+    design = load_design(path)
+    del load_data
+    return [f"{path}: good (design, {len(design.arms)} arms)"]
+
+
+@app.command()
+def simulate(
+    model: Annotated[str, typer.Argument(help="path, or the name of a shipped model")],
+    times: Annotated[str, typer.Option(help="days, separated by commas")],
+    dose: Annotated[list[str] | None, typer.Option(help="AMOUNT@DAY[:INPUT], repeatable")] = None,
+    covariate: Annotated[list[str] | None, typer.Option(help="NAME=VALUE or NAME=VALUE@DAY,..., repeatable")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="parameter NAME=VALUE, repeatable")] = None,
+    observe: Annotated[str | None, typer.Option(help="observables, separated by commas; all by default")] = None,
+    csv_: Csv = None,
+) -> None:
+    """One subject's course as CSV: `time` and a column an observable, full precision."""
+    from thymodel.results.simulation import simulate_one
+
+    table = simulate_one(model, times, dose or [], covariate or [], set_ or [], observe)
+    _write_csv(table, csv_)
+
+
+def _write_csv(table, path: Path | None) -> None:
+    text = table.to_csv(index=False, float_format=lambda value: repr(float(value)), quoting=csv.QUOTE_MINIMAL)
+    if path is None:
+        sys.stdout.write(text)
+        return
+    from thymodel.results.record import write_file
+
+    try:
+        write_file(path, text.encode())
+    except OSError as error:
+        raise InputError([Fault(str(path), f"cannot be written: {error.strerror}")]) from None
+
+
+@app.command()
+def trial(
+    design: Annotated[Path, typer.Argument(help="design.toml")],
+    seed: Annotated[int, typer.Option(help="the same seed gives the same file")],
+    csv_: Csv = None,
+) -> None:
+    """A SIMULATED study with known truth; the truth goes into a file beside the CSV."""
+    from thymodel.documents.design import load_design
+    from thymodel.results.trial import save_trial, simulate_trial
+
+    study = simulate_trial(load_design(design), seed)
+    if csv_ is None:
+        sys.stdout.write(study.table.to_csv(index=False))
+        return
+    save_trial(study, csv_)
+    _err.print(f"SIMULATED study: {study.table['ID'].nunique()} subjects in {csv_}")
+
+
+@app.command()
+def fit(
+    spec: Annotated[Path, typer.Argument(help="spec.toml, or the directory that holds it")],
+    data: Data = None,
+    out: Out = None,
+    resume: Annotated[bool, typer.Option(help="go on from an interrupted fit")] = False,
+    chains: Annotated[int | None, typer.Option(help="in place of the spec's")] = None,
+    warmup: Annotated[int | None, typer.Option(help="in place of the spec's")] = None,
+    draws: Annotated[int | None, typer.Option(help="in place of the spec's")] = None,
+    seed: Annotated[int | None, typer.Option(help="in place of the spec's")] = None,
+    json_: Json = False,
+) -> None:
+    """Fits a spec, writes the record, prints the verdict and the reconstitution times."""
+    from thymodel.results.fitting import fit as run
+    from thymodel.results.fitting import summary_json
+    from thymodel.results.report import save_report
+
+    overrides = {"chains": chains, "warmup": warmup, "draws": draws, "seed": seed}
+    with _FitDisplay() as display:
+        record = run(spec, data, out, resume, overrides, display.progress)
+        save_report(record, data)
+    print(summary_json(record)) if json_ else _print_fit(record)
+    if not record.passed:
+        raise SystemExit(1)
+
+
+class _FitDisplay:
+    """A bar on a terminal, quiet in a pipe."""
+
+    def __init__(self) -> None:
+        self.bars = Bars(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+                         TimeRemainingColumn(), console=_err, disable=not _err.is_terminal)
+        self.tasks: dict[str, Any] = {}
+
+    def __enter__(self) -> "_FitDisplay":
+        self.bars.__enter__()
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        self.bars.__exit__(*args)  # type: ignore[arg-type]
+
+    @property
+    def progress(self):
+        from thymodel.results.fitting import Progress
+
+        return Progress(stage=self._stage, sampling=self._sampling)
+
+    def _stage(self, text: str) -> None:
+        self.tasks[text] = self.bars.add_task(text, total=None)
+
+    def _sampling(self, chain: int, done: int, total: int, divergences: int) -> None:
+        name = f"chain {chain + 1}"
+        if name not in self.tasks:
+            self.tasks[name] = self.bars.add_task(name, total=total)
+        text = name + (f" ({divergences} divergences)" if divergences else "")
+        self.bars.update(self.tasks[name], completed=done, description=text)
+
+
+def _print_fit(record) -> None:
+    from thymodel.results import tables
+
+    content = record.content
+    if content["simulated"]:
+        print("SIMULATED data")
+    print(f"{content['title']}\nverdict: {'PASSED' if record.passed else 'FAILED, may not be quoted'}")
+    for sentence in content["verdict"]["sentences"]:
+        print(f"  {sentence}")
+    print(f"\nreconstitution times ({tables.INTERVAL_NOTE})")
+    _print_rows(tables.reconstitution_rows(record))
+    print("\nparameters")
+    _print_rows(tables.parameter_rows(record))
+    print(f"\nrecord: {record.folder} (sha256 {record.digest[:16]})")
+
+
+def _print_rows(rows: list[dict[str, Any]]) -> None:
+    """A plain table; on a terminal it wraps to the window, in a pipe it is as wide as it needs."""
+    if not rows:
+        print("  none")
+        return
+    console = Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=250)
+    for group in _by_columns(rows):
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+        for column in group[0]:
+            table.add_column(str(column))
+        for row in group:
+            table.add_row(*(str(value) for value in row.values()))
+        console.print(table)
+
+
+def _by_columns(rows: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """Rows grouped by their columns, in order."""
+    groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row), []).append(row)
+    return list(groups.values())
+
+
+@app.command()
+def verify(
+    records: Annotated[list[Path], typer.Argument(help="directories of records")],
+    data: Data = None,
+) -> None:
+    """Digests, table, diagnostics and log density of records; no refit."""
+    from thymodel.results.record import load_record
+    from thymodel.results.record import verify as run
+
+    broken = False
+    for folder in records:
+        result = run(load_record(folder), data)
+        broken |= bool(result.faults)
+        print(f"{folder}: {'DOES NOT VERIFY' if result.faults else 'verified'} ({'; '.join(result.notes)})")
+        for fault in result.faults:
+            sys.stderr.write(f"{fault}\n")
+    if broken:
+        raise SystemExit(1)
+
+
+@app.command()
+def quote(
+    record: Annotated[Path, typer.Argument(help="directory of the record")],
+    names: Annotated[list[str], typer.Argument(help="quantities, as named in table.csv")],
+    json_: Json = False,
+) -> None:
+    """Estimates as they may be quoted: digits that the Monte-Carlo error allows, interval named, record's digest."""
+    from thymodel.results.record import load_record
+    from thymodel.results.record import quote as run
+
+    rows = run(load_record(record), names)
+    if json_:
+        print(json.dumps(rows, indent=1))
+        return
+    for row in rows:
+        low, high = row["interval"]
+        banner = " [SIMULATED data]" if row["simulated"] else ""
+        print(f"{row['name']} = {_shown(row['median'])} {row['unit']} ({row['interval_kind']} interval "
+              f"{_shown(low)} to {_shown(high)}; mean {_shown(row['mean'])}, SD {_shown(row['sd'])}; "
+              f"record {row['record'][:16]}){banner}")
+
+
+def _shown(value: float | None) -> str:
+    return "not reached" if value is None else f"{value:.10g}"
+
+
+@app.command()
+def scenario(
+    record: Annotated[Path, typer.Argument(help="directory of the record")],
+    scenario_file: Annotated[Path, typer.Argument(metavar="SCENARIO", help="scenario .toml")],
+    csv_: Csv = None,
+    json_: Json = False,
+) -> None:
+    """Reconstitution times of dose scenarios under a record's posterior."""
+    from thymodel.results.record import load_record
+    from thymodel.results.scenarios import run_scenario
+
+    with Bars(console=_err, disable=not _err.is_terminal) as bars:
+        task = bars.add_task("simulating", total=None)
+        show: Callable[[int, int], None] = lambda done, total: bars.update(task, completed=done, total=total)  # noqa: E731
+        result = run_scenario(load_record(record), scenario_file, show)
+    if csv_ is not None:
+        _write_csv(result.table, csv_)
+    if json_:
+        print(result.table.to_json(orient="records", indent=1))
+        return
+    print(("From a fit to SIMULATED data. " if result.simulated else "") + result.spec.title)
+    _print_rows(_scenario_rows(result))
+
+
+def _scenario_rows(result) -> list[dict[str, str]]:
+    rows = []
+    for _, row in result.table.iterrows():
+        horizon = result.endpoints[row["endpoint"]].horizon - result.endpoints[row["endpoint"]].clock_start
+        show = _percent if row["quantity"].startswith("P(") else (lambda v, h=horizon: _day(v, h))
+        spread = f"{show(row['subjects_q05'])} to {show(row['subjects_q95'])}" if row["subjects_q05"] > 0 else ""
+        rows.append({"endpoint": row["endpoint"], "arm": row["arm"], "quantity": row["quantity"],
+                     "estimate": show(row["estimate"]),
+                     "90% interval": f"{show(row['lower'])} to {show(row['upper'])}", "subjects 5-95%": spread})
+    return rows
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.0f}%"
+
+
+def _day(value: float, horizon: float) -> str:
+    from thymodel.results.tables import time_text
+
+    return time_text(value, horizon)
