@@ -1,0 +1,12 @@
+"""The native solver: a model compiled to machine code, with its exact adjoint, behind one JAX call.
+
+    native = compile_model(model, observables)
+    grid = make_grid(native, typical values, stacked schedule, Accuracy(1e-4, 1e-7), draws)
+    observed, error = native_solve(native, values, grid)
+"""
+
+from thymodel.dynamics.kernel.grid import make_grid as make_grid
+from thymodel.dynamics.kernel.native import Grid as Grid
+from thymodel.dynamics.kernel.native import Native as Native
+from thymodel.dynamics.kernel.native import compile_model as compile_model
+from thymodel.dynamics.kernel.native import native_solve as native_solve

@@ -1,0 +1,205 @@
+"""A model as machine code that XLA calls: compiled through llvmlite, cached by content, differentiable in reverse mode."""
+
+import ctypes
+import hashlib
+import os
+import tempfile
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import llvmlite
+import llvmlite.binding as llvm
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from thymodel.documents.model import Model
+from thymodel.dynamics import symbolic
+from thymodel.dynamics.kernel.emit import LANES, kernel_text
+from thymodel.dynamics.kernel.handler import handlers_text
+from thymodel.dynamics.kernel.step import ROW, make_phases, parameter_names
+
+_engines: dict[str, Any] = {}  # by content, for the life of the process: XLA cannot forget a registered target
+_lock = threading.Lock()
+
+
+class Grid(NamedTuple):
+    """Steps of every subject between its doses, visits and covariate changes; ordinary operands of a jitted function.
+
+    `rows` holds what `ROW` names (then infusion rates) per group of subjects, row and subject of the group.
+    `place` says which stored visit each visit of the schedule is. `tolerance` is each state's absolute one, then the
+    relative one: errors are counted in it.
+    """
+
+    rows: Float[Array, "group row item lane"]
+    place: Int[Array, "subject visit"]
+    covariates: dict[str, Float[Array, "subject regime"]]
+    tolerance: Float[Array, " state_and_one"]
+    stored: Float[Array, " stored"]
+
+
+@dataclass(frozen=True, eq=False)  # compared and hashed as an object: it is a static argument
+class Native:
+    """A compiled model. `names` are the values that the kernel reads; addresses are of its two C functions."""
+
+    model: Model
+    observables: tuple[str, ...]
+    names: tuple[str, ...]
+    forward: str
+    backward: str
+    forward_address: int
+    text: str
+
+
+def compile_model(model: Model, observables: Sequence[str]) -> Native:
+    """Machine code for a model and a list of observables; 0.5 s or so, then from the cache.
+
+    Raises:
+        RuntimeError: LLVM refuses the code or XLA the target (another API version).
+    """
+    names = parameter_names(model, observables)
+    sizes = {"N": len(model.states), "M": len(names), "R": len(ROW) + len(model.inputs), "O": len(observables),
+             "L": LANES}
+    body = kernel_text(make_phases(model, observables), sizes["N"], sizes["M"], len(model.inputs), sizes["O"])
+    key = hashlib.sha256(f"{llvmlite.__version__} {_host()} {body} {handlers_text(sizes, '')}".encode()).hexdigest()
+    forward, backward = (f"thymodel_{what}_{key[:16]}" for what in ("forward", "backward"))
+    with _lock:
+        if key not in _engines:
+            text = body + handlers_text(sizes, key[:16])
+            _engines[key] = engine = _build(text, key)
+            for name, what in ((forward, "forward"), (backward, "backward")):
+                address = engine.get_function_address(f"{what}_{key[:16]}")
+                jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(ctypes.c_void_p(address)), platform="cpu")
+    return Native(model, tuple(observables), names, forward, backward,
+                  _engines[key].get_function_address("forward"), body)
+
+
+def _host() -> str:
+    return f"{llvm.get_process_triple()} {llvm.get_host_cpu_name()} {llvm.get_host_cpu_features().flatten()}"
+
+
+def _build(text: str, key: str):
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    target = llvm.Target.from_triple(llvm.get_process_triple())
+    machine = target.create_target_machine(cpu=llvm.get_host_cpu_name(), opt=2,
+                                           features=llvm.get_host_cpu_features().flatten())
+    module = llvm.parse_assembly(text)
+    module.verify()
+    module.name = key  # what the object cache is asked for
+    engine = llvm.create_mcjit_compiler(module, machine)
+    engine.set_object_cache(_store, _fetch)
+    engine.finalize_object()
+    return engine
+
+
+def _cache_file(key: str) -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "thymodel" / f"{key}.o"
+
+
+def _store(module, code: bytes) -> None:
+    """Writes a digest and the object code; a cache that cannot be written is no cache, and nothing worse."""
+    path = _cache_file(module.name)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+            file.write(hashlib.sha256(code).digest() + code)
+        os.replace(file.name, path)
+    except OSError:
+        pass
+
+
+def _fetch(module) -> bytes | None:
+    try:
+        content = _cache_file(module.name).read_bytes()
+    except OSError:
+        return None
+    return content[32:] if hashlib.sha256(content[32:]).digest() == content[:32] else None
+
+
+# --- through JAX -----------------------------------------------------------------------------------------------
+
+
+def native_solve(native: Native, values: Mapping[str, Any], grid: Grid) -> tuple[Array, Array]:
+    """Observables at the visits of every subject; pure, differentiable in reverse mode with respect to `values`.
+
+    Args:
+        values: parameters by name, numbers or arrays over subjects; covariates come from the grid.
+
+    Returns:
+        (subject, visit, observable), NaN from a step on that failed; and each subject's largest embedded error of a
+        step in units of the grid's tolerance (NaN if a step failed), which carries no gradient.
+    """
+    count = len(grid.place)
+    parameters, initial = kernel_operands(native, values, grid)
+    observed, error = _solve(native, parameters, initial, grid.rows,
+                             jnp.broadcast_to(grid.tolerance[:, None], (len(grid.tolerance), LANES)), grid.stored)
+    observed = jnp.moveaxis(observed, -1, 1).reshape(-1, *observed.shape[1:-1])[:count]
+    observed = jnp.take_along_axis(observed, grid.place[:, :, None], axis=1)
+    error = jnp.max(error, axis=1).reshape(-1)[:count]
+    return jnp.where(jnp.isfinite(observed), observed, jnp.nan), jax.lax.stop_gradient(error)
+
+
+def kernel_operands(native: Native, values: Mapping[str, Any], grid: Grid) -> tuple[Array, Array]:
+    """Parameters (group, regime, name, lane) and initial states (group, state, lane); derived constants by JAX."""
+    model, (count, regimes) = native.model, (len(grid.place), _regimes(grid))
+    known: dict[str, Any] = dict(symbolic.constant_values(model))
+    for name in model.parameters:
+        known[name] = jnp.broadcast_to(jnp.asarray(values[name], float), (count,))[:, None]
+    known = symbolic.derive(model, known | grid.covariates)
+    columns = [jnp.broadcast_to(jnp.asarray(known[name], float), (count, regimes)) for name in native.names]
+    first = {name: value[:, 0] if jnp.ndim(value) else value for name, value in known.items()}
+    initial = symbolic.initial(model, first)
+    initial = jnp.broadcast_to(initial if initial.ndim == 2 else initial[:, None], (len(model.states), count))
+    parameters = jnp.stack(columns) if columns else jnp.zeros((0, count, regimes))
+    return _by_group(jnp.moveaxis(parameters, 0, -1)), _by_group(initial.T)
+
+
+def _regimes(grid: Grid) -> int:
+    return max((c.shape[1] for c in grid.covariates.values()), default=1)
+
+
+def _by_group(array):
+    """(subject, ...) -> (group, ..., lane); the last subject fills the last group."""
+    count = len(array)
+    full = -(-count // LANES) * LANES
+    array = jnp.concatenate([array, jnp.broadcast_to(array[-1:], (full - count, *array.shape[1:]))])
+    return jnp.moveaxis(array.reshape(-1, LANES, *array.shape[1:]), 1, -1)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _solve(native: Native, parameters, initial, rows, tolerance, stored):
+    observed, error, _ = _forward(native, parameters, initial, rows, tolerance, stored)
+    return observed, error
+
+
+def _forward(native: Native, parameters, initial, rows, tolerance, stored):
+    groups, steps, _, _ = rows.shape
+    shapes = [(groups, len(stored), len(native.observables), LANES), (groups, steps, LANES),
+              (groups, steps, len(native.model.states), LANES)]
+    return jax.ffi.ffi_call(native.forward, [jax.ShapeDtypeStruct(s, jnp.float64) for s in shapes],
+                            vmap_method="sequential")(parameters, initial, rows, tolerance)
+
+
+def _solve_forward(native: Native, parameters, initial, rows, tolerance, stored):
+    observed, error, scratch = _forward(native, parameters, initial, rows, tolerance, stored)
+    return (observed, error), (parameters, rows, scratch)
+
+
+def _solve_backward(native: Native, kept, cotangents):
+    parameters, rows, scratch = kept
+    groups = rows.shape[0]
+    shapes = [parameters.shape, (groups, len(native.model.states), LANES)]
+    slopes, initial = jax.ffi.ffi_call(
+        native.backward, [jax.ShapeDtypeStruct(s, jnp.float64) for s in shapes],
+        vmap_method="sequential")(parameters, rows, scratch, cotangents[0])
+    return slopes, initial, None, None, None
+
+
+_solve.defvjp(_solve_forward, _solve_backward)
