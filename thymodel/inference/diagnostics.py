@@ -31,9 +31,12 @@ def summary_row(values: Float[np.ndarray, "chain draw"]) -> dict[str, float]:
     """
     values = np.asarray(values, float)
     flat = values.ravel()
-    row = {"mean": flat.mean(), "sd": flat.std(ddof=1), "median": np.median(flat),
-           "q05": np.quantile(flat, INTERVAL[0]), "q95": np.quantile(flat, INTERVAL[1])}
-    constant = not np.isfinite(flat).all() or np.ptp(flat) == 0.0
+    finite = bool(np.isfinite(flat).all())
+    # a time that is never reached is infinite: an order statistic exists then, a standard deviation does not
+    low, middle, high = np.quantile(flat, (INTERVAL[0], 0.5, INTERVAL[1]), method="linear" if finite else "inverted_cdf")
+    row = {"mean": flat.mean(), "sd": flat.std(ddof=1) if finite else float("nan"),
+           "median": middle, "q05": low, "q95": high}
+    constant = not finite or np.ptp(flat) == 0.0
     measures = {"mcse_mean": lambda v: az.mcse(v, method="mean"), "mcse_sd": lambda v: az.mcse(v, method="sd"),
                 "rhat": az.rhat, "ess_bulk": lambda v: az.ess(v, method="bulk"),
                 "ess_tail": lambda v: az.ess(v, method="tail")}

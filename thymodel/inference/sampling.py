@@ -1,15 +1,16 @@
 """Log density -> draws. The one file that imports the sampler (NumPyro's NUTS, used through `log_density` alone).
 
-Before sampling, z is mapped linearly, z = mode + L u, where L L' is the inverse curvature at a conditional mode: the
-target is unchanged (a linear map has a constant Jacobian), and NUTS meets a density of nearly unit scale.
+Before sampling, z is mapped linearly, z = mode + L u, where L L' is the inverse of the curvature averaged over a pilot
+run: the target is unchanged (a linear map has a constant Jacobian), and NUTS meets a density of nearly unit scale.
 The whole state of every chain, adaptation included, is an array tree, written to a checkpoint after each block of
 iterations; a run that was killed goes on from there and gives the draws that it would have given.
 """
 
 import os
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +27,7 @@ LogDensity = Callable[[Array], Array]
 Progress = Callable[[int, int, int, int], None]  # chain, iterations done, iterations in all, divergences so far
 BLOCK = 25  # iterations between checkpoints: seconds of work
 _MAX_TREE_DEPTH = 10
+_PILOT_BLOCKS = 4
 _CURVATURE_FLOOR = 0.3  # of the prior's 1: where the log density bends up at the mode, the frame is no wider than this
 
 
@@ -59,18 +61,17 @@ class Draws(NamedTuple):
     failed: int
 
 
-# --- pilot ---------------------------------------------------------------------------------------------------
+# --- frames --------------------------------------------------------------------------------------------------
 
 
-def find_frame(log_density: LogDensity, size: int, free: np.ndarray) -> Frame:
-    """Mode over the coordinates `free`, the others held at 0, and the curvature there.
+def find_mode(value_and_grad, size: int, free: np.ndarray) -> Array:
+    """Mode over the coordinates `free`, the others held at 0.
 
     The scales of random effects are held: with them free the density of a hierarchical model has no useful mode.
 
     Raises:
         ThymodelError: the log density is not finite where the search starts, at the prior medians.
     """
-    value_and_grad = jax.jit(jax.value_and_grad(log_density))
     if not np.isfinite(float(value_and_grad(jnp.zeros(size))[0])):
         raise ThymodelError("the log density is not finite at the prior medians: some observation is impossible "
                             "there, or the model cannot be integrated. hint: look at a prior predictive simulation")
@@ -84,25 +85,31 @@ def find_frame(log_density: LogDensity, size: int, free: np.ndarray) -> Frame:
 
     found = scipy.optimize.minimize(objective, np.zeros(len(free)), jac=True, method="L-BFGS-B",
                                     bounds=[(-6.0, 6.0)] * len(free), options={"maxiter": 300})
-    mode = jnp.zeros(size).at[free].set(found.x)
-    return Frame(mode, jnp.asarray(_inverse_root(_curvature(value_and_grad, mode))))
+    return jnp.zeros(size).at[free].set(found.x)
 
 
-def _curvature(value_and_grad, mode: Array) -> np.ndarray:
+def frame_at(value_and_grad, points: Sequence[Array]) -> Frame:
+    """The frame centred on the mean of `points`, scaled by the curvature averaged over them.
+
+    Source: the averaged curvature stands for the expected information, the preconditioner of Girolami & Calderhead 2011
+    (J R Stat Soc B 73:123) held constant.
+    """
+    curvature = np.mean([_curvature(value_and_grad, point) for point in points], axis=0)
+    values, vectors = np.linalg.eigh(curvature)
+    root = (vectors / np.sqrt(np.maximum(values, _CURVATURE_FLOOR))) @ vectors.T
+    return Frame(jnp.mean(jnp.stack(list(points)), axis=0), jnp.asarray(root))
+
+
+def _curvature(value_and_grad, point: Array) -> np.ndarray:
     """Minus the Hessian, by central differences of the exact gradient; columns that fail count as the prior's."""
-    size, width = len(mode), 1e-3
+    size, width = len(point), 1e-3
     columns = []
     for k in range(size):
-        up, down = (np.asarray(value_and_grad(mode.at[k].add(sign * width))[1]) for sign in (1, -1))
+        up, down = (np.asarray(value_and_grad(point.at[k].add(sign * width))[1]) for sign in (1, -1))
         column = (down - up) / (2 * width)
         columns.append(column if np.isfinite(column).all() else np.eye(size)[k])
     matrix = np.stack(columns)
     return 0.5 * (matrix + matrix.T)
-
-
-def _inverse_root(curvature: np.ndarray) -> np.ndarray:
-    values, vectors = np.linalg.eigh(curvature)
-    return (vectors / np.sqrt(np.maximum(values, _CURVATURE_FLOOR))) @ vectors.T
 
 
 # --- sampling ------------------------------------------------------------------------------------------------
@@ -122,67 +129,129 @@ def sample(log_density: LogDensity, size: int, free: np.ndarray, settings: Setti
         InputError: the checkpoint belongs to another fit.
         ThymodelError: no finite log density to start from.
     """
-    store = _Store(checkpoint, identity)
-    frame = store.load_frame()
-    if frame is None:
-        frame = find_frame(log_density, size, free)
-        store.save_frame(frame)
-    failures: list[int] = []
-    kernel, states = _start(log_density, frame, settings, failures)
+    store, nuts = _Store(checkpoint, identity), _make_nuts(log_density, settings)
+    start = store.load_start()
+    if start is None:
+        start = _pilot(nuts, jax.jit(jax.value_and_grad(log_density)), size, free, settings)
+        store.save_start(*start)
+    frame, places = start
     total = settings.warmup + settings.draws
-    states, blocks = store.load_blocks(states)
-    step = _block_stepper(kernel, frame, states) if len(blocks) * BLOCK < total else None
-    while step is not None and len(blocks) * BLOCK < total:
-        failures.clear()
-        states, block = step(states)
-        jax.effects_barrier()  # the last counts have arrived
-        blocks.append({**jax.tree.map(np.asarray, block), "failed": np.full((1, 1), len(failures))})
-        store.save_block(states, blocks[-1], len(blocks) - 1)
+    states, blocks = store.load_blocks(_begin(nuts, frame, places, settings.seed))
+    while len(blocks) * BLOCK < total:
+        states, block = nuts.run(states, frame)
+        blocks.append(block)
+        store.save_block(states, block, len(blocks) - 1)
         if progress is not None:
             _tell(progress, blocks, total)
     return _collect(blocks, states, settings)
 
 
 def _tell(progress: Progress, blocks: list[dict[str, np.ndarray]], total: int) -> None:
-    divergences = sum(block["diverging"].sum(axis=1) for block in blocks)
-    for chain, count in enumerate(np.asarray(divergences)):
+    divergences = np.sum([block["diverging"].sum(axis=1) for block in blocks], axis=0)
+    for chain, count in enumerate(divergences):
         progress(chain, min(len(blocks) * BLOCK, total), total, int(count))
 
 
-def _start(log_density: LogDensity, frame: Frame, settings: Settings, failures: list[int]):
-    """The NUTS kernel in the frame's coordinates, and one state a chain, started at random around the mode."""
-    potential = _potential(log_density, frame, failures)
-    initialise, kernel = hmc(potential_fn=potential, algo="NUTS")
-    keys = jax.random.split(jax.random.PRNGKey(settings.seed), settings.chains)
-    states = []
-    for key in keys:
-        place, run = jax.random.split(key)
-        states.append(initialise(
-            _finite_start(potential, place, len(frame.mode)), settings.warmup, step_size=0.5,
-            target_accept_prob=settings.target_accept, max_tree_depth=_MAX_TREE_DEPTH, rng_key=run))
-    return kernel, jax.tree.map(lambda *leaves: jnp.stack([jnp.asarray(leaf) for leaf in leaves]), *states)
+class _Nuts(NamedTuple):
+    """The kernel with the frame as an operand, so that pilot and main run share one compiled program.
 
-
-def _potential(log_density: LogDensity, frame: Frame, failures: list[int]):
-    """Minus the log density of u, whose derivative is one compiled call: the sampler never traces the solver itself.
-
-    Each evaluation that is not finite, which the sampler meets as a divergence, is also counted in `failures`.
-
-    (Differentiating an already compiled solve inside another trace trips over diffrax's result codes.)
+    `begin(u, key, frame)` makes a chain's state; `run(states, frame)` makes BLOCK iterations of every chain.
     """
-    value_and_grad = jax.jit(jax.value_and_grad(lambda u: -log_density(frame.mode + frame.factor @ u)))
 
-    @jax.custom_vjp
-    def potential(u):
-        return forward(u)[0]
+    begin: Callable[[Array, Array, Frame], Any]
+    run: Callable[[Any, Frame], tuple[Any, dict[str, np.ndarray]]]
+    potential: Callable[[Frame], Callable[[Array], Array]]
 
-    def forward(u):
-        value, slope = value_and_grad(u)
-        jax.lax.cond(jnp.isfinite(value), lambda: None, lambda: jax.debug.callback(lambda: failures.append(1)))
-        return jnp.where(jnp.isnan(value), jnp.inf, value), slope
 
-    potential.defvjp(forward, lambda slope, cotangent: (cotangent * slope,))
-    return potential
+def _make_nuts(log_density: LogDensity, settings: Settings) -> _Nuts:
+    failures: list[int] = []
+    potential = _potential(log_density, failures)
+    initialise, kernel = hmc(potential_fn_gen=potential, algo="NUTS")
+
+    def begin(u: Array, key: Array, frame: Frame):
+        return initialise(u, settings.warmup, step_size=0.5, target_accept_prob=settings.target_accept,
+                          max_tree_depth=_MAX_TREE_DEPTH, model_args=(frame,), model_kwargs={}, rng_key=key)
+
+    def iterate(frame: Frame, state, _):
+        state = kernel(state, (frame,), {})
+        kept = {"z": frame.mode + frame.factor @ state.z, "log_density": -state.potential_energy,
+                "energy": state.energy, "diverging": state.diverging, "leapfrogs": state.num_steps,
+                "accept": state.accept_prob}
+        return state, kept
+
+    program = jax.jit(lambda state, frame: jax.lax.scan(partial(iterate, frame), state, length=BLOCK))
+    return _Nuts(begin, _in_threads(program, failures), potential)
+
+
+def _in_threads(program, failures: list[int]):
+    """A function (states, frame) -> (states, what to keep of BLOCK iterations), each chain in a thread of its own.
+
+    Chains never run in lock-step, where one long tree would hold up the others; all run the same compiled program, so
+    the draws do not depend on how many run at a time.
+    """
+    compiled = []
+
+    def run(states, frame: Frame):
+        chains = [jax.tree.map(lambda leaf, k=k: leaf[k], states) for k in range(len(states.i))]
+        if not compiled:  # once, before the threads would each begin to
+            compiled.append(program.lower(chains[0], frame).compile())
+        failures.clear()
+        with ThreadPoolExecutor(len(chains)) as pool:
+            results = list(pool.map(lambda state: jax.block_until_ready(compiled[0](state, frame)), chains))
+        jax.effects_barrier()  # the last counts have arrived
+        states, block = jax.tree.map(lambda *leaves: jnp.stack(leaves), *results)
+        return states, {**jax.tree.map(np.asarray, block), "failed": np.full((1, 1), len(failures))}
+
+    return run
+
+
+def _potential(log_density: LogDensity, failures: list[int]):
+    """frame -> minus the log density of u, whose derivative is one compiled call.
+
+    The sampler never traces the solver itself: differentiating an already compiled solve inside another trace trips
+    over diffrax's result codes. An evaluation that is not finite, which the sampler meets as a divergence, is also
+    counted in `failures`.
+    """
+    value_and_grad = jax.jit(jax.value_and_grad(lambda u, frame: -log_density(frame.mode + frame.factor @ u)))
+
+    def in_frame(frame: Frame):
+        @jax.custom_vjp
+        def potential(u):
+            return forward(u)[0]
+
+        def forward(u):
+            value, slope = value_and_grad(u, frame)
+            jax.lax.cond(jnp.isfinite(value), lambda: None, lambda: jax.debug.callback(lambda: failures.append(1)))
+            return jnp.where(jnp.isnan(value), jnp.inf, value), slope
+
+        potential.defvjp(forward, lambda slope, cotangent: (cotangent * slope,))
+        return potential
+
+    return in_frame
+
+
+def _pilot(nuts: _Nuts, value_and_grad, size: int, free: np.ndarray, settings: Settings) -> tuple[Frame, Array]:
+    """The frame for the main run, and a place in it for each chain to start from.
+
+    A short run in the frame of the mode finds where the posterior mass is; the curvature there, averaged, makes the
+    frame that counts. The pilot's draws are thrown away.
+    """
+    frame = frame_at(value_and_grad, [find_mode(value_and_grad, size, free)])
+    potential = nuts.potential(frame)
+    keys = jax.random.split(jax.random.PRNGKey(settings.seed), settings.chains)
+    places = jnp.stack([_finite_start(potential, key, size) for key in keys])
+    states = _begin(nuts, frame, places, settings.seed + 1)
+    for _ in range(_PILOT_BLOCKS):
+        states, block = nuts.run(states, frame)
+    late = block["z"][:, BLOCK // 2 :: BLOCK // 4]  # of the last block, the second half
+    found = frame_at(value_and_grad, [jnp.asarray(z) for z in late.reshape(-1, size)])
+    return found, jnp.linalg.solve(found.factor, (jnp.asarray(block["z"][:, -1]) - found.mode).T).T
+
+
+def _begin(nuts: _Nuts, frame: Frame, places: Array, seed: int):
+    keys = jax.random.split(jax.random.PRNGKey(seed), len(places))
+    states = [nuts.begin(u, key, frame) for u, key in zip(places, keys, strict=True)]
+    return jax.tree.map(lambda *leaves: jnp.stack([jnp.asarray(leaf) for leaf in leaves]), *states)
 
 
 def _finite_start(potential, key, size: int) -> Array:
@@ -192,36 +261,6 @@ def _finite_start(potential, key, size: int) -> Array:
         if np.isfinite(float(potential(u))):
             return u
     raise ThymodelError("no start with a finite log density was found around the mode")
-
-
-def _block_stepper(kernel, frame: Frame, states):
-    """A function states -> (states, what to keep of BLOCK iterations), each chain in a thread of its own.
-
-    Chains never run in lock-step, where one long tree would hold up the others; all run the same compiled program, so
-    the draws do not depend on how many run at a time.
-    """
-
-    chains = len(states.i)
-
-    def iterate(state, _):
-        state = kernel(state)
-        kept = {"z": frame.mode + frame.factor @ state.z, "log_density": -state.potential_energy,
-                "energy": state.energy, "diverging": state.diverging, "leapfrogs": state.num_steps,
-                "accept": state.accept_prob}
-        return state, kept
-
-    compiled = jax.jit(lambda state: jax.lax.scan(iterate, state, length=BLOCK)).lower(_chain(states, 0)).compile()
-
-    def step(states):
-        with ThreadPoolExecutor(chains) as pool:
-            results = list(pool.map(lambda k: jax.block_until_ready(compiled(_chain(states, k))), range(chains)))
-        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *results)
-
-    return step
-
-
-def _chain(states, k: int):
-    return jax.tree.map(lambda leaf: leaf[k], states)
 
 
 def _collect(blocks: list[dict[str, np.ndarray]], states, settings: Settings) -> Draws:
@@ -244,12 +283,14 @@ class _Store:
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
 
-    def load_frame(self) -> Frame | None:
-        found = self._load("frame.npz")
-        return None if found is None else Frame(jnp.asarray(found["mode"]), jnp.asarray(found["factor"]))
+    def load_start(self) -> tuple[Frame, Array] | None:
+        found = self._load("start.npz")
+        if found is None:
+            return None
+        return Frame(jnp.asarray(found["mode"]), jnp.asarray(found["factor"])), jnp.asarray(found["places"])
 
-    def save_frame(self, frame: Frame) -> None:
-        self._save("frame.npz", {"mode": frame.mode, "factor": frame.factor})
+    def save_start(self, frame: Frame, places: Array) -> None:
+        self._save("start.npz", {"mode": frame.mode, "factor": frame.factor, "places": places})
 
     def load_blocks(self, like) -> tuple[Any, list[dict[str, np.ndarray]]]:
         found = self._load("state.npz")

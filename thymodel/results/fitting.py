@@ -1,5 +1,6 @@
 """The fit journey on one screen: documents -> posterior -> draws -> verdict -> record."""
 
+import io
 import json
 import platform
 import shutil
@@ -24,11 +25,14 @@ from thymodel.errors import Fault, InputError
 from thymodel.inference import diagnostics, sampling
 from thymodel.inference.posterior import Posterior, constrain, make_posterior
 from thymodel.inference.sampling import Draws, Settings
+from thymodel.inference.sampling import Progress as SamplingProgress
 from thymodel.results import record as records
+from thymodel.results.curves import make_curves
 from thymodel.results.endpoints import summarise_draws
 from thymodel.results.prediction import baseline_covariates, observed_arms, virtual_subjects
 from thymodel.results.reconstitution import arm_times
 from thymodel.results.record import FitRecord
+from thymodel.results.residuals import misfit
 
 CHECKPOINT = ".checkpoint"
 _PACKAGES = ("thymodel", "numpy", "scipy", "sympy", "jax", "jaxlib", "diffrax", "numpyro", "arviz", "pint", "pandas")
@@ -41,7 +45,7 @@ class Progress:
     """What a fit tells while it runs: `stage(text)`, and `sampling(chain, done, total, divergences)`."""
 
     stage: Callable[[str], None] = lambda text: None
-    sampling: sampling.Progress = lambda chain, done, total, divergences: None
+    sampling: SamplingProgress = lambda chain, done, total, divergences: None
 
 
 def fit(spec_path: str | Path, data_path: str | Path | None = None, out: str | Path | None = None,
@@ -69,9 +73,12 @@ def fit(spec_path: str | Path, data_path: str | Path | None = None, out: str | P
     draws = _sample(posterior, data, folder, progress)
     clock.lap("sample")
     progress.stage("reconstitution times")
-    derived = _derive(posterior, data, draws)
+    derived, times = _derive(posterior, data, draws)
     clock.lap("endpoints")
-    files = _files(posterior, data, draws, derived)
+    progress.stage("curves")
+    curves = make_curves(spec, posterior.layout, draws.z, data, times)
+    clock.lap("curves")
+    files = _files(posterior, data, draws, derived, curves)
     record = _write(posterior, data, data_file, draws, files, folder, clock, overrides or {})
     shutil.rmtree(folder / CHECKPOINT, ignore_errors=True)
     return record
@@ -139,18 +146,18 @@ def _identity(spec: FitSpec, data: StudyData) -> str:
     return digest("\n".join(parts))
 
 
-def _derive(posterior: Posterior, data: StudyData, draws: Draws) -> xr.Dataset:
-    """Endpoint summaries, draw by draw, for every arm of the study: dims (chain, draw, arm)."""
+def _derive(posterior: Posterior, data: StudyData, draws: Draws) -> tuple[xr.Dataset, dict[str, np.ndarray]]:
+    """Endpoint summaries, draw by draw, for every arm: dims (chain, draw, arm); and the times (arm, draw, subject)."""
     spec = posterior.spec
     chains, count = draws.z.shape[:2]
     kept = np.unique(np.linspace(0, count - 1, min(count, _ENDPOINT_DRAWS // chains)).astype(int))
     z = draws.z[:, kept].reshape(chains * len(kept), -1)
     arms = observed_arms(spec, data)
     people = virtual_subjects(spec, baseline_covariates(spec, data), _ENDPOINT_SUBJECTS, spec.sampler.seed)
-    variables = {}
+    variables, times = {}, {}
     for name, endpoint in spec.endpoints.items():
-        times = arm_times(spec, posterior.layout, z, arms, people, endpoint)
-        summaries = [summarise_draws(endpoint, arm.name, times[k]) for k, arm in enumerate(arms)]
+        times[name] = arm_times(spec, posterior.layout, z, arms, people, endpoint)
+        summaries = [summarise_draws(endpoint, arm.name, times[name][k]) for k, arm in enumerate(arms)]
         for quantity in ("median", "never", "restricted_mean"):
             variables[f"{name}.{quantity}"] = np.stack([getattr(s, quantity) for s in summaries], axis=1)
         for day in endpoint.by:
@@ -159,15 +166,18 @@ def _derive(posterior: Posterior, data: StudyData, draws: Draws) -> xr.Dataset:
             variables[f"{name}.spread_{label}"] = np.stack([s.spread[:, k] for s in summaries], axis=1)
     shaped = {key: (("chain", "draw", "arm"), value.reshape(chains, len(kept), len(arms)))
               for key, value in variables.items()}
-    return xr.Dataset(shaped, coords={"chain": np.arange(chains), "draw": kept, "arm": [arm.name for arm in arms]})
+    coords = {"chain": np.arange(chains), "draw": kept, "arm": [arm.name for arm in arms]}
+    return xr.Dataset(shaped, coords=coords), times
 
 
-def _files(posterior: Posterior, data: StudyData, draws: Draws, derived: xr.Dataset) -> dict[str, bytes]:
+def _files(posterior: Posterior, data: StudyData, draws: Draws, derived: xr.Dataset,
+           curves: Mapping[str | None, xr.Dataset]) -> dict[str, bytes]:
     spec = posterior.spec
     groups = _posterior_groups(posterior, draws)
     covariates = {name: ("patient", values) for name, values in baseline_covariates(spec, data).items()}
     groups["constant_data"] = xr.Dataset(covariates)
-    files = {records.POSTERIOR: records.netcdf_bytes(groups), "spec.toml": spec.text.encode(),
+    files = {records.POSTERIOR: records.netcdf_bytes(groups), records.CURVES: records.netcdf_bytes(curves),
+             "spec.toml": spec.text.encode(),
              f"{spec.model_path.stem}.toml": spec.model.text.encode()}
     rows = records.named_draws(groups["posterior"])
     if derived.data_vars:
@@ -202,7 +212,7 @@ def _posterior_groups(posterior: Posterior, draws: Draws) -> dict[str | None, xr
 def _write(posterior: Posterior, data: StudyData, data_file: Path, draws: Draws, files: dict[str, bytes],
            folder: Path, clock: _Clock, overrides: Mapping[str, Any]) -> FitRecord:
     spec = posterior.spec
-    table = _read_table(files[records.TABLE])
+    table = records.read_table(io.BytesIO(files[records.TABLE]))
     sampler = {**spec.sampler.model_dump(), "name": "NUTS (NumPyro)", "divergences": int(draws.diverging.sum()),
                "warmup_divergences": draws.warmup_divergences, "failed_solves": draws.failed,
                "leapfrogs": int(draws.leapfrogs.sum()) + draws.warmup_leapfrogs,
@@ -225,7 +235,7 @@ def _write(posterior: Posterior, data: StudyData, data_file: Path, draws: Draws,
         "endpoints": {name: _endpoint_content(e) for name, e in spec.endpoints.items()},
         "summary": {name: {key: records.finite_or_none(value) for key, value in row.items()}
                     for name, row in table.iterrows() if not str(name).startswith("re_")},
-        "random_effects": _worst_random_effect(table),
+        "random_effects": _worst_random_effect(table), "residuals": misfit(posterior, draws),
         "solver": {"method": posterior.solver.method, "rtol": spec.solver.rtol, "atol": spec.solver.atol,
                    "scale": [float(s) for s in posterior.solver.scale]},
         "sampler": sampler, "fixed_points": _fixed_points(posterior, draws),
@@ -234,14 +244,6 @@ def _write(posterior: Posterior, data: StudyData, data_file: Path, draws: Draws,
         "seconds": clock.laps,
     }
     return records.write_record(folder, files, content)
-
-
-def _read_table(content: bytes):
-    import io
-
-    import pandas as pd
-
-    return pd.read_csv(io.BytesIO(content), index_col="name", float_precision="round_trip")
 
 
 def _data_content(data: StudyData, path: Path, folder: Path | None) -> dict[str, Any]:

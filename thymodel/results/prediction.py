@@ -93,16 +93,45 @@ def _in_arm(spec: FitSpec, arm: Arm, subjects: VirtualSubjects) -> VirtualSubjec
     return VirtualSubjects(subjects.standard, known)
 
 
+def individual_courses(spec: FitSpec, lay: Layout, z: Float[np.ndarray, "draw coordinate"], data: StudyData,
+                       observables: Sequence[str], times: Float[np.ndarray, " time"],
+                       ) -> Float[np.ndarray, "draw subject time observable"]:
+    """Observables without residual error for the fitted patients themselves: their doses, covariates and effects.
+
+    Raises:
+        SolveError: the model cannot be integrated at the values of the model file.
+    """
+    subjects = data.subjects
+    stacked = solving.stack([solving.plan(spec.model, s.doses, dict(s.covariates), times) for s in subjects])
+    typical = {name: p.value for name, p in spec.model.parameters.items()} | dict(spec.fixed)
+    solve = jax.jit(partial(solving.solve_many, solving.prepare(spec.model, typical, stacked, observables)))
+    values = _subject_values(spec, lay, z, None, baseline_covariates(spec, data), len(subjects))
+    known = {name: np.asarray(v) for name, v in values.items()}
+    shape = (len(z), len(subjects))
+    return _in_chunks(solve, known, stacked, shape, None).reshape(*shape, len(times), -1)
+
+
+def thinned(z: Float[np.ndarray, "chain draw coordinate"], count: int) -> Float[np.ndarray, "draw coordinate"]:
+    """Evenly spaced draws of all chains, at most `count`."""
+    flat = z.swapaxes(0, 1).reshape(-1, z.shape[-1])
+    return flat[np.unique(np.linspace(0, len(flat) - 1, min(count, len(flat))).astype(int))]
+
+
 def _all_values(spec: FitSpec, lay: Layout, z, subjects: VirtualSubjects) -> dict[str, Array]:
     """Parameters of every draw's virtual subjects, arrays (draw, subject)."""
-    covariates = {name: jnp.asarray(value) for name, value in subjects.covariates.items()}
+    return _subject_values(spec, lay, z, jnp.asarray(subjects.standard), subjects.covariates, len(subjects.standard))
+
+
+def _subject_values(spec: FitSpec, lay: Layout, z, standard, covariates, count: int) -> dict[str, Array]:
+    """Parameters (draw, subject) of subjects with the given etas, or (None) with those that the draws hold."""
+    baseline = {name: jnp.asarray(value) for name, value in covariates.items()}
 
     @jax.jit
     @jax.vmap
     def one(point):
-        effects = random_effects(lay, point, jnp.asarray(subjects.standard))
-        values = subject_values(spec, population_values(lay, point), effects, covariates)
-        return {name: jnp.broadcast_to(v, (len(subjects.standard),)) for name, v in values.items()}
+        effects = random_effects(lay, point, standard)
+        values = subject_values(spec, population_values(lay, point), effects, baseline)
+        return {name: jnp.broadcast_to(v, (count,)) for name, v in values.items()}
 
     return one(jnp.asarray(z))
 

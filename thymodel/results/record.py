@@ -26,6 +26,7 @@ from thymodel.inference.posterior import make_posterior
 
 SCHEMA = 1
 JSON, POSTERIOR, DERIVED, TABLE = "record.json", "posterior.nc", "derived.nc", "table.csv"
+CURVES = "curves.nc"  # what figures draw; nothing is quoted from it
 _LOG_DENSITY_TOLERANCE = 1e-4  # absolute, in log units: ten times what solver tolerances of 1e-6 leave between machines
 
 
@@ -56,13 +57,18 @@ class FitRecord:
 
     @property
     def table(self) -> pd.DataFrame:
-        return pd.read_csv(self.folder / TABLE, index_col="name", float_precision="round_trip")
+        return read_table(self.folder / TABLE)
 
     def _repr_html_(self) -> str:
         verdict = "passed its gates" if self.passed else "FAILED its gates: may not be quoted"
         banner = "<b>SIMULATED data.</b> " if self.content["simulated"] else ""
         shown = self.table.loc[self.content["parameters"], ["median", "q05", "q95", "rhat", "ess_bulk"]]
         return f"<p>{banner}{self.content['title']}: {verdict}</p>{shown.to_html(float_format='%.4g')}"
+
+
+def read_table(source) -> pd.DataFrame:
+    """`table.csv` from a path or a stream, every number as it was written."""
+    return pd.read_csv(source, index_col="name", dtype=str, keep_default_na=False).map(float)
 
 
 def load_group(path: Path, group: str | None = None) -> xr.Dataset:

@@ -12,7 +12,7 @@ from thymodel.documents.spec import Endpoint, ScenarioSpec, load_scenario_spec
 from thymodel.errors import Fault, InputError
 from thymodel.inference.diagnostics import INTERVAL, INTERVAL_NAME
 from thymodel.results.endpoints import EndpointDraws, quantile_with_never, summarise_draws
-from thymodel.results.prediction import virtual_subjects
+from thymodel.results.prediction import thinned, virtual_subjects
 from thymodel.results.reconstitution import arm_times
 from thymodel.results.record import FitRecord, load_group, quotable
 
@@ -46,19 +46,13 @@ def run_scenario(record: FitRecord, path: str | Path,
     endpoints = dict(scenario.endpoints) or dict(fit.endpoints)
     if not endpoints:
         raise InputError([Fault(str(path), "no endpoint here, and none in the fit", "add [endpoints.NAME]")])
-    z = _thinned(record.z, scenario.draws)
+    z = thinned(record.z, scenario.draws)
     people = virtual_subjects(fit, _covariates(record), scenario.subjects, scenario.seed)
     times = {name: arm_times(fit, record.layout, z, scenario.arms, people, endpoint, progress)
              for name, endpoint in endpoints.items()}
     rows = [row for name, endpoint in endpoints.items() for k, arm in enumerate(scenario.arms)
             for row in endpoint_rows(summarise_draws(endpoint, arm.name, times[name][k]))]
     return Scenario(scenario, endpoints, times, pd.DataFrame(rows), bool(record.content["simulated"]))
-
-
-def _thinned(z: np.ndarray, count: int) -> np.ndarray:
-    """Evenly spaced draws of all chains."""
-    flat = z.swapaxes(0, 1).reshape(-1, z.shape[-1])
-    return flat[np.unique(np.linspace(0, len(flat) - 1, min(count, len(flat))).astype(int))]
 
 
 def _covariates(record: FitRecord) -> dict[str, np.ndarray]:

@@ -5,6 +5,7 @@
     observed, error = native_solve(native, values, grid)
 """
 
+from thymodel.dynamics.kernel.check import self_test as self_test
 from thymodel.dynamics.kernel.grid import make_grid as make_grid
 from thymodel.dynamics.kernel.native import Grid as Grid
 from thymodel.dynamics.kernel.native import Native as Native

@@ -1,0 +1,102 @@
+"""Curves that figures draw: quantiles over draws and subjects, computed by the fit and kept in the record.
+
+Uncertainty of parameters and spread between subjects are kept apart. Of the virtual subjects under one draw, the median
+is that draw's median subject; its quantiles over draws are uncertainty. The 5% and 95% quantiles over the subjects of one
+draw are spread; of them the median over draws is kept.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import xarray as xr
+from jaxtyping import Float
+
+from thymodel.documents.data import StudyData
+from thymodel.documents.spec import Arm, Endpoint, FitSpec
+from thymodel.inference.diagnostics import INTERVAL
+from thymodel.inference.population import Layout
+from thymodel.results.endpoints import incidence
+from thymodel.results.prediction import (
+    VirtualSubjects,
+    baseline_covariates,
+    courses,
+    individual_courses,
+    observed_arms,
+    thinned,
+    virtual_subjects,
+)
+
+QUANTILES = (INTERVAL[0], 0.5, INTERVAL[1])
+POPULATION, INDIVIDUALS, INCIDENCE = "population", "individuals", "incidence"  # groups of the file
+_DRAWS = 100  # for courses: a band of 5% and 95% needs no more on paper
+_SUBJECTS = 64  # virtual
+_TIMES = 121
+_DAYS = 181  # of an incidence curve
+
+
+def make_curves(spec: FitSpec, lay: Layout, z: Float[np.ndarray, "chain draw coordinate"], data: StudyData,
+                times: Mapping[str, np.ndarray]) -> dict[str | None, xr.Dataset]:
+    """Everything that the figures of a fit draw beside data and draws, group by group.
+
+    Args:
+        times: endpoint -> crossing times (arm, draw, subject), arms as in the data.
+    """
+    some, arms = thinned(z, _DRAWS), observed_arms(spec, data)
+    people = virtual_subjects(spec, baseline_covariates(spec, data), _SUBJECTS, spec.sampler.seed)
+    grid = _time_grid(spec, data)
+    return {POPULATION: _population(spec, lay, some, arms, people, grid),
+            INDIVIDUALS: _individuals(spec, lay, some, data, grid),
+            INCIDENCE: incidence_curves(spec.endpoints, times, [arm.name for arm in arms])}
+
+
+def _observables(spec: FitSpec) -> tuple[str, ...]:
+    return tuple(dict.fromkeys([*spec.likelihood, *(endpoint.marker for endpoint in spec.endpoints.values())]))
+
+
+def _time_grid(spec: FitSpec, data: StudyData) -> np.ndarray:
+    """From the model's start to the last observation or horizon; dose times twice, so that a jump is seen as one."""
+    start = spec.model.start
+    last = max([o.time for s in data.subjects for o in s.observations]
+               + [endpoint.horizon for endpoint in spec.endpoints.values()])
+    doses = np.array([dose.time for subject in data.subjects for dose in subject.doses if dose.time < last])
+    return np.unique(np.concatenate([np.linspace(start, last, _TIMES), doses, doses + 1e-6 * (last - start)]))
+
+
+def _population(spec: FitSpec, lay: Layout, z, arms: Sequence[Arm], people: VirtualSubjects, grid) -> xr.Dataset:
+    observables = _observables(spec)
+    found = courses(spec, lay, z, arms, people, observables, grid)  # arm draw subject time observable
+    by_draw = np.quantile(found, QUANTILES, axis=2)  # quantile arm draw time observable
+    uncertain = np.moveaxis(np.quantile(by_draw[1], QUANTILES, axis=1), 0, -1)  # arm time observable quantile
+    spread = np.moveaxis(np.median(by_draw, axis=2), 0, -1)
+    dims = ("arm", "time", "quantile")
+    variables = {f"{name}.{kind}": (dims, values[:, :, k]) for k, name in enumerate(observables)
+                 for kind, values in (("median", uncertain), ("subjects", spread))}
+    doses = {arm.name: [[dose.time, dose.input, dose.amount] for dose in arm.doses] for arm in arms}
+    coords = {"arm": _texts(arm.name for arm in arms), "time": grid, "quantile": list(QUANTILES)}
+    return xr.Dataset(variables, coords=coords, attrs={"doses": json.dumps(doses)})
+
+
+def _individuals(spec: FitSpec, lay: Layout, z, data: StudyData, grid) -> xr.Dataset:
+    observables = _observables(spec)
+    found = np.quantile(individual_courses(spec, lay, z, data, observables, grid), QUANTILES, axis=0)
+    variables = {name: (("quantile", "subject", "time"), found[..., k]) for k, name in enumerate(observables)}
+    coords = {"subject": _texts(lay.subjects), "time": grid, "quantile": list(QUANTILES)}
+    return xr.Dataset(variables, coords=coords)
+
+
+def incidence_curves(endpoints: Mapping[str, Endpoint], times: Mapping[str, np.ndarray],
+                     arms: Sequence[str]) -> xr.Dataset:
+    """Fraction of subjects that reached each endpoint by each day after the clock's start, quantiles over draws."""
+    variables, coords = {}, {"arm": _texts(arms), "quantile": list(QUANTILES)}
+    for name, endpoint in endpoints.items():
+        days = np.linspace(0, endpoint.horizon - endpoint.clock_start, _DAYS)
+        by_draw = np.stack([incidence(of_arm, days) for of_arm in times[name]])  # arm draw day
+        values = np.moveaxis(np.quantile(by_draw, QUANTILES, axis=1), 0, -1)
+        variables[name] = (("arm", f"{name}.day", "quantile"), values)
+        coords[f"{name}.day"] = days
+    return xr.Dataset(variables, coords=coords)
+
+
+def _texts(names) -> np.ndarray:
+    return np.array([str(name) for name in names], dtype=object)

@@ -1,0 +1,62 @@
+"""Where the model misses: standardised residuals of the fitted patients, without their raw values."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from thymodel.inference.likelihood import standardised_residuals
+from thymodel.inference.population import error_name, population_values
+from thymodel.inference.posterior import Posterior
+from thymodel.inference.sampling import Draws
+from thymodel.results.prediction import thinned
+
+BOUND = 2.5  # standardised residuals beyond it are listed
+_DRAWS = 200
+
+
+def misfit(posterior: Posterior, draws: Draws) -> dict[str, Any]:
+    """Standardised residuals (IWRES), as numbers for JSON.
+
+    The prediction is the posterior median of each record's individual prediction, the residual-error parameters are at
+    their posterior medians; the residual is taken on the scale of the error model (log for lognormal and student_t). A
+    censored record has no residual; it is listed only if the prediction lies on the wrong side of the limit, with the
+    residual of the limit itself, which is the least that the true one can be.
+
+    Returns:
+        `bound`; `subjects`, a row each, with the root mean square over its measured records; `beyond`, a row a record.
+    """
+    residual, censored = _residuals(posterior, draws)
+    spec, records = posterior.spec, posterior.records
+    subject, names = np.asarray(records.subject), tuple(spec.likelihood)
+    times = np.asarray(posterior.schedule.visits)[subject, np.asarray(records.visit)]
+    wrong_side = np.asarray(records.censoring) * residual < 0
+    listed = (np.abs(residual) > BOUND) & (~censored | wrong_side)
+    rows = [{"subject": posterior.layout.subjects[subject[k]], "time": float(times[k]),
+             "observable": names[int(records.observable[k])], "residual": round(float(residual[k]), 2),
+             "censored": bool(censored[k])} for k in np.flatnonzero(listed)]
+    people = [_subject(name, residual[subject == k], censored[subject == k], listed[subject == k])
+              for k, name in enumerate(posterior.layout.subjects)]
+    return {"bound": BOUND, "subjects": people, "beyond": rows}
+
+
+def _residuals(posterior: Posterior, draws: Draws) -> tuple[np.ndarray, np.ndarray]:
+    """Residual of each record, and whether the record is censored."""
+    spec, records = posterior.spec, posterior.records
+    z = jnp.asarray(thinned(draws.z, _DRAWS))
+    predicted = jnp.median(jax.jit(lambda points: jax.lax.map(posterior.predictions, points))(z), axis=0)
+    population = jax.vmap(lambda point: population_values(posterior.layout, point))(z)
+    result = np.full(len(records.value), np.nan)
+    for k, (name, error) in enumerate(spec.likelihood.items()):
+        mine = np.flatnonzero(np.asarray(records.observable) == k)
+        sigma = {key: jnp.median(population[error_name(name, key)]) for key in error.parameters}
+        result[mine] = standardised_residuals(error, sigma, predicted[mine], records.value[mine])
+    return result, np.asarray(records.censoring) != 0
+
+
+def _subject(name: str, residual: np.ndarray, censored: np.ndarray, listed: np.ndarray) -> dict[str, Any]:
+    measured = residual[~censored]
+    size = float(np.sqrt(np.mean(measured**2))) if len(measured) else None
+    return {"subject": name, "measured": len(measured), "censored": int(censored.sum()),
+            "rms": None if size is None else round(size, 2), "beyond": int(listed.sum())}
