@@ -281,8 +281,6 @@ def _covariates(where: str, document: DesignDocument, model: Model, faults: list
 
 def _distribution(text: str) -> Prior:
     prior = priors.parse_prior(text)
-    if prior.family == "lkj":
-        raise ValueError("lkj is a distribution of correlations, not of a covariate")
     return prior
 
 

@@ -14,6 +14,7 @@ from thymodel.documents.units import Unit
 
 LONGEST_EXPRESSION = 10_000  # characters; a rate that needs more should be split into named expressions
 DEEPEST_EXPRESSION = 100  # nesting; Python's parser itself gives up near 200
+LARGEST_EXACT_EXPONENT = 64  # above it a power of literals becomes a float: exact ones would fill the memory
 
 
 class expit(sympy.Function):
@@ -94,7 +95,7 @@ class hill(sympy.Function):
 
     @classmethod
     def eval(cls, x, ec50, n):
-        return x**n / (ec50**n + x**n) if n.is_Integer and n.is_positive else None
+        return x**n / (ec50**n + x**n) if n.is_Integer and 0 < n <= LARGEST_EXACT_EXPONENT else None
 
     def fdiff(self, argindex: int = 1) -> sympy.Expr:
         x, ec50, n = self.args
@@ -162,30 +163,59 @@ def parse_expression(text: str, names: Collection[str]) -> sympy.Expr:
         raise ValueError("an empty expression")
     if len(text) > LONGEST_EXPRESSION:
         raise ValueError(f"longer than {LONGEST_EXPRESSION} characters; split it into named expressions")
+    if "#" in text:  # Python's grammar would drop what follows in silence
+        raise ValueError("a comment inside an expression; put it behind the closing quote")
     try:
         tree = ast.parse(text.strip().replace("^", "**").replace("\n", " "), mode="eval")
     except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
         raise ValueError(f"not arithmetic: {getattr(error, 'msg', None) or type(error).__name__}") from None
     try:
-        result = _convert(tree.body, frozenset(names), 0)
+        return _operand(tree.body, frozenset(names), 0)
     except RecursionError:
         raise ValueError(f"nested deeper than {DEEPEST_EXPRESSION}") from None
+
+
+def _operand(node: ast.AST, names: frozenset[str], depth: int) -> sympy.Expr:
+    """What stands where a number belongs: real and, as far as it is known already, within floating point.
+
+    Checked at every node, because a literal tower such as 9**9**9**9 must stop before the next power is taken.
+    """
+    result = _convert(node, names, depth)
     if _is_condition(result):
         raise ValueError("a comparison where a number belongs")
     if result.has(sympy.zoo, sympy.nan, sympy.oo):
         raise ValueError("it is not a finite number (a division by zero?)")
+    _float(result)
+    _float(result.as_coeff_Mul()[0])
     return result
+
+
+def _float(value: sympy.Expr) -> float | None:
+    """The value of a number, None if it depends on a name or needs a function of this file (expit, max ...)."""
+    if not value.is_number:
+        return None
+    try:
+        number = complex(value)
+    except TypeError:
+        return None
+    except OverflowError:
+        raise ValueError("a number too large for floating point") from None
+    if abs(number.imag) > 0:
+        raise ValueError("it is not a real number (the root or logarithm of a negative number?)")
+    if not abs(number.real) < float("inf"):
+        raise ValueError("a number too large for floating point")
+    return number.real
 
 
 def _convert(node: ast.AST, names: frozenset[str], depth: int):
     if depth > DEEPEST_EXPRESSION:
-        raise ValueError(f"nested deeper than {DEEPEST_EXPRESSION}")
+        raise ValueError(f"nested deeper than {DEEPEST_EXPRESSION}; split it into named expressions")
     if isinstance(node, ast.Constant):
         return _number(node.value)
     if isinstance(node, ast.Name):
         return _name(node.id, names)
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.UAdd):
-        inner = _convert(node.operand, names, depth + 1)
+        inner = _operand(node.operand, names, depth + 1)
         return -inner if isinstance(node.op, ast.USub) else inner
     if isinstance(node, ast.BinOp):
         return _binary(node, names, depth)
@@ -223,7 +253,7 @@ def closest(name: str, names: Collection[str]) -> str:
 
 
 def _binary(node: ast.BinOp, names: frozenset[str], depth: int):
-    left, right = _convert(node.left, names, depth + 1), _convert(node.right, names, depth + 1)
+    left, right = _operand(node.left, names, depth + 1), _operand(node.right, names, depth + 1)
     match node.op:
         case ast.Add():
             return left + right
@@ -240,20 +270,31 @@ def _binary(node: ast.BinOp, names: frozenset[str], depth: int):
 
 def _safe_power(base, exponent):
     """Refuses towers of literals such as 9**9**9, which exact arithmetic would try to write out."""
-    if base.is_number and exponent.is_number:
-        value = sympy.Float(base) ** sympy.Float(exponent)
-        if not value.is_finite or not value.is_real:
-            raise ValueError("a power of numbers that is not a finite real number")
-        return base**exponent if abs(exponent) <= 64 else value
-    if exponent.is_number and abs(exponent) > 1000:
+    power = _float(exponent)
+    if power is None:
+        return base**exponent
+    number = _float(base)
+    if number is None and abs(power) > 1000:
         raise ValueError("an exponent above 1000")
-    return base**exponent
+    factor = _float(base.as_coeff_Mul()[0]) if number is None else number
+    _check_power(1.0 if factor is None else factor, power)
+    exact = number is None or abs(power) <= LARGEST_EXACT_EXPONENT
+    return base**exponent if exact else sympy.Float(number) ** sympy.Float(power)
+
+
+def _check_power(base: float, exponent: float) -> None:
+    try:
+        value = base**exponent
+    except (OverflowError, ZeroDivisionError):
+        value = None
+    if not isinstance(value, float):
+        raise ValueError("a power of numbers that is not a finite real number")
 
 
 def _comparison(node: ast.Compare, names: frozenset[str], depth: int):
     if len(node.ops) != 1 or type(node.ops[0]) not in _COMPARISONS:
         raise ValueError(f"'{ast.unparse(node)[:60]}': only one of < <= > >= at a time")
-    left, right = (_convert(side, names, depth + 1) for side in (node.left, node.comparators[0]))
+    left, right = (_operand(side, names, depth + 1) for side in (node.left, node.comparators[0]))
     return _COMPARISONS[type(node.ops[0])](left, right, evaluate=False)
 
 
@@ -264,8 +305,9 @@ def _call(node: ast.Call, names: frozenset[str], depth: int):
     function, counts = _FUNCTIONS[name]
     if node.keywords or len(node.args) not in counts:
         raise ValueError(f"{name}() takes {_count_text(counts)} arguments, found {len(node.args)}")
-    args = [_convert(arg, names, depth + 1) for arg in node.args]
-    _check_argument_kinds(name, args)
+    wants_condition = [name == "piecewise" and place % 2 == 1 for place in range(len(node.args))]
+    args = [_condition(arg, names, depth + 1) if wanted else _operand(arg, names, depth + 1)
+            for arg, wanted in zip(node.args, wants_condition, strict=True)]
     return function(*args)
 
 
@@ -277,12 +319,11 @@ def _is_condition(value: sympy.Basic) -> bool:
     return not isinstance(value, sympy.Expr)  # a Symbol is both Expr and Boolean for sympy
 
 
-def _check_argument_kinds(name: str, args: list) -> None:
-    """Conditions stand at the odd places of `piecewise` but the last, and nowhere else."""
-    for place, arg in enumerate(args):
-        wants = name == "piecewise" and place % 2 == 1
-        if wants != _is_condition(arg):
-            raise ValueError(f"{name}(): argument {place + 1} must be a {'condition' if wants else 'number'}")
+def _condition(node: ast.AST, names: frozenset[str], depth: int):
+    """What stands at the odd places of `piecewise`, and nowhere else."""
+    if not isinstance(node, ast.Compare):
+        raise ValueError(f"piecewise(): '{ast.unparse(node)[:60]}' must be a condition such as t < 30")
+    return _comparison(node, names, depth)
 
 
 # --- units -----------------------------------------------------------------------------------------------------

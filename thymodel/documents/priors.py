@@ -22,6 +22,7 @@ _KEYS = {
     "uniform": ("lower", "upper"),
     "lkj": ("shape",),
 }
+FARTHEST_BOUND = 30  # sd; probabilities of a normal beyond 37 sd are zero in floating point
 _POSITIVE = frozenset({"sd", "scale", "shape"})
 # the unit of a key follows the parameter's unit, except for spreads on the log or logit scale and shapes
 KEYS_IN_UNIT_OF_PARAMETER = {"lognormal": ("median",), "logitnormal": ("median",), "lkj": ()}
@@ -44,6 +45,25 @@ def parse_prior(text: str) -> Prior:
     Raises:
         ValueError: unknown family or key, a key that is missing, or a number outside what the family allows.
     """
+    prior = _parse(text)
+    if prior.family == "lkj":
+        raise ValueError(f"{prior} is a prior of correlations, not of one number")
+    return prior
+
+
+def parse_correlation_prior(text: str) -> float:
+    """The shape of `lkj(shape=2)`.
+
+    Raises:
+        ValueError: another family, or a shape that is not above 0.
+    """
+    prior = _parse(text)
+    if prior.family != "lkj":
+        raise ValueError(f"{prior} is not a prior of correlations; write lkj(shape=2)")
+    return prior.numbers["shape"]
+
+
+def _parse(text: str) -> Prior:
     family, numbers = _read(text)
     if family not in _KEYS:
         raise ValueError(f"unknown prior family '{family}'; known: {', '.join(sorted(_KEYS))}")
@@ -62,15 +82,21 @@ def _read(text: str) -> tuple[str, dict[str, float]]:
         call = None
     if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.args:
         raise ValueError(f"'{text[:60]}' is not a prior; write it as lognormal(median=0.1, sd=0.2)")
-    return call.func.id, {str(word.arg): _literal(word.value) for word in call.keywords}
+    keys = [str(word.arg) for word in call.keywords]
+    if len(set(keys)) < len(keys):
+        raise ValueError(f"'{text[:60]}' gives a number twice")
+    return call.func.id, {key: _literal(word.value) for key, word in zip(keys, call.keywords, strict=True)}
 
 
 def _literal(node: ast.AST) -> float:
     sign = 1.0
-    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
-        sign, node = -1.0, node.operand
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.UAdd):
+        sign, node = -1.0 if isinstance(node.op, ast.USub) else 1.0, node.operand
     if isinstance(node, ast.Constant) and isinstance(node.value, int | float) and not isinstance(node.value, bool):
-        return sign * float(node.value)
+        try:
+            return sign * float(node.value)
+        except OverflowError:
+            raise ValueError("a number too large for floating point") from None
     if isinstance(node, ast.Name) and node.id == "inf":
         return sign * math.inf
     raise ValueError(f"'{ast.unparse(node)[:40]}' is not a number")
@@ -81,7 +107,7 @@ def _check_numbers(prior: Prior) -> None:
     for key, value in numbers.items():
         if key in _POSITIVE and not 0 < value < math.inf:
             raise ValueError(f"{prior}: {key} must be above 0")
-        if math.isinf(value) and family != "truncnormal":
+        if math.isinf(value) and not (family == "truncnormal" and key in ("lower", "upper")):
             raise ValueError(f"{prior}: {key} must be finite")
     if family in ("lognormal", "exponential") and not next(iter(numbers.values())) > 0:
         raise ValueError(f"{prior}: its {next(iter(numbers))} must be above 0, the support of the prior")
@@ -89,6 +115,9 @@ def _check_numbers(prior: Prior) -> None:
         raise ValueError(f"{prior}: the median must lie between 0 and 1, the support of the prior")
     if "lower" in numbers and not numbers["lower"] < numbers["upper"]:
         raise ValueError(f"{prior}: lower must be below upper")
+    if family == "truncnormal" and max(numbers["lower"] - numbers["mean"], numbers["mean"] - numbers["upper"]) > (
+            FARTHEST_BOUND * numbers["sd"]):
+        raise ValueError(f"{prior}: the mean lies more than {FARTHEST_BOUND} sd outside the bounds")
 
 
 def support(prior: Prior) -> tuple[float, float]:

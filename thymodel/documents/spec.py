@@ -420,11 +420,10 @@ def _correlated(where, document: FitDocument, faults) -> tuple[str, ...]:
 
 def _correlation_shape(where, document: FitDocument, faults) -> float:
     for table in document.correlation[:1]:
-        prior = _prior(where, "correlation.prior", table.prior, faults)
-        if prior.family != "lkj":
-            faults.append(Fault(f"{where}: correlation.prior", f"{prior} is not a prior of correlations",
-                                "write lkj(shape=2)"))
-        return prior.numbers.get("shape", 1.0)
+        try:
+            return priors.parse_correlation_prior(table.prior)
+        except ValueError as error:
+            faults.append(Fault(f"{where}: correlation.prior", str(error)))
     return 1.0
 
 

@@ -1,11 +1,13 @@
 """`solve`: a model through doses, jumps and covariate changes to its observables at the visits.
 
-The one file that knows diffrax. Integration stops at every break (dose, start or end of an infusion, covariate change),
-applies what happens there, and goes on; breaks at the same time are zero-length segments and cost nothing.
+The one file that chooses between the native kernel and diffrax, and the only one that knows diffrax. Integration stops
+at every break (dose, start or end of an infusion, covariate change), applies what happens there, and goes on; breaks at
+the same time are zero-length segments and cost nothing.
 **An observation at a dose time is the value before the dose.**
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -17,12 +19,16 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from thymodel.documents.model import Model
-from thymodel.documents.regimen import Course, Dose, value_at
-from thymodel.dynamics import rosenbrock, symbolic
-from thymodel.errors import SolveError
+from thymodel.dynamics import kernel, rosenbrock, symbolic
+from thymodel.dynamics.schedule import Accuracy, Schedule, stack
+from thymodel.dynamics.schedule import plan as plan
+from thymodel.errors import Fault, InputError, SolveError
 
 Method = Literal["explicit", "implicit"]
 _MAX_STEPS = {"explicit": 16_384, "implicit": 16_384}  # a segment; beyond, the problem is stiff or exploding
+# The kernel's steps must do for the worst of many draws, and its estimate is of order 3 where its steps are of order 4:
+# seen on the models here, a hundred times the tolerance leaves the same error in the log density as diffrax at one.
+_KERNEL_FACTOR = 100.0
 _STIFF_BEYOND = 4_096  # explicit steps of a pilot at 1e-6: stability, not accuracy, then sets their length
 
 
@@ -64,30 +70,6 @@ class _Rosenbrock(diffrax.AbstractAdaptiveSolver):
 _STEPPERS = {"explicit": diffrax.Tsit5, "implicit": _Rosenbrock}
 
 
-class Accuracy(NamedTuple):
-    """Local error allowed per step: rtol*|y| + atol*scale, scale being each state's typical largest value."""
-
-    rtol: float = 1e-6
-    atol: float = 1e-9
-
-
-class Schedule(NamedTuple):
-    """What happens to one subject, padded; a leading axis of subjects may be added to every field.
-
-    A segment ends at `ends[k]`, where the input number `jump[k]` (or none, when it equals the number of inputs) acts
-    with `amount[k]`. `infusion` holds amounts per time, `covariates` the values in force during the segment.
-    """
-
-    start: Float[Array, ""]
-    ends: Float[Array, " segment"]
-    jump: Int[Array, " segment"]
-    amount: Float[Array, " segment"]
-    infusion: Float[Array, "segment input"]
-    covariates: dict[str, Float[Array, " segment"]]
-    visits: Float[Array, " visit"]
-    visit_segment: Int[Array, " visit"]
-
-
 class Solution(NamedTuple):
     """`observed` holds the observables at the visits; NaN after a failed step, whose segment began at `failed_at`."""
 
@@ -95,62 +77,6 @@ class Solution(NamedTuple):
     steps: Int[Array, ""]
     failed: Array
     failed_at: Float[Array, ""]
-
-
-def plan(model: Model, doses: Iterable[Dose], covariates: Mapping[str, Course], visits: Sequence[float]) -> Schedule:
-    """The schedule of one subject, not padded.
-
-    Args:
-        doses: in the order in which simultaneous ones act.
-        covariates: a course for every covariate of the model.
-        visits: days at which observables are wanted, ascending, none before the model's start.
-    """
-    doses = [dose for dose in doses]
-    last = max([*visits, model.start])
-    infusions = [d for d in doses if d.duration > 0]
-    edges = [time for d in infusions for time in (d.time, d.time + d.duration)]
-    edges += [time for course in covariates.values() for time, _ in course]
-    events = [(d.time, d.input, d.amount) for d in doses if d.duration == 0 and d.time <= last]
-    events += [(time, "", 0.0) for time in sorted(set(edges)) if model.start < time < last]
-    events = [*sorted(events, key=lambda event: event[0]), (last, "", 0.0)]
-    inputs = [*model.inputs, ""]
-    begins = [model.start, *[time for time, _, _ in events[:-1]]]
-    return Schedule(
-        start=np.asarray(model.start, float),
-        ends=np.array([time for time, _, _ in events], dtype=float),
-        jump=np.array([inputs.index(name) for _, name, _ in events], dtype=np.int32),
-        amount=np.array([amount for _, _, amount in events], dtype=float),
-        infusion=np.array([[_rate_of(infusions, name, begin) for name in model.inputs] for begin in begins]
-                          ).reshape(len(events), len(model.inputs)),
-        covariates={name: np.array([value_at(course, begin) for begin in begins])
-                    for name, course in covariates.items()},
-        visits=np.asarray(visits, float),
-        visit_segment=np.searchsorted([time for time, _, _ in events], visits, side="left").astype(np.int32),
-    )
-
-
-def _rate_of(infusions: Sequence[Dose], name: str, time: float) -> float:
-    return sum(d.amount / d.duration for d in infusions
-               if d.input == name and d.time <= time < d.time + d.duration)
-
-
-def stack(schedules: Sequence[Schedule]) -> Schedule:
-    """Schedules of many subjects padded to one shape: later segments have no length, later visits repeat the last."""
-    segments = max(len(s.ends) for s in schedules)
-    visits = max(len(s.visits) for s in schedules)
-    return jax.tree.map(lambda *items: np.stack(items), *[_pad(s, segments, visits) for s in schedules])
-
-
-def _pad(s: Schedule, segments: int, visits: int) -> Schedule:
-    def more(array, by):
-        return np.concatenate([array, np.repeat(array[-1:], by, axis=0)])
-
-    extra, none = segments - len(s.ends), s.infusion.shape[1]
-    return Schedule(
-        s.start, more(s.ends, extra), np.concatenate([s.jump, np.full(extra, none, np.int32)]),
-        np.concatenate([s.amount, np.zeros(extra)]), more(s.infusion, extra),
-        {name: more(values, extra) for name, values in s.covariates.items()},
-        more(s.visits, visits - len(s.visits)), more(s.visit_segment, visits - len(s.visit_segment)))
 
 
 def solve(model: Model, values: Mapping[str, Any], schedule: Schedule, observables: Sequence[str],
@@ -277,33 +203,104 @@ def _states_over_time(model: Model, values, schedule: Schedule, method: Method) 
 
 @dataclass(frozen=True)
 class Solver:
-    """A solver prepared for one model, its observables and a design (or designs that resemble it)."""
+    """A solver prepared for one model, its observables and a stacked schedule.
+
+    `native` and `grid` are None where diffrax does the work; `why` says which is in use and for what reason.
+    """
 
     model: Model
     observables: tuple[str, ...]
+    schedule: Schedule
     scale: Float[Array, " state"]
     accuracy: Accuracy
     method: Method
+    why: str
+    native: kernel.Native | None = None
+    grid: kernel.Grid | None = None
+
+    @property
+    def kind(self) -> str:
+        return "jax" if self.native is None else "native"
 
 
 def prepare(model: Model, values: Mapping[str, Any], schedule: Schedule, observables: Sequence[str],
-            accuracy: Accuracy = Accuracy()) -> Solver:
-    """A solver fit for a stacked schedule, tried out at `values` (parameters by name).
+            accuracy: Accuracy = Accuracy(), draws: Mapping[str, np.ndarray] | None = None,
+            kind: str | None = None) -> Solver:
+    """A solver for a stacked schedule: the native kernel, or diffrax where the kernel cannot be used.
+
+    Args:
+        values: parameters by name at which the solver is tried out (numbers or arrays over subjects).
+        draws: further sets of values, arrays (draw, subject), for which the kernel's steps must also do.
+        kind: "native" or "jax"; by default the environment variable THYMODEL_SOLVER, else "native".
 
     Raises:
         SolveError: the model cannot be integrated at these values.
+        InputError: THYMODEL_SOLVER is neither native nor jax.
     """
+    asked = kind or os.environ.get("THYMODEL_SOLVER") or "native"
+    if asked not in ("native", "jax"):
+        raise InputError([Fault("THYMODEL_SOLVER", f"'{asked}'", "native or jax")])
+    if asked == "jax":
+        return _prepare_jax(model, values, schedule, observables, accuracy, "diffrax, as asked")
+    native, trouble = _compiled(model, tuple(observables))
+    if native is None:
+        return _prepare_jax(model, values, schedule, observables, accuracy, f"diffrax: the native kernel {trouble}")
+    steps = Accuracy(_KERNEL_FACTOR * accuracy.rtol, _KERNEL_FACTOR * accuracy.atol)
+    grid = kernel.make_grid(native, values, schedule, steps, draws)
+    observed, _ = kernel.native_solve(native, _over_subjects(values, len(schedule.start)), grid)
+    if not np.isfinite(np.asarray(observed)).all():  # the adaptive method says where, or copes
+        return _prepare_jax(model, values, schedule, observables, accuracy, "diffrax: fixed steps failed")
+    return Solver(model, tuple(observables), schedule, grid.tolerance[:-1] / steps.atol, accuracy, "implicit",
+                  "native kernel", native, grid)
+
+
+def _prepare_jax(model, values, schedule: Schedule, observables, accuracy: Accuracy, why: str) -> Solver:
     scale, method = choose(model, values, schedule)
-    return Solver(model, tuple(observables), scale, accuracy, method)
+    return Solver(model, tuple(observables), schedule, scale, accuracy, method, why)
 
 
-def solve_many(solver: Solver, values: Mapping[str, Any], schedule: Schedule) -> Solution:
-    """`solve` for all subjects of a stacked schedule; differentiable in `values` (numbers or arrays over subjects)."""
+def _compiled(model: Model, observables: tuple[str, ...]) -> tuple[kernel.Native | None, str]:
+    """The kernel of a model, after its self-test, or why there is none; tried once a process."""
+    key = (model.digest, observables)
+    if key not in _tested:
+        try:
+            native = kernel.compile_model(model, observables)
+            trouble = kernel.self_test(native)
+        except Exception as error:  # whatever a foreign LLVM, jaxlib or processor raises, diffrax remains
+            native, trouble = None, f"{type(error).__name__}: {error}"
+        _tested[key] = (native, "") if native is not None and not trouble else (None, f"failed its test ({trouble})")
+    return _tested[key]
 
-    def one(known, row):
-        return solve(solver.model, known, row, solver.observables, solver.scale, solver.accuracy, solver.method)
 
-    return jax.vmap(one)(_over_subjects(values, len(schedule.start)), schedule)
+_tested: dict[tuple[str, tuple[str, ...]], tuple[kernel.Native | None, str]] = {}
+
+
+def solve_many(solver: Solver, values: Mapping[str, Any]) -> tuple[Float[Array, "subject visit observable"], Array]:
+    """Observables of all subjects of the solver's schedule; pure, differentiable in reverse mode in `values`.
+
+    Args:
+        values: parameters by name, numbers or arrays over subjects.
+
+    Returns:
+        The observables, NaN where a step failed, and which subjects failed.
+    """
+    known = _over_subjects(values, len(solver.schedule.start))
+    if solver.native is not None and solver.grid is not None:
+        observed, _ = kernel.native_solve(solver.native, known, solver.grid)
+        return observed, ~jnp.isfinite(observed).all(axis=(1, 2))
+
+    def one(own, row):
+        return solve(solver.model, own, row, solver.observables, solver.scale, solver.accuracy, solver.method)
+
+    solution = jax.vmap(one)(known, solver.schedule)
+    return solution.observed, solution.failed
+
+
+def solve_sets(solver: Solver, values: Mapping[str, Float[Array, "set subject"]]) -> Array:
+    """`solve_many` for many sets of values, array (set, subject, visit, observable)."""
+    if solver.native is not None:
+        return jax.lax.map(lambda known: solve_many(solver, known)[0], values)
+    return jax.vmap(lambda known: solve_many(solver, known)[0])(values)
 
 
 def trajectories(model: Model, values: Mapping[str, Any], schedules: Sequence[Schedule], observables: Sequence[str],
@@ -322,10 +319,10 @@ def trajectories(model: Model, values: Mapping[str, Any], schedules: Sequence[Sc
         SolveError: names the subject, and the time after which its integration failed.
     """
     schedule = jax.tree.map(jnp.asarray, stack(schedules))
-    solver = prepare(model, _over_subjects(values, len(schedules)), schedule, observables, accuracy)
-    solution = jax.jit(partial(solve_many, solver))(_over_subjects(values, len(schedules)), schedule)
-    observed = np.asarray(solution.observed)
-    bad = np.asarray(solution.failed) | ~np.isfinite(observed).all(axis=(1, 2))
+    known = _over_subjects(values, len(schedules))
+    solver = _prepare_jax(model, known, schedule, observables, accuracy, "diffrax: adaptive, to a tight tolerance")
+    observed, failed = (np.asarray(item) for item in jax.jit(partial(solve_many, solver))(known))
+    bad = failed | ~np.isfinite(observed).all(axis=(1, 2))
     if bad.any():
         worst = int(np.argmax(bad))
         time = _last_finite_time(schedules[worst], observed[worst])

@@ -24,6 +24,8 @@ from thymodel.inference.population import (
     subject_values,
 )
 
+_PRIOR_DRAWS = 16
+
 
 class Records(NamedTuple):
     """Observations of all subjects in one row each: places in the prediction array, values, censoring."""
@@ -61,26 +63,26 @@ def make_posterior(spec: FitSpec, data: StudyData) -> Posterior:
     schedule, records = _arrays(spec, data, observables)
     typical = {name: p.value for name, p in spec.model.parameters.items()} | dict(spec.fixed)
     accuracy = Accuracy(spec.solver.rtol, spec.solver.atol)
-    solver = solving.prepare(spec.model, typical, schedule, observables, accuracy)
+    solver = solving.prepare(spec.model, typical, schedule, observables, accuracy, _prior_draws(spec, lay, schedule))
 
     def solve_all(z):
-        return solving.solve_many(solver, _values(spec, lay, schedule, z), schedule)
+        return solving.solve_many(solver, _values(spec, lay, schedule, z))
 
-    def pointwise(z, solution):
-        return _pointwise(spec, observables, records, population_values(lay, z), solution.observed)
+    def pointwise(z, observed):
+        return _pointwise(spec, observables, records, population_values(lay, z), observed)
 
     def log_density(z):
-        solution = solve_all(z)
-        total = log_prior(lay, z) + jnp.sum(pointwise(z, solution))
-        return jnp.where(jnp.any(solution.failed) | jnp.isnan(total), -jnp.inf, total)
+        observed, failed = solve_all(z)
+        total = log_prior(lay, z) + jnp.sum(pointwise(z, observed))
+        return jnp.where(jnp.any(failed) | jnp.isnan(total), -jnp.inf, total)
 
     def predictions(z):
-        return solve_all(z).observed[records.subject, records.visit, records.observable]
+        return solve_all(z)[0][records.subject, records.visit, records.observable]
 
     return Posterior(
         spec=spec, layout=lay, solver=solver, schedule=schedule, records=records, log_density=log_density,
-        log_likelihood=lambda z: pointwise(z, solve_all(z)),
-        predictions=predictions, failures=lambda z: jnp.any(solve_all(z).failed))
+        log_likelihood=lambda z: pointwise(z, solve_all(z)[0]),
+        predictions=predictions, failures=lambda z: jnp.any(solve_all(z)[1]))
 
 
 def _arrays(spec: FitSpec, data: StudyData, observables: Sequence[str]) -> tuple[Schedule, Records]:
@@ -99,6 +101,15 @@ def _arrays(spec: FitSpec, data: StudyData, observables: Sequence[str]) -> tuple
 def _values(spec: FitSpec, lay: Layout, schedule: Schedule, z) -> dict[str, Array]:
     baseline = {name: course[:, 0] for name, course in schedule.covariates.items()}
     return subject_values(spec, population_values(lay, z), random_effects(lay, z), baseline)
+
+
+def _prior_draws(spec: FitSpec, lay: Layout, schedule: Schedule) -> dict[str, np.ndarray]:
+    """Subjects' parameters under a few draws from the prior, (draw, subject): where the solver's steps must also do."""
+    z = np.random.default_rng(0).standard_normal((_PRIOR_DRAWS, lay.size))
+    count = len(schedule.start)
+    values = jax.jit(jax.vmap(lambda point: _values(spec, lay, schedule, point)))(jnp.asarray(z))
+    return {name: np.broadcast_to(np.asarray(v).reshape(_PRIOR_DRAWS, -1), (_PRIOR_DRAWS, count))
+            for name, v in values.items()}
 
 
 def _pointwise(spec: FitSpec, observables, records: Records, population, observed) -> Float[Array, " record"]:

@@ -1,8 +1,8 @@
 """Curves that figures draw: quantiles over draws and subjects, computed by the fit and kept in the record.
 
-Uncertainty of parameters and spread between subjects are kept apart. Of the virtual subjects under one draw, the median
-is that draw's median subject; its quantiles over draws are uncertainty. The 5% and 95% quantiles over the subjects of one
-draw are spread; of them the median over draws is kept.
+Uncertainty of parameters and spread between subjects are kept apart. Of the virtual subjects under one draw, the
+median is that draw's median subject; its quantiles over draws are uncertainty. The 5% and 95% quantiles over the
+subjects of one draw are spread; of them the median over draws is kept.
 """
 
 import json

@@ -35,7 +35,8 @@ from thymodel.results.record import FitRecord
 from thymodel.results.residuals import misfit
 
 CHECKPOINT = ".checkpoint"
-_PACKAGES = ("thymodel", "numpy", "scipy", "sympy", "jax", "jaxlib", "diffrax", "numpyro", "arviz", "pint", "pandas")
+_PACKAGES = ("thymodel", "numpy", "scipy", "sympy", "jax", "jaxlib", "diffrax", "numpyro", "llvmlite", "arviz", "pint",
+             "pandas")
 _ENDPOINT_DRAWS = 1000  # at most; of every chain equally many
 _ENDPOINT_SUBJECTS = 64  # virtual, the same under every draw
 
@@ -236,7 +237,8 @@ def _write(posterior: Posterior, data: StudyData, data_file: Path, draws: Draws,
         "summary": {name: {key: records.finite_or_none(value) for key, value in row.items()}
                     for name, row in table.iterrows() if not str(name).startswith("re_")},
         "random_effects": _worst_random_effect(table), "residuals": misfit(posterior, draws),
-        "solver": {"method": posterior.solver.method, "rtol": spec.solver.rtol, "atol": spec.solver.atol,
+        "solver": {"kind": posterior.solver.kind, "why": posterior.solver.why, "method": posterior.solver.method,
+                   "rtol": spec.solver.rtol, "atol": spec.solver.atol,
                    "scale": [float(s) for s in posterior.solver.scale]},
         "sampler": sampler, "fixed_points": _fixed_points(posterior, draws),
         "environment": {"python": platform.python_version(), "platform": platform.platform(), "dtype": "float64",

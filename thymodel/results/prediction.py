@@ -4,7 +4,9 @@ Arms are paired: the same virtual subjects (random effects and covariates) appea
 that differences between arms and between draws are not blurred by who was drawn.
 """
 
+import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
@@ -19,7 +21,8 @@ from thymodel.documents.spec import Arm, FitSpec
 from thymodel.dynamics import solving
 from thymodel.inference.population import Layout, population_values, random_effects, subject_values
 
-_CHUNK = 512  # courses a call: enough to fill a core, small enough for memory
+_CHUNK = 16  # draws a call: enough to fill a core, small enough for memory
+_TRIED = 24  # draws for which the solver's steps are made
 
 
 @dataclass(frozen=True)
@@ -70,18 +73,16 @@ def courses(spec: FitSpec, lay: Layout, z: Float[np.ndarray, "draw coordinate"],
     """
     shape = (len(z), len(subjects.standard))
     result = np.empty((len(arms), *shape, len(times), len(observables)))
-    total, solve, shapes = len(arms) * shape[0] * shape[1], None, None
+    typical = {name: p.value for name, p in spec.model.parameters.items()} | dict(spec.fixed)
     for a, arm in enumerate(arms):
         people = _in_arm(spec, arm, subjects)
-        stacked = solving.stack([_schedule(spec, arm, people, k, times) for k in range(shape[1])])
-        if shapes != [leaf.shape for leaf in jax.tree.leaves(stacked)]:
-            shapes = [leaf.shape for leaf in jax.tree.leaves(stacked)]
-            typical = {name: p.value for name, p in spec.model.parameters.items()} | dict(spec.fixed)
-            solve = jax.jit(partial(solving.solve_many, solving.prepare(spec.model, typical, stacked, observables)))
+        schedule = jax.tree.map(jnp.asarray, solving.stack(
+            [_schedule(spec, arm, people, k, times) for k in range(shape[1])]))
         values = {name: np.asarray(v) for name, v in _all_values(spec, lay, z, people).items()}
-        before = a * shape[0] * shape[1]
-        tell = None if progress is None else lambda done, before=before: progress(before + done, total)
-        result[a] = _in_chunks(solve, values, stacked, shape, tell).reshape(*shape, len(times), -1)
+        some = {name: v[:: max(len(z) // _TRIED, 1)] for name, v in values.items()}
+        solver = solving.prepare(spec.model, typical, schedule, observables, draws=some)
+        tell = None if progress is None else lambda done, a=a: progress(a * shape[0] + done, len(arms) * shape[0])
+        result[a] = _in_chunks(jax.jit(partial(solving.solve_sets, solver)), values, shape[0], tell)
     return result
 
 
@@ -142,16 +143,17 @@ def _schedule(spec: FitSpec, arm: Arm, subjects: VirtualSubjects, k: int, times)
     return solving.plan(spec.model, arm.doses, covariates, times)
 
 
-def _in_chunks(solve, values: Mapping[str, np.ndarray], schedule, shape: tuple[int, int], progress) -> np.ndarray:
-    """All draws x subjects, a fixed number at a time; the last chunk is filled up with repeats."""
-    total = shape[0] * shape[1]
-    flat = {name: value.reshape(total) for name, value in values.items()}
-    pieces = []
-    for begin in range(0, total, _CHUNK):
-        rows = np.minimum(np.arange(begin, begin + _CHUNK), total - 1)
-        part = jax.tree.map(lambda leaf, rows=rows: jnp.asarray(leaf)[rows % shape[1]], schedule)
-        solution = solve({name: jnp.asarray(value[rows]) for name, value in flat.items()}, part)
-        pieces.append(np.asarray(solution.observed)[: min(_CHUNK, total - begin)])
-        if progress is not None:
-            progress(min(begin + _CHUNK, total))
-    return np.concatenate(pieces)
+def _in_chunks(solve, values: Mapping[str, np.ndarray], draws: int, progress) -> np.ndarray:
+    """All draws, a fixed number at a time on two threads; the last chunk is filled up with repeats."""
+    chunks = [np.minimum(np.arange(begin, begin + _CHUNK), draws - 1) for begin in range(0, draws, _CHUNK)]
+
+    def one(rows: np.ndarray) -> np.ndarray:
+        return np.asarray(solve({name: jnp.asarray(value[rows]) for name, value in values.items()}))
+
+    pieces = [one(chunks[0])]  # compiles, before the threads would each begin to
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for k, piece in enumerate(pool.map(one, chunks[1:])):
+            pieces.append(piece)
+            if progress is not None:
+                progress(min((k + 2) * _CHUNK, draws))
+    return np.concatenate(pieces)[:draws]

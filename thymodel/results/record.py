@@ -68,7 +68,8 @@ class FitRecord:
 
 def read_table(source) -> pd.DataFrame:
     """`table.csv` from a path or a stream, every number as it was written."""
-    return pd.read_csv(source, index_col="name", dtype=str, keep_default_na=False).map(float)
+    texts = pd.read_csv(source, index_col="name", dtype=str, keep_default_na=False)
+    return texts.map(lambda text: float(text or "nan"))
 
 
 def load_group(path: Path, group: str | None = None) -> xr.Dataset:

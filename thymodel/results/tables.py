@@ -32,12 +32,13 @@ def reconstitution_rows(record: FitRecord) -> list[dict[str, str]]:
     """Reconstitution times by arm, in words: every row one endpoint in one arm."""
     rows = []
     for name, endpoint in record.content["endpoints"].items():
-        for arm in _arms(record, name):
+        for arm in endpoint_arms(record, name):
             rows.append(_reconstitution(record.table, name, endpoint, arm))
     return rows
 
 
-def _arms(record: FitRecord, endpoint: str) -> list[str]:
+def endpoint_arms(record: FitRecord, endpoint: str) -> list[str]:
+    """Arms that an endpoint was computed for."""
     prefix = f"{endpoint}.median["
     return [str(name)[len(prefix):-1] for name in record.table.index if str(name).startswith(prefix)]
 

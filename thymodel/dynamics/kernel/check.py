@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from thymodel.documents.regimen import Dose
-from thymodel.dynamics import solving
+from thymodel.dynamics import schedule as schedules
 from thymodel.dynamics.kernel.emit import JUMP, STEP, VISIT
 from thymodel.dynamics.kernel.grid import make_grid
 from thymodel.dynamics.kernel.native import Grid, Native, kernel_operands, native_solve
@@ -17,7 +17,7 @@ from thymodel.dynamics.kernel.tape import needed
 _FUNCTIONS: dict[str, Callable] = {
     "add": np.add, "subtract": np.subtract, "multiply": np.multiply, "negative": np.negative, "exp": np.exp,
     "reciprocal": np.reciprocal, "log": np.log, "log1p": np.log1p, "sqrt": np.sqrt, "tanh": np.tanh, "sin": np.sin,
-    "cos": np.cos, "abs": np.abs, "sign": np.sign, "max": np.maximum, "min": np.minimum, "power": np.power,
+    "cos": np.cos, "abs": np.abs, "sign": np.sign, "max": np.maximum, "min": np.minimum, "power": lambda x, a, _: np.power(x, a),
     "lt": np.less, "le": np.less_equal, "gt": np.greater, "ge": np.greater_equal, "equal": np.equal,
     "select": np.where, "expit": lambda x: 1.0 / (1.0 + np.exp(-x)), "softplus": lambda x: np.logaddexp(0.0, x)}
 
@@ -32,8 +32,9 @@ def self_test(native: Native) -> str | None:
             return jnp.sum(native_solve(native, known, grid)[0] * weights)
 
         value, slopes = jax.jit(jax.value_and_grad(weighted))(values)
-        expected, cotangents = _by_numpy(native, values, grid, np.asarray(weights))
-        back = jax.vjp(lambda known: kernel_operands(native, known, grid), values)[1](cotangents)[0]
+        prepare = jax.jit(lambda known: kernel_operands(native, known, grid))
+        expected, cotangents = _by_numpy(native, prepare(values), grid, np.asarray(weights))
+        back = jax.jit(lambda known, slope: jax.vjp(prepare, known)[1](slope)[0])(values, cotangents)
     except Exception as error:  # whatever a foreign LLVM or jaxlib raises, the other solver remains
         return f"{type(error).__name__}: {error}"
     if not np.allclose(value, expected, rtol=1e-9, atol=0):
@@ -50,14 +51,14 @@ def _small_problem(native: Native) -> tuple[Grid, dict[str, jax.Array]]:
     doses = [Dose(model.start + 1.0 + k, name, 1.0) for k, name in enumerate(model.inputs)]
     courses = {name: ((-np.inf, item.value),) for name, item in model.covariates.items()}
     times = [model.start, model.start + 2.5, model.start + 20.0]
-    schedule = solving.stack([solving.plan(model, doses, courses, times)])
+    schedule = schedules.stack([schedules.plan(model, doses, courses, times)])
     values = {name: jnp.full(1, item.value) for name, item in model.parameters.items()}
     return make_grid(native, values, schedule, 12), values
 
 
-def _by_numpy(native: Native, values, grid: Grid, weights: np.ndarray):
+def _by_numpy(native: Native, operands, grid: Grid, weights: np.ndarray):
     """Weighted sum over visits, and its derivative by the kernel's operands, of the first subject."""
-    parameters, initial = (np.asarray(a) for a in kernel_operands(native, values, grid))
+    parameters, initial = (np.asarray(a) for a in operands)
     phases = make_phases(native.model, native.observables)
     rows, tolerance = np.asarray(grid.rows)[0, :, :, 0], np.asarray(grid.tolerance)
     arrays = {"state": initial[0, :, 0].copy(), "parameter": parameters[0, 0, :, 0], "tolerance": tolerance}

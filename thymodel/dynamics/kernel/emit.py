@@ -17,11 +17,13 @@ I = f"<{LANES} x i64>"  # noqa: E741
 _ARRAYS = ("state", "parameter", "row", "tolerance", "error", "observed", "observed_cotangent", "state_cotangent",
            "parameter_cotangent")
 _SIGNATURE = ", ".join(f"ptr %{name}" for name in _ARRAYS)
-_LANE_CALLS = {"log": "log", "log1p": "log1p", "tanh": "tanh", "sin": "sin", "cos": "cos", "power": "pow"}
+_LANE_CALLS = {"log1p": "log1p", "tanh": "tanh", "sin": "sin", "cos": "cos"}
 _PREDICATES = {"lt": "olt", "le": "ole", "gt": "ogt", "ge": "oge", "equal": "oeq"}
 _EXP = [1.0]
 for _k in range(1, 14):
     _EXP.append(_EXP[-1] / _k)  # Taylor: the remainder at |r| = ln(2)/2 is 4e-18
+_LOG = [6.666666666666735130e-01, 3.999999999940941908e-01, 2.857142874366239149e-01, 2.222219843214978396e-01,
+        1.818357216161805012e-01, 1.531383769920937332e-01, 1.479819860511658591e-01]
 _SHIFT = float(3 << 51)  # adding it rounds to a whole number, whose two's complement is then in the low bits
 
 DECLARATIONS = "\n".join([
@@ -32,8 +34,7 @@ DECLARATIONS = "\n".join([
     f"declare void @llvm.masked.scatter.v{LANES}f64.v{LANES}p0({V}, <{LANES} x ptr>, i32, <{LANES} x i1>)",
     "declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)",
     "declare void @llvm.memset.p0.i64(ptr, i8, i64, i1)",
-    *[f"declare double @{name}(double)" for name in ("log", "log1p", "tanh", "sin", "cos")],
-    "declare double @pow(double, double)",
+    *[f"declare double @{name}(double)" for name in ("log1p", "tanh", "sin", "cos")],
 ])
 
 
@@ -87,6 +88,8 @@ def _operation(place: int, operation: Operation, ref: Callable[[int], str]) -> l
         return [f"{out} = call {V} @llvm.{unary[name]}.v{LANES}f64({V} {args[0]})"]
     if name in _LANE_CALLS:
         return _by_lane(out, _LANE_CALLS[name], args)
+    if name == "power":
+        return _power(out, *args)
     return _FUNCTIONS[name](out, args[0])
 
 
@@ -142,6 +145,73 @@ def _exp(out: str, x: str) -> list[str]:
     return lines
 
 
+def _log(out: str, x: str) -> list[str]:
+    """log without branches, to about one unit in the last place; -inf at 0, NaN below.
+
+    Source: x = 2**k*(1 + f), the series in s = f/(2 + f) with the coefficients of fdlibm's e_log.c (Sun Microsystems).
+    """
+    root_half = 0x3FE6A09E667F3BCD  # bits of sqrt(1/2), so that 1 + f lies between it and sqrt(2)
+    lines = [
+        f"{out}.tiny = fcmp olt {V} {x}, {splat(2.0**-1022)}",
+        f"{out}.up = fmul {V} {x}, {splat(2.0**54)}",
+        f"{out}.x = select <{LANES} x i1> {out}.tiny, {V} {out}.up, {V} {x}",
+        f"{out}.back = select <{LANES} x i1> {out}.tiny, {V} {splat(54.0)}, {V} {splat(0.0)}",
+        f"{out}.bits = bitcast {V} {out}.x to {I}",
+        f"{out}.above = sub {I} {out}.bits, splat (i64 {root_half})",
+        f"{out}.ki = ashr {I} {out}.above, splat (i64 52)",
+        f"{out}.shifted = shl {I} {out}.ki, splat (i64 52)",
+        f"{out}.mi = sub {I} {out}.bits, {out}.shifted",
+        f"{out}.m = bitcast {I} {out}.mi to {V}",
+        f"{out}.kb = add {I} {out}.ki, splat (i64 {struct.unpack('<q', struct.pack('<d', _SHIFT))[0]})",
+        f"{out}.kd = bitcast {I} {out}.kb to {V}",
+        f"{out}.k0 = fsub {V} {out}.kd, {splat(_SHIFT)}",
+        f"{out}.k = fsub {V} {out}.k0, {out}.back",
+        f"{out}.f = fsub {V} {out}.m, {splat(1.0)}",
+        f"{out}.f2 = fadd {V} {out}.f, {splat(2.0)}",
+        f"{out}.s = fdiv {V} {out}.f, {out}.f2",
+        f"{out}.z = fmul {V} {out}.s, {out}.s",
+    ]
+    last = splat(_LOG[-1])
+    for k in range(len(_LOG) - 2, -1, -1):
+        lines.append(_fma(f"{out}.l{k}", last, f"{out}.z", splat(_LOG[k])))
+        last = f"{out}.l{k}"
+    lines += [
+        f"{out}.h1 = fmul {V} {out}.f, {splat(0.5)}", f"{out}.h = fmul {V} {out}.h1, {out}.f",
+        _fma(f"{out}.hr", last, f"{out}.z", f"{out}.h"),
+        f"{out}.klow = fmul {V} {out}.k, {splat(1.90821492927058770002e-10)}",
+        _fma(f"{out}.a", f"{out}.s", f"{out}.hr", f"{out}.klow"),
+        f"{out}.b = fsub {V} {out}.h, {out}.a", f"{out}.c = fsub {V} {out}.b, {out}.f",
+        f"{out}.khigh = fmul {V} {out}.k, {splat(6.93147180369123816490e-01)}",
+        f"{out}.value = fsub {V} {out}.khigh, {out}.c",
+        f"{out}.finite = fcmp olt {V} {x}, {splat(float('inf'))}",
+        f"{out}.v1 = select <{LANES} x i1> {out}.finite, {V} {out}.value, {V} {x}",  # inf and NaN as they are
+        f"{out}.zero = fcmp oeq {V} {x}, {splat(0.0)}",
+        f"{out}.v2 = select <{LANES} x i1> {out}.zero, {V} {splat(float('-inf'))}, {V} {out}.v1",
+        f"{out}.below = fcmp olt {V} {x}, {splat(0.0)}",
+        f"{out} = select <{LANES} x i1> {out}.below, {V} {splat(float('nan'))}, {V} {out}.v2",
+    ]
+    return lines
+
+
+def _power(out: str, x: str, exponent: str, log: str) -> list[str]:
+    """exp(exponent*log|x|), with the sign that a whole exponent gives a negative base; x**0 is 1."""
+    whole = f"<{LANES} x i1>"
+    return [
+        f"{out}.el = fmul {V} {exponent}, {log}", *_exp(f"{out}.exp", f"{out}.el"),
+        f"{out}.none = fcmp oeq {V} {exponent}, {splat(0.0)}",
+        f"{out}.size = select {whole} {out}.none, {V} {splat(1.0)}, {V} {out}.exp",
+        f"{out}.up = fadd {V} {exponent}, {splat(_SHIFT)}", f"{out}.near = fsub {V} {out}.up, {splat(_SHIFT)}",
+        f"{out}.whole = fcmp oeq {V} {out}.near, {exponent}",
+        f"{out}.upbits = bitcast {V} {out}.up to {I}", f"{out}.low = and {I} {out}.upbits, splat (i64 1)",
+        f"{out}.odd = icmp ne {I} {out}.low, splat (i64 0)",
+        f"{out}.minus = fneg {V} {out}.size",
+        f"{out}.signed = select {whole} {out}.odd, {V} {out}.minus, {V} {out}.size",
+        f"{out}.real = select {whole} {out}.whole, {V} {out}.signed, {V} {splat(float('nan'))}",
+        f"{out}.below = fcmp olt {V} {x}, {splat(0.0)}",
+        f"{out} = select {whole} {out}.below, {V} {out}.real, {V} {out}.size",
+    ]
+
+
 def _fma(out: str, a: str, b: str, c: str) -> str:
     return f"{out} = call {V} @llvm.fmuladd.v{LANES}f64({V} {a}, {V} {b}, {V} {c})"
 
@@ -166,7 +236,7 @@ def _sign(out: str, x: str) -> list[str]:
 
 
 _FUNCTIONS: dict[str, Callable[[str, str], list[str]]] = {
-    "exp": _exp, "expit": _expit, "softplus": _softplus, "sign": _sign}
+    "exp": _exp, "log": _log, "expit": _expit, "softplus": _softplus, "sign": _sign}
 
 
 # --- memory ----------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from thymodel.documents.model import Model
 from thymodel.dynamics.kernel.emit import JUMP, LANES, REGIME, REGIME_BACK, STEP, VISIT
 from thymodel.dynamics.kernel.native import Grid, Native, kernel_operands
 from thymodel.dynamics.kernel.step import ERROR_ORDER, ROW
-from thymodel.dynamics.solving import Accuracy, Schedule
+from thymodel.dynamics.schedule import Accuracy, Schedule
 
 _FIRST_STEPS = 400  # of the pilot, spread over a subject's course; doubled where it fails
 _MOST_STEPS = 5_000
@@ -56,7 +56,7 @@ def make_grid(native: Native, values: Mapping[str, Any], schedule: Schedule, tol
 
     Args:
         values: parameters by name, numbers or arrays over subjects: typical values. They give each state's scale.
-        schedule: from `solving.stack`.
+        schedule: from `schedule.stack`.
         tolerance: local error of a step; or the number of steps, spread in the same proportions (for the subject that
             needs most: the others get fewer).
         draws: further sets, (draw, subject) by name; the densest of all is taken. A draw that cannot be integrated

@@ -15,7 +15,6 @@ import jax
 import jax.numpy as jnp
 import llvmlite
 import llvmlite.binding as llvm
-import numpy as np
 from jaxtyping import Array, Float, Int
 
 from thymodel.documents.model import Model

@@ -109,10 +109,13 @@ def _at(model: Model, t: int, y: Sequence[int], parameters: dict) -> dict[sympy.
     return parameters | {ex.symbol("t"): t} | {ex.symbol(name): y[k] for k, name in enumerate(model.states)}
 
 
-def _rates(tape: Tape, model: Model, t: int, y: Sequence[int], parameters: dict, inflow: Sequence[int]) -> list[int]:
-    known, named = _at(model, t, y, parameters), _moving(model)
-    return [tp.add(tape, tp.lower(tape, state.rate, known, named), inflow[k])
-            for k, state in enumerate(model.states.values())]
+def _rates(tape: Tape, model: Model, t: int, y: Sequence[int], parameters: dict, inflow: Sequence[int],
+           named: dict[sympy.Basic, sympy.Expr], shared: Sequence[str] = ()) -> tuple[list[int], list[int]]:
+    """Places of the states' rates, and of the expressions `shared`."""
+    known = _at(model, t, y, parameters)
+    rates = [tp.add(tape, tp.lower(tape, state.rate, known, named), inflow[k])
+             for k, state in enumerate(model.states.values())]
+    return rates, [tp.lower(tape, ex.symbol(name), known, named) for name in shared]
 
 
 def _inflow(tape: Tape, model: Model, parameters: dict) -> list[int]:
@@ -136,42 +139,66 @@ def _inflow(tape: Tape, model: Model, parameters: dict) -> list[int]:
 def _step(model: Model, names: Sequence[str]) -> tuple[Phase, Phase]:
     tape = Tape()
     y, parameters = _inputs(tape, model, names)
-    after, error = _rodas(tape, model, y, parameters)
+    after, error = _rodas(tape, model, y, parameters, _shared(model, names))
     until = len(tape.operations)
     forward = Phase(tape, (*[Output("state", k, p) for k, p in enumerate(after)],
                            Output("error", 0, _scaled_error(tape, y, after, error))))
     return forward, _adjoint(tape, after, until, len(y), len(names))
 
 
-def _rodas(tape: Tape, model: Model, y: list[int], parameters: dict) -> tuple[list[int], list[int]]:
+def _rodas(tape: Tape, model: Model, y: list[int], parameters: dict,
+           shared: Sequence[str]) -> tuple[list[int], list[int]]:
     """State after the step and its embedded error. Equations are multiplied by h*gamma: h = 0 is then no step at all."""
-    t, h = _row(tape, "t"), _row(tape, "h")
-    inflow = _inflow(tape, model, parameters)
-    rates = _rates(tape, model, t, y, parameters, inflow)
+    t, h, named = _row(tape, "t"), _row(tape, "h"), _moving(model)
+    hg, inflow = tp.multiply(tape, h, tp.constant(tape, GAMMA)), _inflow(tape, model, parameters)
+    rates, sums = _rates(tape, model, t, y, parameters, inflow, named, shared)
     until = len(tape.operations)
-    jacobian = _jacobian(tape, y, rates, until)
     drift = tp.tangents(tape, {t: tp.constant(tape, 1.0)}, until)
-    hg = tp.multiply(tape, h, tp.constant(tape, GAMMA))
-    factors = _factorise(tape, jacobian, hg, len(y))
+    slopes = [drift.get(r) for r in rates]
+    factors = _factorise(tape, _matrix(tape, y, rates, sums, until, hg), len(y) + len(sums))
     u: list[list[int]] = []
     point = y
     for stage in range(6):
+        if stage == 5:
+            point = [tp.add(tape, p, v) for p, v in zip(point, u[-1], strict=True)]
+        elif stage:
+            point = [_combine(tape, y[k], _A[stage], [v[k] for v in u]) for k in range(len(y))]
         if stage:
-            if stage < 5:
-                point = [_combine(tape, y[k], _A[stage], [v[k] for v in u]) for k in range(len(y))]
-            else:
-                point = [tp.add(tape, p, v) for p, v in zip(point, u[-1], strict=True)]
             time = tp.add(tape, t, tp.multiply(tape, h, tp.constant(tape, _TIME[stage])))
-            rates = _rates(tape, model, time, point, parameters, inflow)
-        if stage == 0:
-            slopes = [drift.get(r) for r in rates]
-        right = [tp.multiply(tape, hg, r) for r in rates]
-        right = [_combine(tape, r, [c * GAMMA for c in _C[stage]], [v[k] for v in u]) for k, r in enumerate(right)]
+            rates, _ = _rates(tape, model, time, point, parameters, inflow, named)
+        right = [_combine(tape, tp.multiply(tape, hg, r), [c * GAMMA for c in _C[stage]], [v[k] for v in u])
+                 for k, r in enumerate(rates)]
         weight = tp.multiply(tape, tp.multiply(tape, hg, h), tp.constant(tape, _D[stage]))
         right = [r if s is None else tp.add(tape, r, tp.multiply(tape, weight, s))
                  for r, s in zip(right, slopes, strict=True)]
-        u.append(_back_substitute(tape, factors, right))
+        u.append(_back_substitute(tape, factors, right, len(sums)))
     return [tp.add(tape, p, v) for p, v in zip(point, u[-1], strict=True)], u[-1]
+
+
+def _shared(model: Model, names: Sequence[str]) -> list[str]:
+    """Named expressions that get an unknown of their own in the linear systems because that makes these sparser.
+
+    A sum over many states that acts on many rates fills a block of the Jacobian; as a row and a column of its own it
+    fills nothing. Tried one after the other and kept where the work of a solve falls.
+    """
+    chosen: list[str] = []
+    best = _solve_cost(model, names, chosen)
+    for name in _moving(model):
+        cost = _solve_cost(model, names, [*chosen, str(name)])
+        if cost < best:
+            chosen, best = [*chosen, str(name)], cost
+    return chosen
+
+
+def _solve_cost(model: Model, names: Sequence[str], shared: Sequence[str]) -> int:
+    """Operations of a factorisation and six solves."""
+    tape = Tape()
+    y, parameters = _inputs(tape, model, names)
+    zero = [tp.constant(tape, 0.0)] * len(y)
+    rates, sums = _rates(tape, model, _row(tape, "t"), y, parameters, zero, _moving(model), shared)
+    factors = _factorise(tape, _matrix(tape, y, rates, sums, len(tape.operations), _row(tape, "h")), len(y) + len(sums))
+    entries = [*factors.lower.values(), *factors.upper.values(), *factors.inverse.values()]
+    return len(tp.needed(tape, entries)) + 6 * len(entries)
 
 
 def _combine(tape: Tape, base: int, weights: Sequence[float], terms: Sequence[int]) -> int:
@@ -180,12 +207,25 @@ def _combine(tape: Tape, base: int, weights: Sequence[float], terms: Sequence[in
     return base
 
 
-def _jacobian(tape: Tape, y: Sequence[int], rates: Sequence[int], until: int) -> dict[tuple[int, int], int]:
-    """(row, column) -> place; what is missing is zero at every state."""
-    result = {}
-    for column, place in enumerate(y):
-        slopes = tp.tangents(tape, {place: tp.constant(tape, 1.0)}, until)
-        result |= {(row, column): slopes[r] for row, r in enumerate(rates) if r in slopes}
+def _matrix(tape: Tape, y: Sequence[int], rates: Sequence[int], sums: Sequence[int], until: int,
+            hg: int) -> dict[tuple[int, int], int]:
+    """I - h*gamma*J by (row, column), what is missing being zero at every state; `sums` follow as unknowns.
+
+    Unknown number n + k is the change of sum k: its row says so, and the rates see the states behind it only through
+    its column. Eliminating it gives the plain matrix back.
+    """
+    result, one = {}, tp.constant(tape, 1.0)
+    for column, place in enumerate([*y, *sums]):
+        slopes = tp.tangents(tape, {place: one}, until, held=set(sums))
+        for row, rate in enumerate(rates):
+            if rate in slopes:
+                result[row, column] = tp.negative(tape, tp.multiply(tape, hg, slopes[rate]))
+        for k, place_of_sum in enumerate(sums):
+            inner = tp.tangents(tape, {place: one}, until, held=set(sums) - {place_of_sum})
+            if place_of_sum in inner and place != place_of_sum:
+                result[len(y) + k, column] = tp.negative(tape, inner[place_of_sum])
+    for k in range(len(y) + len(sums)):
+        result[k, k] = tp.add(tape, one, result.get((k, k), tp.constant(tape, 0.0)))
     return result
 
 
@@ -198,10 +238,7 @@ class Factors(NamedTuple):
     inverse: dict[int, int]
 
 
-def _factorise(tape: Tape, jacobian: dict, hg: int, size: int) -> Factors:
-    matrix = {key: tp.negative(tape, tp.multiply(tape, hg, value)) for key, value in jacobian.items()}
-    for k in range(size):
-        matrix[k, k] = tp.add(tape, tp.constant(tape, 1.0), matrix.get((k, k), tp.constant(tape, 0.0)))
+def _factorise(tape: Tape, matrix: dict[tuple[int, int], int], size: int) -> Factors:
     left, order, lower, upper, inverse = set(range(size)), [], {}, {}, {}
     while left:
         k = _cheapest_pivot(matrix, left)
@@ -228,8 +265,9 @@ def _cheapest_pivot(matrix: dict, left: set[int]) -> int:
     return min(left, key=cost)
 
 
-def _back_substitute(tape: Tape, factors: Factors, right: Sequence[int]) -> list[int]:
-    x = list(right)
+def _back_substitute(tape: Tape, factors: Factors, right: Sequence[int], sums: int) -> list[int]:
+    """The unknowns that belong to the states; the rows of the sums have nothing on the right."""
+    x = [*right, *[tp.constant(tape, 0.0)] * sums]
     for place, k in enumerate(factors.order):
         for i in factors.order[place + 1:]:
             if (i, k) in factors.lower:
@@ -239,7 +277,7 @@ def _back_substitute(tape: Tape, factors: Factors, right: Sequence[int]) -> list
             if (k, j) in factors.upper:
                 x[k] = tp.subtract(tape, x[k], tp.multiply(tape, factors.upper[k, j], x[j]))
         x[k] = tp.multiply(tape, x[k], factors.inverse[k])
-    return x
+    return x[: len(right)]
 
 
 def _scaled_error(tape: Tape, y: Sequence[int], after: Sequence[int], error: Sequence[int]) -> int:

@@ -4,7 +4,7 @@ A tape only grows. Equal operations are stored once, so a shared subexpression c
 output needs is dropped when machine code is written.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -128,8 +128,13 @@ def power(tape: Tape, base: int, exponent: int) -> int:
     """Powers of squares for whole exponents up to 64, else the power function."""
     n = number(tape, exponent)
     if n is None or n != int(n) or abs(n) > 64:
-        return call(tape, "sqrt", base) if n == 0.5 else call(tape, "power", base, exponent)
+        return call(tape, "sqrt", base) if n == 0.5 else _general_power(tape, base, exponent)
     return reciprocal(tape, _whole_power(tape, base, int(-n))) if n < 0 else _whole_power(tape, base, int(n))
+
+
+def _general_power(tape: Tape, base: int, exponent: int) -> int:
+    """The third argument is log|base|, there to be shared with the derivatives, which are powers of the same base."""
+    return call(tape, "power", base, exponent, call(tape, "log", call(tape, "abs", base)))
 
 
 def _whole_power(tape: Tape, base: int, n: int) -> int:
@@ -220,11 +225,15 @@ def _piecewise(tape: Tape, expression: sympy.Piecewise, recurse) -> int:
 # --- derivatives -----------------------------------------------------------------------------------------------
 
 
-def tangents(tape: Tape, seeds: Mapping[int, int], until: int) -> dict[int, int]:
-    """Forward mode: the derivative of every operation before `until` along the seeds; missing means zero."""
+def tangents(tape: Tape, seeds: Mapping[int, int], until: int, held: Collection[int] = ()) -> dict[int, int]:
+    """Forward mode: the derivative of every operation before `until` along the seeds; missing means zero.
+
+    Args:
+        held: operations taken as independent of what they are made of.
+    """
     result = dict(seeds)
     for place in range(until):
-        if place in result:
+        if place in result or place in held:
             continue
         args = tape.operations[place].args
         terms = [_pass(tape, place, k, result[a]) for k, a in enumerate(args) if a in result]
@@ -275,13 +284,15 @@ def _pass(tape: Tape, place: int, k: int, slope: int) -> int | None:
 
 
 def _pass_power(tape: Tape, place: int, k: int, slope: int) -> int:
-    base, exponent = tape.operations[place].args
+    base, exponent, log = tape.operations[place].args
+    if k == 2:
+        return None  # the derivative by the base is whole in argument 0
     if k == 0:
-        lower_power = call(tape, "power", base, subtract(tape, exponent, constant(tape, 1.0)))
+        lower_power = power(tape, base, subtract(tape, exponent, constant(tape, 1.0)))
         return multiply(tape, slope, multiply(tape, exponent, lower_power))
     positive = call(tape, "gt", base, constant(tape, 0.0))
-    log = call(tape, "log", select(tape, positive, base, constant(tape, 1.0)))
-    return multiply(tape, slope, multiply(tape, place, log))
+    safe = select(tape, positive, log, constant(tape, 0.0))
+    return multiply(tape, slope, multiply(tape, place, safe))
 
 
 def _slope(tape: Tape, place: int, name: str, x: int) -> int:

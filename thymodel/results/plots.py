@@ -1,0 +1,427 @@
+"""Figures of a record and of a scenario. Each function returns a `matplotlib.figure.Figure` and leaves no global state.
+
+Colours are those of Okabe & Ito (2008, "Color Universal Design"), told apart in greyscale by line style and marker.
+Parameter uncertainty is a filled band, spread between subjects a pair of dashed lines; legends name both.
+"""
+
+import json
+import math
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import scipy.stats
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from scipy.special import ndtr
+
+from thymodel.documents.data import StudyData, Subject
+from thymodel.documents.priors import Prior
+from thymodel.documents.spec import Endpoint, FitSpec
+from thymodel.errors import Fault, InputError
+from thymodel.inference.diagnostics import INTERVAL, INTERVAL_NAME
+from thymodel.inference.population import Layout, quantile
+from thymodel.results.curves import INCIDENCE, INDIVIDUALS, POPULATION, incidence_curves
+from thymodel.results.record import CURVES, POSTERIOR, FitRecord, load_group
+from thymodel.results.scenarios import Scenario
+
+_BLACK, _ORANGE, _SKY, _GREEN, _BLUE, _RED, _PINK = (
+    "#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7")
+_COLOURS = (_BLUE, _RED, _GREEN, _ORANGE, _PINK, _SKY, _BLACK)
+_LINES = ("solid", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)), (0, (8, 2, 2, 2, 2, 2)))
+_GREY = "#767676"
+_DECADES = 4  # at most, of a logarithmic axis: counts further below the top are drawn at its foot
+_FOOT = 0.28  # inches below the legend
+UNCERTAINTY = f"{INTERVAL_NAME} interval, parameter uncertainty"
+SPREAD = "5% to 95% of subjects, between-subject spread"
+
+
+# --- frame ---------------------------------------------------------------------------------------------------
+
+
+def _figure(width: float, height: float, title: str, source: str, simulated: bool) -> Figure:
+    """An empty figure with its title, where it comes from, and the banner of simulated data."""
+    foot, head = _FOOT / height, 0.4 / height
+    layout = ConstrainedLayoutEngine(rect=(0.0, foot, 1.0, 1.0 - foot - head), h_pad=0.06, w_pad=0.06)
+    figure = Figure(figsize=(width, height), dpi=100, layout=layout, facecolor="white")
+    figure.text(0.01, 1 - 0.1 / height, title, ha="left", va="top", fontsize=11, fontweight="bold")
+    figure.text(0.01, 0.06 / height, source, ha="left", va="bottom", fontsize=7, color=_GREY)
+    if simulated:
+        figure.text(0.99, 0.06 / height, "SIMULATED data, not patients", ha="right", va="bottom", fontsize=9,
+                    fontweight="bold", color=_RED)
+    return figure
+
+
+def _record_figure(record: FitRecord, width: float, height: float, title: str) -> Figure:
+    failed = "" if record.passed else "   FAILED its gates: may not be quoted"
+    source = f"{record.content['name']}, record {record.digest[:12]}{failed}"
+    return _figure(width, height, title, source, bool(record.content["simulated"]))
+
+
+def _grid(figure: Figure, count: int, columns: int) -> list[Axes]:
+    """`count` panels, the places left over removed."""
+    rows = math.ceil(count / columns)
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    for spare in panels[count:]:
+        spare.remove()
+    for axes in panels[:count]:
+        _style(axes)
+    return list(panels[:count])
+
+
+def _style(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=8)
+    axes.grid(True, which="major", color="#E5E5E5", linewidth=0.6)
+    axes.set_axisbelow(True)
+
+
+def _legend(figure: Figure, panels: Sequence[Axes]) -> None:
+    """One legend for all panels, above the foot of the figure, each label once, in as many columns as fit."""
+    handles: dict[str, Any] = {}
+    for axes in panels:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle)
+    widest = 0.6 + 0.062 * max(len(label) for label in handles)  # inches at 8 points
+    columns = max(1, min(len(handles), int(figure.get_figwidth() / widest)))
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns, fontsize=8,
+                  frameon=False, borderaxespad=72 * _FOOT / 8)
+
+
+def _labelled(name: str, unit: str) -> str:
+    return name if unit in ("1", "") else f"{name} ({unit})"
+
+
+def _observable_label(spec: FitSpec, name: str) -> str:
+    observable = spec.model.observables[name]
+    return _labelled(observable.label or name, observable.unit)
+
+
+def _time_label(spec: FitSpec) -> str:
+    return _labelled("time", spec.model.time)
+
+
+# --- courses -------------------------------------------------------------------------------------------------
+
+
+def plot_course(record: FitRecord, data: StudyData | None = None) -> Figure:
+    """Course of each observable in each arm: median subject with its uncertainty, and the spread between subjects.
+
+    Args:
+        data: measured values to draw beside them.
+    """
+    spec, curves = record.spec, load_group(record.folder / CURVES, POPULATION)
+    observables = [str(name).removesuffix(".median") for name in curves.data_vars if str(name).endswith(".median")]
+    arms = [str(arm) for arm in curves["arm"].values]
+    doses = json.loads(curves.attrs["doses"])
+    figure = _record_figure(record, 1.2 + 3.0 * max(len(arms), 2), 1.5 + 2.6 * len(observables), "Courses by arm")
+    panels = figure.subplots(len(observables), len(arms), squeeze=False, sharex=True, sharey="row")
+    for row, name in enumerate(observables):
+        people = [] if data is None else list(data.subjects)
+        for column, arm in enumerate(arms):
+            axes = panels[row, column]
+            _style(axes)
+            _draw_course(axes, curves.sel(arm=arm), name)
+            _draw_data(axes, [s for s in people if (s.arm or "all") == arm], name, joined=True)
+            _mark_doses(axes, [time for time, _, _ in doses[arm]])
+            axes.set_title(_arm_title(spec, arm, doses[arm]) if row == 0 else "", fontsize=9)
+        _log_axis(panels[row, 0], [curves[f"{name}.subjects"].values, curves[f"{name}.median"].values], people, name)
+        panels[row, 0].set_ylabel(textwrap.fill(_observable_label(spec, name), 30), fontsize=8)
+    for axes in panels[-1]:
+        axes.set_xlabel(_time_label(spec), fontsize=8)
+    _legend(figure, list(panels.ravel()))
+    return figure
+
+
+def _draw_course(axes: Axes, curves: xr.Dataset, name: str) -> None:
+    times, median = curves["time"].values, curves[f"{name}.median"].values
+    spread = curves[f"{name}.subjects"].values
+    axes.fill_between(times, median[:, 0], median[:, 2], color=_BLUE, alpha=0.3, linewidth=0, label=UNCERTAINTY)
+    axes.plot(times, spread[:, 0], color=_ORANGE, linestyle="dashed", linewidth=1.2, label=SPREAD)
+    axes.plot(times, spread[:, 2], color=_ORANGE, linestyle="dashed", linewidth=1.2)
+    axes.plot(times, median[:, 1], color=_BLUE, linewidth=1.8, label="median subject")
+
+
+_MARKERS = {0: ("o", "measured"), 1: ("v", "below the limit of quantification (at the limit)"),
+            -1: ("^", "above the upper limit (at the limit)")}
+
+
+def _draw_data(axes: Axes, subjects: Sequence[Subject], name: str, joined: bool) -> None:
+    """Measured values as dots; beyond a limit, a triangle at the limit that points to where the value lies."""
+    colour = _GREY if joined else _BLACK
+    for subject in subjects:
+        mine = [o for o in subject.observations if o.observable == name]
+        if joined:
+            times, values = [o.time for o in mine], [o.value for o in mine]
+            axes.plot(times, values, color=_GREY, linewidth=0.4, alpha=0.5, zorder=1.5)
+        for censoring, (marker, label) in _MARKERS.items():
+            kind = [o for o in mine if o.censoring == censoring]
+            if kind:
+                axes.plot([o.time for o in kind], [o.value for o in kind], linestyle="none", marker=marker,
+                          markersize=3 if censoring == 0 else 4.5, color=colour, label=label,
+                          markerfacecolor=colour if censoring == 0 else "white", markeredgewidth=0.8, zorder=2.5)
+
+
+def _mark_doses(axes: Axes, times: Sequence[float]) -> None:
+    for time in times:
+        axes.axvline(time, color=_PINK, linestyle="dashdot", linewidth=1.0, zorder=1, label="dose")
+
+
+def _arm_title(spec: FitSpec, arm: str, doses: Sequence[Sequence[Any]]) -> str:
+    parts = [f"{amount:g} {spec.model.inputs[name].unit} on {spec.model.time} {time:g}" for time, name, amount in doses]
+    shown = "; ".join(parts) if len(parts) <= 2 else f"{len(parts)} doses"
+    return f"{arm}\n{shown}" if parts else f"{arm}\nno dose"
+
+
+def _log_axis(axes: Axes, curves: Sequence[np.ndarray], subjects: Sequence[Subject], name: str) -> None:
+    """Logarithmic, from the least that matters: a course may start at 0, which no such axis has."""
+    data = np.array([o.value for s in subjects for o in s.observations if o.observable == name])
+    values = np.concatenate([*(c.ravel() for c in curves), data])
+    positive = values[np.isfinite(values) & (values > 0)]
+    if not len(positive):
+        return
+    top = positive.max() * 1.5
+    least = data[data > 0].min() if (data > 0).any() else positive.min()
+    axes.set_yscale("log")
+    axes.set_ylim(max(0.5 * least, top * 10.0**-_DECADES), top)
+
+
+def plot_individuals(record: FitRecord, data: StudyData | None, observable: str | None = None,
+                     subjects: Sequence[str] | None = None) -> Figure:
+    """Fit of each patient, a panel each.
+
+    Args:
+        data: None draws the curves alone.
+        observable: the first of the likelihood by default.
+        subjects: all by default.
+
+    Raises:
+        InputError: an observable or a subject that the record lacks.
+    """
+    spec, curves = record.spec, load_group(record.folder / CURVES, INDIVIDUALS)
+    name = observable or next(iter(spec.likelihood))
+    known = [str(subject) for subject in curves["subject"].values]
+    wanted = list(subjects) if subjects is not None else known
+    _check_known("observable", [name], [str(key) for key in curves.data_vars])
+    _check_known("subject", wanted, known)
+    people = {} if data is None else {s.id: s for s in data.subjects}
+    columns = min(5, len(wanted))
+    rows = math.ceil(len(wanted) / columns)
+    title = f"Individual fits: {spec.model.observables[name].label or name}"
+    figure = _record_figure(record, 1.0 + 2.2 * max(columns, 3), 1.5 + 1.7 * rows, title)
+    panels = _grid(figure, len(wanted), columns)
+    shown = [people[subject] for subject in wanted if subject in people]
+    for axes, subject in zip(panels, wanted, strict=True):
+        _draw_individual(axes, curves[name].sel(subject=subject), subject, people.get(subject), name)
+        _log_axis(axes, [curves[name].sel(subject=wanted).values], shown, name)
+    _outer_labels(panels, columns, _time_label(spec), _observable_label(spec, name))
+    _legend(figure, panels)
+    return figure
+
+
+def _check_known(kind: str, wanted: Sequence[str], known: Sequence[str]) -> None:
+    missing = [name for name in wanted if name not in known]
+    if missing:
+        raise InputError([Fault(f"{kind} {name}", "not in this record", f"one of: {', '.join(known[:12])}")
+                          for name in missing])
+
+
+def _draw_individual(axes: Axes, curve: xr.DataArray, name: str, subject: Subject | None, observable: str) -> None:
+    times, (low, middle, high) = curve["time"].values, curve.transpose("quantile", "time").values
+    axes.fill_between(times, low, high, color=_BLUE, alpha=0.3, linewidth=0, label=UNCERTAINTY)
+    axes.plot(times, middle, color=_BLUE, linewidth=1.4, label="posterior median of the individual course")
+    if subject is not None:
+        _draw_data(axes, [subject], observable, joined=False)
+        _mark_doses(axes, [dose.time for dose in subject.doses])
+    axes.set_title(f"{name}, {subject.arm}" if subject is not None and subject.arm else name, fontsize=8, pad=2)
+
+
+def _outer_labels(panels: Sequence[Axes], columns: int, x: str, y: str) -> None:
+    """Labels on the left and below; panels above an empty place count as below. Ticks are labelled there only."""
+    for k, axes in enumerate(panels):
+        if k % columns == 0:
+            axes.set_ylabel(y, fontsize=7)
+        else:
+            axes.tick_params(labelleft=False)
+        if k + columns >= len(panels):
+            axes.set_xlabel(x, fontsize=8)
+        else:
+            axes.tick_params(labelbottom=False)
+
+
+# --- reconstitution ------------------------------------------------------------------------------------------
+
+
+def plot_reconstitution(source: FitRecord | Scenario) -> Figure:
+    """Fraction of subjects that have reconstituted by each day, arm by arm, a panel an endpoint.
+
+    Raises:
+        InputError: the record has no endpoint.
+    """
+    if isinstance(source, FitRecord):
+        endpoints, arms, unit = source.spec.endpoints, None, source.spec.model.time
+        curves = load_group(source.folder / CURVES, INCIDENCE)
+        if not endpoints:
+            raise InputError([Fault(str(source.folder), "the fit has no endpoint")])
+    else:
+        endpoints, unit = source.endpoints, "day"
+        arms = {arm.name: arm.label for arm in source.spec.arms}
+        curves = incidence_curves(endpoints, source.times, list(arms))
+    height = 1.7 + 3.0 * math.ceil(len(endpoints) / 2)
+    width = 9.0 if len(endpoints) > 1 else 6.5
+    figure = _frame_of(source, width, height)
+    panels = _grid(figure, len(endpoints), min(2, len(endpoints)))
+    for axes, (name, endpoint) in zip(panels, endpoints.items(), strict=True):
+        _draw_incidence(axes, curves[name], endpoint, arms or {})
+        since = f" since {unit} {endpoint.clock_start:g}, where the clock starts" if endpoint.clock_start else ""
+        axes.set_xlabel(_labelled(f"time{since}", unit), fontsize=8)
+    _legend(figure, panels)
+    return figure
+
+
+def _frame_of(source: FitRecord | Scenario, width: float, height: float) -> Figure:
+    title = "Subjects reconstituted by day"
+    if isinstance(source, FitRecord):
+        return _record_figure(source, width, height, title)
+    return _figure(width, height, f"{title}: {source.spec.title}", f"scenario {source.spec.digest[:12]}",
+                   source.simulated)
+
+
+def _draw_incidence(axes: Axes, curves: xr.DataArray, endpoint: Endpoint, labels: Mapping[str, str]) -> None:
+    days = curves[f"{endpoint.name}.day"].values
+    for k, arm in enumerate(str(name) for name in curves["arm"].values):
+        low, middle, high = 100 * curves.sel(arm=arm).transpose("quantile", ...).values
+        colour, line = _COLOURS[k % len(_COLOURS)], _LINES[k % len(_LINES)]
+        label = labels.get(arm, arm)
+        axes.fill_between(days, low, high, color=colour, alpha=0.15, linewidth=0)
+        axes.plot(days, middle, color=colour, linestyle=line, linewidth=1.8, label=f"{label}, posterior median")
+    axes.fill_between([], [], [], color=_GREY, alpha=0.3, linewidth=0, label=f"bands: {UNCERTAINTY}")
+    axes.set_xlim(0, days[-1])
+    axes.set_ylim(-2, 102)
+    axes.set_ylabel("subjects reconstituted (%)", fontsize=8)
+    lasting = f", lasting {endpoint.sustained_for:g} days" if endpoint.sustained_for else ""
+    axes.set_title(f"{endpoint.label or endpoint.name}\n{endpoint.marker} at or above {endpoint.threshold:g} "
+                   f"{endpoint.unit}{lasting}; horizon: day {endpoint.horizon:g}", fontsize=8)
+
+
+# --- draws ---------------------------------------------------------------------------------------------------
+
+
+def _population_draws(record: FitRecord) -> dict[str, np.ndarray]:
+    """Population parameters that vary, (chain, draw)."""
+    posterior = load_group(record.folder / POSTERIOR, "posterior")
+    return {name: posterior[name].values for name in record.layout.population}
+
+
+def _parameter_label(record: FitRecord, name: str) -> str:
+    return _labelled(name, record.content["units"].get(name, "1"))
+
+
+def _parameter_panels(record: FitRecord, names: Sequence[str], title: str) -> tuple[Figure, list[Axes]]:
+    columns = min(3, len(names))
+    figure = _record_figure(record, 1.0 + 3.0 * columns, 1.4 + 1.7 * math.ceil(len(names) / columns), title)
+    return figure, _grid(figure, len(names), columns)
+
+
+def plot_trace(record: FitRecord) -> Figure:
+    """Draws of every population parameter in order, chain by chain; divergent transitions as ticks below."""
+    draws = _population_draws(record)
+    diverging = load_group(record.folder / POSTERIOR, "sample_stats")["diverging"].values
+    figure, panels = _parameter_panels(record, list(draws), "Traces")
+    for axes, (name, values) in zip(panels, draws.items(), strict=True):
+        for chain, course in enumerate(values):
+            axes.plot(course, color=_COLOURS[chain % len(_COLOURS)], linestyle=_LINES[chain % len(_LINES)],
+                      linewidth=0.6, label=f"chain {chain + 1}", rasterized=True)
+        places = np.flatnonzero(diverging.any(axis=0))
+        if len(places):
+            axes.plot(places, np.full(len(places), 0.03), linestyle="none", marker="|", color=_BLACK, markersize=5,
+                      label="divergent transition (any chain)", transform=axes.get_xaxis_transform())
+        axes.set_ylabel(_parameter_label(record, name), fontsize=8)
+        axes.set_xlabel("draw after warm-up", fontsize=8)
+    _legend(figure, panels)
+    return figure
+
+
+def plot_rank(record: FitRecord) -> Figure:
+    """Ranks of each chain's draws among all draws: level where the chains agree.
+
+    Source: Vehtari, Gelman, Simpson, Carpenter & Bürkner 2021, Bayesian Anal 16:667, section 5.
+    """
+    draws = _population_draws(record)
+    figure, panels = _parameter_panels(record, list(draws), "Rank histograms")
+    for axes, (name, values) in zip(panels, draws.items(), strict=True):
+        ranks = scipy.stats.rankdata(values).reshape(values.shape)
+        edges = np.linspace(0.5, values.size + 0.5, min(20, max(4, values.shape[1] // 10)) + 1)
+        for chain, mine in enumerate(ranks):
+            axes.stairs(np.histogram(mine, edges)[0], edges, color=_COLOURS[chain % len(_COLOURS)], linewidth=1.2,
+                        linestyle=_LINES[chain % len(_LINES)], label=f"chain {chain + 1}")
+        axes.axhline(values.shape[1] / (len(edges) - 1), color=_GREY, linewidth=0.8, linestyle="dotted",
+                     label="expected where chains agree")
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel(f"rank of {_parameter_label(record, name)}", fontsize=8)
+        axes.set_ylabel("draws in bin", fontsize=8)
+    _legend(figure, panels)
+    return figure
+
+
+# --- prior and posterior -------------------------------------------------------------------------------------
+
+
+def plot_prior_posterior(record: FitRecord) -> Figure:
+    """Prior density and posterior draws of every population parameter: what the data added."""
+    draws, priors = _population_draws(record), _priors(record.layout)
+    lognormal = {name for name, prior in _families(record.layout).items() if prior.family == "lognormal"}
+    figure, panels = _parameter_panels(record, list(draws), "Prior and posterior")
+    for axes, (name, values) in zip(panels, draws.items(), strict=True):
+        _draw_prior_posterior(axes, priors[name], values.ravel(), name in lognormal)
+        axes.set_xlabel(_parameter_label(record, name), fontsize=8)
+        axes.set_ylabel("density (a.u.)", fontsize=8)
+        axes.set_yticks([])
+    _legend(figure, panels)
+    return figure
+
+
+_Z = np.linspace(-4, 4, 801)  # standard normal points at which priors are drawn
+
+
+def _families(lay: Layout) -> dict[str, Prior]:
+    return {**lay.estimate, **{f"omega_{key}": prior for key, prior in lay.scales.items()},
+            **{f"beta_{key}": prior for key, prior in lay.effects.items()}, **lay.errors}
+
+
+def _priors(lay: Layout) -> dict[str, np.ndarray]:
+    """Population parameter -> quantiles of its prior at the probabilities of `_Z`."""
+    curves = {name: np.asarray(quantile(prior, _Z)) for name, prior in _families(lay).items()}
+    # every element of an LKJ matrix of this size: Lewandowski, Kurowicka & Joe 2009, J Multivar Anal 100:1989
+    b = lay.correlation_shape + (len(lay.correlated) - 2) / 2
+    for one, other in lay.correlations:
+        curves[f"corr_{one}_{other}"] = 2 * scipy.stats.beta(b, b).ppf(ndtr(_Z)) - 1
+    return curves
+
+
+def _draw_prior_posterior(axes: Axes, x: np.ndarray, values: np.ndarray, lognormal: bool) -> None:
+    """Densities on the panel's own axis, which is logarithmic for a lognormal prior over more than 20-fold."""
+    z, central = _Z, x[np.abs(_Z) < 2.33]  # 98% of the prior
+    logarithmic = lognormal and central[-1] > 20 * central[0]
+    low, high = min(central[0], values.min()), max(central[-1], values.max())
+    if x[0] >= 0 and not logarithmic:  # a long upper tail would leave no room for the rest
+        high = min(high, max(3 * values.max(), 4 * x[len(x) // 2]))
+    place = np.log10 if logarithmic else np.asarray
+    back = (lambda u: 10.0**u) if logarithmic else (lambda u: u)
+    edges = np.linspace(place(low), place(high), 41)
+    counts = np.histogram(place(values), np.append(edges[:-1], np.inf))[0] / len(values) / (edges[1] - edges[0])
+    axes.stairs(counts, back(edges), fill=True, color=_BLUE, alpha=0.45, label="posterior, draws")
+    slope = np.gradient(place(x), z)
+    density = np.exp(-0.5 * z**2) / math.sqrt(2 * math.pi) / np.maximum(slope, 1e-12)
+    shown = (x >= low) & (x <= high)
+    axes.plot(x[shown], density[shown], color=_RED, linestyle="dashed", linewidth=1.4, label="prior")
+    foot, ends = -0.04 * counts.max(), np.quantile(values, INTERVAL)
+    axes.plot(ends, [foot, foot], color=_BLACK, linewidth=2.5, solid_capstyle="butt",
+              label=f"posterior {INTERVAL_NAME} interval")
+    if logarithmic:
+        axes.set_xscale("log")
+    axes.set_xlim(back(edges[0]), back(edges[-1]))
+    axes.set_ylim(2 * foot, max(counts.max(), np.quantile(density[shown], 0.9)) * 1.08)
