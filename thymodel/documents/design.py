@@ -273,15 +273,10 @@ def _covariates(where: str, document: DesignDocument, model: Model, faults: list
         path = f"covariates.{name}"
         _known(where, path, name, model.covariates, "covariate", faults)
         try:
-            result[name] = _distribution(item) if isinstance(item, str) else item
+            result[name] = priors.parse_prior(item) if isinstance(item, str) else item
         except ValueError as error:
             faults.append(Fault(f"{where}: {path}", str(error), "or give one number for everybody"))
     return result
-
-
-def _distribution(text: str) -> Prior:
-    prior = priors.parse_prior(text)
-    return prior
 
 
 def _visits(where: str, document: DesignDocument, model: Model, faults: list[Fault]) -> dict[str, tuple[float, ...]]:
