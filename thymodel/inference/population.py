@@ -45,9 +45,10 @@ def quantile(prior: Prior, z):
 
 def _truncated_normal(n: Mapping[str, float], z):
     low, high = (n["lower"] - n["mean"]) / n["sd"], (n["upper"] - n["mean"]) / n["sd"]
-    if low > 0:  # mirrored, so that probabilities near 1 never occur
-        return n["mean"] - n["sd"] * ndtri(ndtr(-high) + ndtr(-z) * (ndtr(-low) - ndtr(-high)))
-    return n["mean"] + n["sd"] * ndtri(ndtr(low) + ndtr(z) * (ndtr(high) - ndtr(low)))
+    # mirrored where that takes the smaller of the two tail probabilities: those near 1 have lost their digits
+    mirror = jnp.asarray(True) if low > 0 else jnp.asarray(False) if high < 0 else z > 0
+    side, first, last = jnp.where(mirror, -1.0, 1.0), jnp.where(mirror, -high, low), jnp.where(mirror, -low, high)
+    return n["mean"] + side * n["sd"] * ndtri(ndtr(first) + ndtr(side * z) * (ndtr(last) - ndtr(first)))
 
 
 # --- the vector z --------------------------------------------------------------------------------------------
@@ -151,7 +152,7 @@ def log_prior(lay: Layout, z: Float[Array, " coordinate"]) -> Float[Array, ""]:
     """Log prior density of z itself: standard normal, and LKJ for the coordinates of correlations."""
     head = dict(zip(lay.population, z, strict=False))
     pairs = lay.correlations
-    special = {f"corr_{a}_{b}" for a, b in pairs}
+    special = [f"corr_{a}_{b}" for a, b in pairs]  # a list: the order of a sum shows in its last bit
     normal = jnp.sum(-0.5 * z**2 - 0.5 * math.log(2 * math.pi))
     for name in special:
         normal = normal + 0.5 * head[name] ** 2 + 0.5 * math.log(2 * math.pi)
