@@ -33,7 +33,8 @@ def summary_row(values: Float[np.ndarray, "chain draw"]) -> dict[str, float]:
     flat = values.ravel()
     finite = bool(np.isfinite(flat).all())
     # a time that is never reached is infinite: an order statistic exists then, a standard deviation does not
-    low, middle, high = np.quantile(flat, (INTERVAL[0], 0.5, INTERVAL[1]), method="linear" if finite else "inverted_cdf")
+    method = "linear" if finite else "inverted_cdf"
+    low, middle, high = np.quantile(flat, (INTERVAL[0], 0.5, INTERVAL[1]), method=method)
     row = {"mean": flat.mean(), "sd": flat.std(ddof=1) if finite else float("nan"),
            "median": middle, "q05": low, "q95": high}
     constant = not finite or np.ptp(flat) == 0.0
@@ -58,14 +59,16 @@ def judge(table: pd.DataFrame, divergences: int, failed_solves: int, leapfrogs: 
     """The verdict in words: every gate with its worst quantity.
 
     Args:
-        table: population quantities and derived ones. Rows without variation are not judged.
+        table: population quantities and derived ones. Rows that do not vary, and times that some draws never reach,
+            are not judged; any other row without an R-hat (a single chain, a draw that is not a number) fails.
         failed_solves: integrations that failed inside the sampler, of `leapfrogs` in all.
     """
-    live = table[np.isfinite(table["rhat"])]
+    settled = table["rhat"].isna() & ((table["q05"] == table["q95"]) | np.isinf(table["mean"]))
+    live = table[~settled]
     checks = [
-        _gate(live["rhat"].max(), gates.rhat, "R-hat", live["rhat"].idxmax(), below=True, digits=4),
-        _gate(live["ess_bulk"].min(), gates.ess_bulk, "bulk ESS", live["ess_bulk"].idxmin(), below=False, digits=0),
-        _gate(live["ess_tail"].min(), gates.ess_tail, "tail ESS", live["ess_tail"].idxmin(), below=False, digits=0),
+        _gate(live["rhat"], gates.rhat, "R-hat", below=True, digits=4),
+        _gate(live["ess_bulk"], gates.ess_bulk, "bulk ESS", below=False, digits=0),
+        _gate(live["ess_tail"], gates.ess_tail, "tail ESS", below=False, digits=0),
         _count(divergences, gates.divergences, "divergent transitions after warm-up"),
         (failed_solves <= gates.failed_solves * leapfrogs,
          f"{failed_solves} of {leapfrogs} solves failed inside the sampler (allowed share {gates.failed_solves:g})"),
@@ -73,8 +76,13 @@ def judge(table: pd.DataFrame, divergences: int, failed_solves: int, leapfrogs: 
     return Verdict(all(ok for ok, _ in checks), tuple(f"{'pass' if ok else 'FAIL'}: {text}" for ok, text in checks))
 
 
-def _gate(value: float, bound: float, name: str, where: object, below: bool, digits: int) -> tuple[bool, str]:
-    good = bool(value < bound if below else value > bound)
+def _gate(values: pd.Series, bound: float, name: str, below: bool, digits: int) -> tuple[bool, str]:
+    """A value that is missing is the worst, and no comparison with it holds."""
+    if values.empty:
+        return False, f"no quantity varies, so that there is no {name} to judge"
+    where = values.fillna(np.inf).idxmax() if below else values.fillna(-np.inf).idxmin()
+    value = float(values[where])
+    good = value < bound if below else value > bound
     return good, f"worst {name} {value:.{digits}f} ({where}), gate {'<' if below else '>'} {bound:g}"
 
 
