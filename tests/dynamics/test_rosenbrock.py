@@ -15,7 +15,7 @@ def _field(t, y):
     return jnp.array([y[0] * (1 - y[0]), jnp.cos(t) - y[1] * y[0]])
 
 
-TAKE = jax.jit(lambda t0, t1, y: rosenbrock.step(_field, t0, t1, y))
+TAKE = jax.jit(lambda t0, t1, y: rosenbrock.take_step(_field, t0, t1, y))
 START = jnp.array([0.2, 0.5])
 
 
@@ -51,7 +51,7 @@ def test_dense_output_is_of_fourth_order():
 
 
 def test_a_very_stiff_component_is_damped_at_once():
-    y, _, _ = rosenbrock.step(lambda t, y: -1e9 * y, 0.0, 1.0, jnp.array([1.0]))
+    y, _, _ = rosenbrock.take_step(lambda t, y: -1e9 * y, 0.0, 1.0, jnp.array([1.0]))
     assert abs(float(y[0])) < 1e-6  # L-stable: goes to 0 with the inverse of the rate
 
 

@@ -54,8 +54,8 @@ _DENSE = np.array([
 Vector = Float[Array, " state"]
 
 
-def step(field: Callable[[Array, Vector], Vector], t0, t1,
-         y0: Vector) -> tuple[Vector, Vector, Float[Array, "3 state"]]:
+def take_step(field: Callable[[Array, Vector], Vector], t0, t1,
+              y0: Vector) -> tuple[Vector, Vector, Float[Array, "3 state"]]:
     """From (t0, y0) to t1: the new state, an estimate of its error, and what `between` needs.
 
     Args:

@@ -48,7 +48,7 @@ class _RosenbrockCurve(diffrax.AbstractLocalInterpolation):
 
 
 class _Rosenbrock(diffrax.AbstractAdaptiveSolver):
-    """`rosenbrock.step` in the shape that diffrax asks for."""
+    """`rosenbrock.take_step` in the shape that diffrax asks for."""
 
     term_structure = diffrax.ODETerm
     interpolation_cls = _RosenbrockCurve
@@ -60,7 +60,7 @@ class _Rosenbrock(diffrax.AbstractAdaptiveSolver):
         return None
 
     def step(self, terms, t0, t1, y0, args, solver_state, made_jump):
-        y1, error, dense = rosenbrock.step(lambda t, y: terms.vf(t, y, args), t0, t1, y0)
+        y1, error, dense = rosenbrock.take_step(lambda t, y: terms.vf(t, y, args), t0, t1, y0)
         return y1, error, {"y0": y0, "y1": y1, "dense": dense}, None, diffrax.RESULTS.successful
 
     def func(self, terms, t0, y0, args):
