@@ -334,7 +334,7 @@ def plot_trace(record: FitRecord) -> Figure:
     for axes, (name, values) in zip(panels, draws.items(), strict=True):
         for chain, course in enumerate(values):
             axes.plot(course, color=_COLOURS[chain % len(_COLOURS)], linestyle=_LINES[chain % len(_LINES)],
-                      linewidth=0.6, label=f"chain {chain + 1}", rasterized=True)
+                      linewidth=0.6, label=f"chain {chain + 1}")
         places = np.flatnonzero(diverging.any(axis=0))
         if len(places):
             axes.plot(places, np.full(len(places), 0.03), linestyle="none", marker="|", color=_BLACK, markersize=5,

@@ -73,17 +73,24 @@ def courses(spec: FitSpec, lay: Layout, z: Float[np.ndarray, "draw coordinate"],
     """
     shape = (len(z), len(subjects.standard))
     result = np.empty((len(arms), *shape, len(times), len(observables)))
-    typical = {name: p.value for name, p in spec.model.parameters.items()} | dict(spec.fixed)
     for a, arm in enumerate(arms):
         people = _in_arm(spec, arm, subjects)
-        schedule = jax.tree.map(jnp.asarray, solving.stack(
-            [_schedule(spec, arm, people, k, times) for k in range(shape[1])]))
-        values = {name: np.asarray(v) for name, v in _all_values(spec, lay, z, people).items()}
-        some = {name: v[:: max(len(z) // _TRIED, 1)] for name, v in values.items()}
-        solver = solving.prepare(spec.model, typical, schedule, observables, draws=some)
+        schedules = [_schedule(spec, arm, people, k, times) for k in range(shape[1])]
         tell = None if progress is None else lambda done, a=a: progress(a * shape[0] + done, len(arms) * shape[0])
-        result[a] = _in_chunks(jax.jit(partial(solving.solve_sets, solver)), values, shape[0], tell)
+        result[a] = _solved(spec, schedules, _all_values(spec, lay, z, people), observables, tell)
     return result
+
+
+def _solved(spec: FitSpec, schedules: Sequence[solving.Schedule], values: Mapping[str, Array],
+            observables: Sequence[str], progress) -> Float[np.ndarray, "draw subject time observable"]:
+    """Observables of subjects with one schedule each, under every draw of their values (draw, subject)."""
+    schedule = jax.tree.map(jnp.asarray, solving.stack(schedules))
+    typical = {name: p.value for name, p in spec.model.parameters.items()} | dict(spec.fixed)
+    known = {name: np.asarray(value) for name, value in values.items()}
+    draws = len(next(iter(known.values())))
+    some = {name: value[:: max(draws // _TRIED, 1)] for name, value in known.items()}
+    solver = solving.prepare(spec.model, typical, schedule, observables, draws=some)
+    return _in_chunks(jax.jit(partial(solving.solve_sets, solver)), known, draws, progress)
 
 
 def _in_arm(spec: FitSpec, arm: Arm, subjects: VirtualSubjects) -> VirtualSubjects:
@@ -102,14 +109,9 @@ def individual_courses(spec: FitSpec, lay: Layout, z: Float[np.ndarray, "draw co
     Raises:
         SolveError: the model cannot be integrated at the values of the model file.
     """
-    subjects = data.subjects
-    stacked = solving.stack([solving.plan(spec.model, s.doses, dict(s.covariates), times) for s in subjects])
-    typical = {name: p.value for name, p in spec.model.parameters.items()} | dict(spec.fixed)
-    solve = jax.jit(partial(solving.solve_many, solving.prepare(spec.model, typical, stacked, observables)))
-    values = _subject_values(spec, lay, z, None, baseline_covariates(spec, data), len(subjects))
-    known = {name: np.asarray(v) for name, v in values.items()}
-    shape = (len(z), len(subjects))
-    return _in_chunks(solve, known, stacked, shape, None).reshape(*shape, len(times), -1)
+    schedules = [solving.plan(spec.model, s.doses, dict(s.covariates), times.tolist()) for s in data.subjects]
+    values = _subject_values(spec, lay, z, None, baseline_covariates(spec, data), len(data.subjects))
+    return _solved(spec, schedules, values, observables, None)
 
 
 def thinned(z: Float[np.ndarray, "chain draw coordinate"], count: int) -> Float[np.ndarray, "draw coordinate"]:

@@ -1,0 +1,163 @@
+"""Figures: what must stand on each of them, and that the bands are what their legends say."""
+
+import re
+from dataclasses import replace
+
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from thymodel.documents.data import load_data
+from thymodel.errors import InputError
+from thymodel.results import plots
+from thymodel.results.curves import POPULATION, incidence_curves
+from thymodel.results.record import CURVES, load_group, netcdf_bytes
+
+_FIGURES = ("course", "course_without_data", "individuals", "reconstitution", "trace", "rank", "prior_posterior")
+
+
+@pytest.fixture(scope="module")
+def data(tiny_fit):
+    spec = tiny_fit.spec
+    return load_data(tiny_fit.folder / "study.csv", spec.model, spec.columns)
+
+
+def _draw(name: str, record, data) -> Figure:
+    match name:
+        case "course":
+            return plots.plot_course(record, data)
+        case "course_without_data":
+            return plots.plot_course(record)
+        case "individuals":
+            return plots.plot_individuals(record, data)
+        case "reconstitution":
+            return plots.plot_reconstitution(record)
+        case "trace":
+            return plots.plot_trace(record)
+        case "rank":
+            return plots.plot_rank(record)
+    return plots.plot_prior_posterior(record)
+
+
+@pytest.fixture(scope="module", params=_FIGURES)
+def figure(request, tiny_fit, data) -> Figure:
+    return _draw(request.param, tiny_fit, data)
+
+
+def _legend(figure: Figure) -> list[str]:
+    return [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def _lines(axes, label: str) -> list:
+    return [line for line in axes.lines if line.get_label() == label]
+
+
+def test_every_figure_says_that_its_data_are_simulated(figure):
+    assert any("SIMULATED" in text.get_text() for text in figure.texts)
+
+
+def test_every_figure_names_its_record(figure, tiny_fit):
+    assert any(tiny_fit.digest[:12] in text.get_text() for text in figure.texts)
+
+
+def test_every_figure_is_drawn_without_a_warning(figure):
+    figure.draw_without_rendering()
+
+
+def test_a_figure_of_real_data_has_no_banner(tiny_fit):
+    real = replace(tiny_fit, content={**tiny_fit.content, "simulated": False})
+    assert not any("SIMULATED" in text.get_text() for text in plots.plot_trace(real).texts)
+
+
+def test_a_figure_of_a_failed_fit_says_so(tiny_fit):
+    failed = replace(tiny_fit, content={**tiny_fit.content, "verdict": {"passed": False, "sentences": []}})
+    assert any("FAILED" in text.get_text() for text in plots.plot_trace(failed).texts)
+
+
+@pytest.mark.parametrize(("name", "x", "y"), [
+    ("course", "time (day)", "made-up cells (cell/uL)"),
+    ("individuals", "time (day)", "made-up cells (cell/uL)"),
+    ("reconstitution", "time (day)", "subjects reconstituted (%)"),
+    ("trace", "draw after warm-up", "x0 (cell/uL)"),
+    ("rank", "rank of x0 (cell/uL)", "draws in bin"),
+    ("prior_posterior", "x0 (cell/uL)", "density (a.u.)"),
+])
+def test_axes_carry_names_and_units(name, x, y, tiny_fit, data):
+    axes = _draw(name, tiny_fit, data).axes
+    assert x in {panel.get_xlabel() for panel in axes}
+    assert y in {panel.get_ylabel() for panel in axes}
+
+
+@pytest.mark.parametrize("name", ["course", "individuals", "reconstitution", "prior_posterior"])
+def test_legends_name_the_kind_of_interval(name, tiny_fit, data):
+    assert any("equal-tailed 90%" in label for label in _legend(_draw(name, tiny_fit, data)))
+
+
+def test_uncertainty_and_spread_are_drawn_apart(tiny_fit):
+    labels = _legend(plots.plot_course(tiny_fit))
+    assert plots.UNCERTAINTY in labels and plots.SPREAD in labels
+
+
+def test_no_global_style_is_changed(tiny_fit, data):
+    before = dict(matplotlib.rcParams)
+    for name in _FIGURES:
+        _draw(name, tiny_fit, data).draw_without_rendering()
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_a_value_below_the_limit_is_a_triangle_at_the_limit(tiny_fit, data):
+    second = plots.plot_individuals(tiny_fit, data, subjects=["2"]).axes[0]
+    (below,) = _lines(second, "below the limit of quantification (at the limit)")
+    assert below.get_marker() == "v" and list(below.get_ydata()) == [20.0]
+    (measured,) = _lines(second, "measured")
+    assert list(measured.get_ydata()) == [70.0, 51.0]
+
+
+def test_counts_have_a_logarithmic_axis(tiny_fit, data):
+    assert {axes.get_yscale() for axes in plots.plot_course(tiny_fit, data).axes} == {"log"}
+
+
+def test_dose_days_are_marked_in_the_dosed_arm_only(tiny_fit):
+    control, dosed = plots.plot_course(tiny_fit).axes
+    assert [line.get_xdata()[0] for line in _lines(dosed, "dose")] == [8.0]
+    assert not _lines(control, "dose")
+
+
+def test_chains_and_arms_differ_in_line_style_too(tiny_fit):
+    lines = [line for line in plots.plot_trace(tiny_fit).axes[0].lines if line.get_label().startswith("chain")]
+    assert len({str(line._unscaled_dash_pattern) for line in lines}) == len(lines) == 2
+
+
+def test_an_unknown_subject_is_named(tiny_fit):
+    with pytest.raises(InputError, match="subject 99: not in this record"):
+        plots.plot_individuals(tiny_fit, None, subjects=["99"])
+
+
+def test_the_title_of_an_endpoint_holds_threshold_and_horizon(tiny_fit):
+    title = plots.plot_reconstitution(tiny_fit).axes[0].get_title()
+    assert re.search(r"at or above 80 cell/uL, lasting 2 days; horizon: day 20", title)
+
+
+def test_the_median_subject_is_the_same_in_both_kinds_of_band(tiny_fit):
+    curves = load_group(tiny_fit.folder / CURVES, POPULATION)
+    for kind in ("median", "subjects"):
+        assert np.all(np.diff(curves[f"count.{kind}"].values, axis=-1) >= 0)
+    assert np.allclose(curves["count.median"].values[..., 1], curves["count.subjects"].values[..., 1])
+
+
+def test_incidence_counts_subjects_that_never_arrive(tiny_fit):
+    endpoint = tiny_fit.spec.endpoints["back"]
+    times = np.array([[[5.0, np.inf], [np.inf, np.inf]]])  # one arm, two draws, two subjects
+    found = incidence_curves({"back": endpoint}, {"back": times}, ["a"])["back"].sel(arm="a")
+    last = found.isel({"back.day": -1}).values
+    assert np.allclose(last, np.quantile([0.5, 0.0], [0.05, 0.5, 0.95]))
+    assert netcdf_bytes({None: found.to_dataset(name="back")})
+
+
+def test_incidence_at_a_day_is_the_probability_in_the_table(tiny_fit):
+    curves = load_group(tiny_fit.folder / CURVES, "incidence")["back"]
+    table = tiny_fit.table
+    for arm in ("control", "dosed"):
+        at_day = curves.sel(arm=arm).interp({"back.day": 10.0}, method="nearest")
+        assert np.allclose(at_day.values, table.loc[f"back.by_10[{arm}]", ["q05", "median", "q95"]].astype(float))
