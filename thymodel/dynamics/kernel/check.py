@@ -17,13 +17,14 @@ from thymodel.dynamics.kernel.tape import needed
 _FUNCTIONS: dict[str, Callable] = {
     "add": np.add, "subtract": np.subtract, "multiply": np.multiply, "negative": np.negative, "exp": np.exp,
     "reciprocal": np.reciprocal, "log": np.log, "log1p": np.log1p, "sqrt": np.sqrt, "tanh": np.tanh, "sin": np.sin,
-    "cos": np.cos, "abs": np.abs, "sign": np.sign, "max": np.maximum, "min": np.minimum, "power": lambda x, a, _: np.power(x, a),
+    "cos": np.cos, "abs": np.abs, "sign": np.sign, "max": np.maximum, "min": np.minimum,
+    "power": lambda x, a, _: np.power(x, a),
     "lt": np.less, "le": np.less_equal, "gt": np.greater, "ge": np.greater_equal, "equal": np.equal,
     "select": np.where, "expit": lambda x: 1.0 / (1.0 + np.exp(-x)), "softplus": lambda x: np.logaddexp(0.0, x)}
 
 
 def self_test(native: Native) -> str | None:
-    """Why the kernel must not be used here, or None: values and gradient of one subject against numpy, through XLA."""
+    """Why the kernel must not be used here, or None: one subject's values and gradient against numpy."""
     try:
         grid, values = _small_problem(native)
         weights = jnp.arange(1.0, 1.0 + len(native.observables))
@@ -41,7 +42,7 @@ def self_test(native: Native) -> str | None:
         return f"a value differs from numpy: {float(value)!r} and {expected!r}"
     for name in values:
         if not np.allclose(slopes[name], back[name], rtol=1e-7, atol=1e-9 * (1.0 + abs(float(back[name][0])))):
-            return f"the derivative by {name} differs from numpy: {float(slopes[name][0])!r} and {float(back[name][0])!r}"
+            return f"a derivative differs from numpy, by {name}: {float(slopes[name][0])!r}, {float(back[name][0])!r}"
     return None
 
 
@@ -103,12 +104,11 @@ def _read(phase: Phase, arrays: dict[str, np.ndarray]) -> None:
         for place in needed(phase.tape, [output.place for output in phase.outputs]):
             operation = phase.tape.operations[place]
             if operation.name == "constant":
-                result[place] = operation.value
+                result[place] = np.float64(operation.value)
             elif operation.name == "input":
-                result[place] = float(arrays[operation.source[0]][operation.source[1]])
+                result[place] = np.float64(arrays[operation.source[0]][operation.source[1]])
             else:
-                result[place] = _FUNCTIONS[operation.name](*[np.float64(result[a]) if not isinstance(result[a], np.bool_)
-                                                             else result[a] for a in operation.args])
+                result[place] = _FUNCTIONS[operation.name](*[result[a] for a in operation.args])
     for output in phase.outputs:
         old = arrays[output.array][output.index] if output.add else 0.0
         arrays[output.array][output.index] = old + result[output.place]

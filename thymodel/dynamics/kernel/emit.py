@@ -299,7 +299,8 @@ def _call(phase: str, **arrays: str) -> str:
 def _regime_text(parameters: int, what: str) -> str:
     """load: current[j] = all[c, j] where the subject is in regime c. flush: all[c, j] += current[j], and empties it."""
     if what == "load":
-        update = [f"%new = select <{LANES} x i1> %mask, {V} %theirs, {V} %mine", f"store {V} %new, ptr %mine.p, align 8"]
+        update = [f"%new = select <{LANES} x i1> %mask, {V} %theirs, {V} %mine",
+                  f"store {V} %new, ptr %mine.p, align 8"]
         after = ""
     else:
         update = [f"%part = select <{LANES} x i1> %mask, {V} %mine, {V} zeroinitializer",

@@ -161,7 +161,8 @@ def _assemble(native: Native, paths: Sequence[Path], densities: Sequence[Density
     tables += [tables[-1]] * (-len(tables) % LANES)
     length, stored = max(len(table) for table in tables), max(int(path.place.max()) for path in paths) + 2
     rows = np.stack([_padded(table, length) for table in tables])
-    rows[:, :, ROW.index("visit")] = np.where(rows[:, :, ROW.index("visit")] < 0, stored - 1, rows[:, :, ROW.index("visit")])
+    visit = rows[:, :, ROW.index("visit")]
+    visit[visit < 0] = stored - 1  # written and never read
     rows = np.moveaxis(rows.reshape(-1, LANES, *rows.shape[1:]), 1, -1)
     rows[:, :, ROW.index("flags")] = _flags(rows, stored)[:, :, None]
     most = max((len(c) for path in paths for c in path.regimes.values()), default=1)

@@ -30,7 +30,8 @@ def _message(suffix: str) -> str:
 
 
 def _field(name: str, base: str, offset: int, kind: str) -> list[str]:
-    return [f"%{name}.at = getelementptr i8, ptr %{base}, i64 {offset}", f"%{name} = load {kind}, ptr %{name}.at, align 4"]
+    return [f"%{name}.at = getelementptr i8, ptr %{base}, i64 {offset}",
+            f"%{name} = load {kind}, ptr %{name}.at, align 4"]
 
 
 def _handler(name: str, target: str, buffers: Sequence, args: int, fixed: dict[str, int], suffix: str) -> str:

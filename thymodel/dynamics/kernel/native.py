@@ -1,4 +1,4 @@
-"""A model as machine code that XLA calls: compiled through llvmlite, cached by content, differentiable in reverse mode."""
+"""A model as machine code that XLA calls: compiled through llvmlite, cached by content, with its own derivative."""
 
 import ctypes
 import hashlib

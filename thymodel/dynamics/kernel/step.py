@@ -90,7 +90,7 @@ def make_phases(model: Model, observables: Sequence[str]) -> Phases:
 # --- the pieces of a model on a tape ---------------------------------------------------------------------------
 
 
-def _inputs(tape: Tape, model: Model, names: Sequence[str]) -> tuple[list[int], dict[sympy.Basic, int]]:
+def _inputs(tape: Tape, model: Model, names: Sequence[str]) -> tuple[list[int], dict]:
     """Places of the states, and the symbol table of the parameters."""
     states = [tp.variable(tape, "state", k) for k in range(len(model.states))]
     return states, {ex.symbol(name): tp.variable(tape, "parameter", k) for k, name in enumerate(names)}
@@ -100,17 +100,17 @@ def _row(tape: Tape, name: str) -> int:
     return tp.variable(tape, "row", ROW.index(name))
 
 
-def _moving(model: Model) -> dict[sympy.Basic, sympy.Expr]:
+def _moving(model: Model) -> dict:
     static = static_expressions(model)
     return {ex.symbol(name): value for name, value in model.expressions.items() if name not in static}
 
 
-def _at(model: Model, t: int, y: Sequence[int], parameters: dict) -> dict[sympy.Basic, int]:
+def _at(model: Model, t: int, y: Sequence[int], parameters: dict) -> dict:
     return parameters | {ex.symbol("t"): t} | {ex.symbol(name): y[k] for k, name in enumerate(model.states)}
 
 
 def _rates(tape: Tape, model: Model, t: int, y: Sequence[int], parameters: dict, inflow: Sequence[int],
-           named: dict[sympy.Basic, sympy.Expr], shared: Sequence[str] = ()) -> tuple[list[int], list[int]]:
+           named: dict, shared: Sequence[str] = ()) -> tuple[list[int], list[int]]:
     """Places of the states' rates, and of the expressions `shared`."""
     known = _at(model, t, y, parameters)
     rates = [tp.add(tape, tp.lower(tape, state.rate, known, named), inflow[k])
@@ -148,7 +148,7 @@ def _step(model: Model, names: Sequence[str]) -> tuple[Phase, Phase]:
 
 def _rodas(tape: Tape, model: Model, y: list[int], parameters: dict,
            shared: Sequence[str]) -> tuple[list[int], list[int]]:
-    """State after the step and its embedded error. Equations are multiplied by h*gamma: h = 0 is then no step at all."""
+    """State after the step and its embedded error. Equations are multiplied by h*gamma: h = 0 is then no step."""
     t, h, named = _row(tape, "t"), _row(tape, "h"), _moving(model)
     hg, inflow = tp.multiply(tape, h, tp.constant(tape, GAMMA)), _inflow(tape, model, parameters)
     rates, sums = _rates(tape, model, t, y, parameters, inflow, named, shared)
@@ -281,7 +281,7 @@ def _back_substitute(tape: Tape, factors: Factors, right: Sequence[int], sums: i
 
 
 def _scaled_error(tape: Tape, y: Sequence[int], after: Sequence[int], error: Sequence[int]) -> int:
-    """Largest of |error|/(absolute + relative*|y|); the tolerance array is each state's absolute one, then the relative."""
+    """Largest of |error|/(absolute + relative*|y|); `tolerance` is each state's absolute one, then the relative."""
     relative, worst = tp.variable(tape, "tolerance", len(y)), tp.constant(tape, 0.0)
     for k, e in enumerate(error):
         size = tp.call(tape, "max", tp.call(tape, "abs", y[k]), tp.call(tape, "abs", after[k]))
@@ -323,8 +323,9 @@ def _observe(model: Model, observables: Sequence[str], names: Sequence[str]) -> 
     forward = Phase(tape, tuple(Output("observed", k, p) for k, p in enumerate(seen)))
     seeds = [tp.variable(tape, "observed_cotangent", k) for k in range(len(seen))]
     slopes = tp.adjoints(tape, _merge(tape, seen, seeds), until)
-    stored = _cotangents(tape, slopes, "state", len(y), "state_cotangent", True)
-    return forward, Phase(tape, stored + _cotangents(tape, slopes, "parameter", len(names), "parameter_cotangent", True))
+    stored = (_cotangents(tape, slopes, "state", len(y), "state_cotangent", True)
+              + _cotangents(tape, slopes, "parameter", len(names), "parameter_cotangent", True))
+    return forward, Phase(tape, stored)
 
 
 def _merge(tape: Tape, places: Sequence[int], seeds: Sequence[int]) -> dict[int, int]:

@@ -283,7 +283,7 @@ def _pass(tape: Tape, place: int, k: int, slope: int) -> int | None:
     return multiply(tape, slope, _slope(tape, place, operation.name, args[0]))
 
 
-def _pass_power(tape: Tape, place: int, k: int, slope: int) -> int:
+def _pass_power(tape: Tape, place: int, k: int, slope: int) -> int | None:
     base, exponent, log = tape.operations[place].args
     if k == 2:
         return None  # the derivative by the base is whole in argument 0
