@@ -5,6 +5,7 @@ A number in an equation is only a number, so two terms may be added only if dime
 """
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -20,6 +21,10 @@ _EXTRA_UNITS = (
     "copy = [copy_count] = _ = copies",
     "AU = [antibody_unit]",
 )
+# pint computes numbers while it reads, so a tower such as day**9**9**9 must stop before it
+_CHARACTERS = re.compile(r"[\w\s%·*/^().-]*\Z")
+_BIG_NUMBER = re.compile(r"\d{3}")
+_POWER_OF_POWER = re.compile(r"(\*\*|\^)[^*/^A-Za-z]*(\*\*|\^)|//")
 
 
 @lru_cache(maxsize=1)
@@ -62,15 +67,23 @@ def parse_unit(text: str) -> Unit:
         return DIMENSIONLESS if text else _no_unit()
     if len(text) > 200:
         raise ValueError("a unit of more than 200 characters")
+    if not _CHARACTERS.match(text) or _BIG_NUMBER.search(text) or _POWER_OF_POWER.search(text):
+        raise ValueError(f"'{text[:60]}' is not a unit; write it as cell/uL, 1/day or mL/(kg*day)")
     registry = _registry()
     try:
-        quantity: Any = registry.Quantity(1.0, registry.parse_units(_without_leading_one(text)))
-        base = quantity.to_base_units()
+        unit = registry.parse_units(_without_leading_one(text))
+        base: Any = registry.Quantity(1.0, unit).to_base_units()
+        zero: Any = registry.Quantity(0.0, unit).to_base_units()
+        scale = float(base.magnitude)
+        dimension = {name.strip("[]"): Fraction(power).limit_denominator(1000)
+                     for name, power in base.dimensionality.items()}
     except Exception as error:  # pint raises many kinds, also plain TypeError and tokenizer errors
-        raise ValueError(f"'{text}' is not a unit ({_first_line(error)})") from None
-    dimension = {name.strip("[]"): Fraction(power).limit_denominator(1000)
-                 for name, power in quantity.dimensionality.items()}
-    return Unit(float(base.magnitude), dimension, text)
+        raise ValueError(f"'{text[:60]}' is not a unit ({_first_line(error)})") from None
+    if zero.magnitude != 0:
+        raise ValueError(f"'{text}' has an offset or is a logarithm; give values in a unit that begins at zero")
+    if not 0 < scale < math.inf:
+        raise ValueError(f"'{text}' is outside floating point")
+    return Unit(scale, dimension, text)
 
 
 def _no_unit() -> Unit:
