@@ -5,14 +5,17 @@ from dataclasses import replace
 
 import matplotlib
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
 from thymodel.documents.data import load_data
+from thymodel.documents.spec import Arm, ScenarioSpec
 from thymodel.errors import InputError
 from thymodel.results import plots
 from thymodel.results.curves import POPULATION, incidence_curves
 from thymodel.results.record import CURVES, load_group, netcdf_bytes
+from thymodel.results.scenarios import Scenario
 
 _FIGURES = ("course", "course_without_data", "individuals", "reconstitution", "trace", "rank", "prior_posterior")
 
@@ -144,6 +147,18 @@ def test_the_median_subject_is_the_same_in_both_kinds_of_band(tiny_fit):
     for kind in ("median", "subjects"):
         assert np.all(np.diff(curves[f"count.{kind}"].values, axis=-1) >= 0)
     assert np.allclose(curves["count.median"].values[..., 1], curves["count.subjects"].values[..., 1])
+
+
+def test_a_scenario_has_a_curve_for_each_arm_and_the_banner_of_its_record(tiny_fit):
+    endpoint = tiny_fit.spec.endpoints["back"]
+    arms = tuple(Arm(name, f"dose {name}", (), {}) for name in ("a", "b"))
+    spec = ScenarioSpec("two doses", "0" * 64, arms, 3, 2, 1, None, {})
+    times = {"back": np.array([[[1.0, 2.0, np.inf]] * 2, [[1.0, 1.0, 1.0]] * 2])}
+    figure = plots.plot_reconstitution(Scenario(spec, {"back": endpoint}, times, pd.DataFrame(), simulated=True))
+    assert _legend(figure)[:2] == ["dose a, posterior median", "dose b, posterior median"]
+    first, second = figure.axes[0].lines
+    assert first.get_ydata()[-1] == pytest.approx(200 / 3) and second.get_ydata()[-1] == 100
+    assert any("SIMULATED" in text.get_text() for text in figure.texts)
 
 
 def test_incidence_counts_subjects_that_never_arrive(tiny_fit):

@@ -14,6 +14,7 @@ from typing import Any
 import jinja2
 import pandas as pd
 from matplotlib.figure import Figure
+from PIL import Image
 
 from thymodel.documents.data import StudyData, load_data
 from thymodel.documents.toml import digest
@@ -24,7 +25,7 @@ from thymodel.results.record import FitRecord, find_data, write_file
 
 REPORT = "report.html"
 _PANELS = 30  # individual fits a figure
-_DPI = 120
+_DPI, _COLOURS = 120, 128
 _TEMPLATES = Path(__file__).with_name("templates")
 
 
@@ -173,7 +174,9 @@ def _individual_figures(record: FitRecord, study: StudyData) -> list[tuple[str, 
 
 
 def _inline(figure: Figure) -> str:
-    """The figure as a data URI. PNG: a tenth of the size of SVG, and the same in every browser."""
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=_DPI, metadata={"Software": None})
-    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
+    """The figure as a data URI: PNG of few colours, a third of the size of one with all."""
+    drawn, packed = io.BytesIO(), io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=_DPI, metadata={"Software": None})
+    palette = Image.open(drawn).convert("RGB").quantize(_COLOURS, dither=Image.Dither.NONE)
+    palette.save(packed, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(packed.getvalue()).decode()
