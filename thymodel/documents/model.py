@@ -445,7 +445,7 @@ def _measure(draft: _Draft, path: str, expression: sympy.Expr, known: dict[str, 
         return expressions.unit_of(expression, known, values)
     except ValueError as error:
         draft.fault(path, str(error), "convert with a named constant")
-        draft.broken.add(path.split(".")[-1])
+        draft.broken.add(path.removeprefix("expressions."))
         return None
 
 
