@@ -314,6 +314,10 @@ def _build_fit(document: FitDocument, model: Model, model_path: Path, path: Path
                 if (item := _estimated(where, name, document, model, faults)) is not None}
     if not document.estimate:
         faults.append(Fault(f"{where}: estimate", "no parameter is estimated", "name at least one"))
+    faults += [Fault(f"{where}: estimate", f"'{name}' is named twice") for name in sorted(set(document.estimate))
+               if document.estimate.count(name) > 1]
+    if not document.likelihood:
+        faults.append(Fault(f"{where}: likelihood", "no observable has an error model", "add [likelihood.OBSERVABLE]"))
     for name in document.override:
         _known(where, f"override.{name}", name, model.parameters, "parameter", faults)
     effects = {name: _between_subject(where, name, table, document, model, faults)
@@ -467,7 +471,7 @@ def _endpoints(where, tables: Mapping[str, EndpointTable], model: Model, faults)
                 faults.append(Fault(f"{where}: {path}.unit", str(error)))
         if table.horizon <= table.clock_start:
             faults.append(Fault(f"{where}: {path}.horizon", "the horizon lies before the clock starts"))
-        if table.sustained_for >= table.horizon - table.clock_start:
+        elif table.sustained_for >= table.horizon - table.clock_start:
             faults.append(Fault(f"{where}: {path}.sustained_for", "longer than the time to the horizon"))
         if any(not table.clock_start < day <= table.horizon for day in table.by):
             faults.append(Fault(f"{where}: {path}.by", "a day outside clock_start to horizon"))
