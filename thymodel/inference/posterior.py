@@ -116,13 +116,14 @@ def _pointwise(spec: FitSpec, observables, records: Records, population, observe
     """Log likelihood of each record; each observable's error model sees its own records only."""
     predicted = observed[records.subject, records.visit, records.observable]
     total = jnp.zeros(len(records.value))
+    kind, censored = np.asarray(records.observable), np.asarray(records.censoring)
     for k, name in enumerate(observables):
         error = spec.likelihood[name]
-        mine = np.flatnonzero(np.asarray(records.observable) == k)
         sigma = {key: population[error_name(name, key)] for key in error.parameters}
-        terms = likelihood.log_likelihood(error, sigma, predicted[mine], records.value[mine],
-                                          records.censoring[mine], records.limit[mine])
-        total = total.at[mine].set(terms)
+        for mine in (np.flatnonzero((kind == k) & (censored == 0)), np.flatnonzero((kind == k) & (censored != 0))):
+            terms = likelihood.log_likelihood(error, sigma, predicted[mine], records.value[mine], censored[mine],
+                                              records.limit[mine])
+            total = total.at[mine].set(terms)
     return total
 
 

@@ -1,13 +1,14 @@
 """Log density -> draws. The one file that imports the sampler (NumPyro's NUTS, used through `log_density` alone).
 
-Before sampling, z is mapped linearly, z = mode + L u, where L L' is the inverse of the curvature averaged over a pilot
-run: the target is unchanged (a linear map has a constant Jacobian), and NUTS meets a density of nearly unit scale.
+Before sampling, a pilot run chooses coordinates: a one-to-one map of the caller's (`Coordinates`), then a linear one,
+mode + L u, where L L' is the inverse of the curvature averaged over the pilot's draws. The target is unchanged (the maps'
+Jacobians are included; that of a linear map is constant), and NUTS meets a density of nearly unit scale.
 The whole state of every chain, adaptation included, is an array tree, written to a checkpoint after each block of
 iterations; a run that was killed goes on from there and gives the draws that it would have given.
 """
 
+import io
 import os
-import zipfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -31,11 +32,25 @@ _PILOT_BLOCKS = 4
 _CURVATURE_FLOOR = 0.3  # of the prior's 1: where the log density bends up at the mode, the frame is no wider than this
 
 
+class Coordinates(NamedTuple):
+    """A family of one-to-one maps z = to_z(c, weights), with the log of their Jacobian; weights 0 is the identity."""
+
+    to_z: Callable[[Array, Array], tuple[Array, Array]]
+    from_z: Callable[[Array, Array], Array]
+    choose_weights: Callable[[np.ndarray], np.ndarray]
+
+
+def plain_coordinates() -> Coordinates:
+    """No map but the identity."""
+    return Coordinates(lambda c, _: (c, jnp.asarray(0.0)), lambda z, _: z, lambda draws: np.zeros(0))
+
+
 class Frame(NamedTuple):
-    """The linear map z = mode + factor @ u."""
+    """The coordinates in which NUTS moves: z = to_z(mode + factor @ u, weights)."""
 
     mode: Float[Array, " coordinate"]
     factor: Float[Array, "coordinate coordinate"]
+    weights: Float[Array, " weight"]
 
 
 class Settings(NamedTuple):
@@ -88,16 +103,16 @@ def find_mode(value_and_grad, size: int, free: np.ndarray) -> Array:
     return jnp.zeros(size).at[free].set(found.x)
 
 
-def frame_at(value_and_grad, points: Sequence[Array]) -> Frame:
+def frame_at(value_and_grad, points: Sequence[Array], weights: Array) -> Frame:
     """The frame centred on the mean of `points`, scaled by the curvature averaged over them.
 
     Source: the averaged curvature stands for the expected information, the preconditioner of Girolami & Calderhead 2011
     (J R Stat Soc B 73:123) held constant.
     """
-    curvature = np.mean([_curvature(value_and_grad, point) for point in points], axis=0)
+    curvature = np.mean([_curvature(lambda c: value_and_grad(c, weights), point) for point in points], axis=0)
     values, vectors = np.linalg.eigh(curvature)
     root = (vectors / np.sqrt(np.maximum(values, _CURVATURE_FLOOR))) @ vectors.T
-    return Frame(jnp.mean(jnp.stack(list(points)), axis=0), jnp.asarray(root))
+    return Frame(jnp.mean(jnp.stack(list(points)), axis=0), jnp.asarray(root), weights)
 
 
 def _curvature(value_and_grad, point: Array) -> np.ndarray:
@@ -116,7 +131,7 @@ def _curvature(value_and_grad, point: Array) -> np.ndarray:
 
 
 def sample(log_density: LogDensity, size: int, free: np.ndarray, settings: Settings, checkpoint: Path | None = None,
-           identity: str = "", progress: Progress | None = None) -> Draws:
+           identity: str = "", progress: Progress | None = None, coordinates: Coordinates | None = None) -> Draws:
     """Draws from exp(log_density) by NUTS.
 
     Args:
@@ -124,15 +139,17 @@ def sample(log_density: LogDensity, size: int, free: np.ndarray, settings: Setti
         free: coordinates over which the pilot looks for a mode.
         checkpoint: directory in which the state is kept while sampling; a run found there is continued.
         identity: digest of everything that the draws depend on; a checkpoint of anything else is refused.
+        coordinates: maps from which the pilot chooses one; the identity by default.
 
     Raises:
         InputError: the checkpoint belongs to another fit.
         ThymodelError: no finite log density to start from.
     """
-    store, nuts = _Store(checkpoint, identity), _make_nuts(log_density, settings)
+    maps = coordinates or plain_coordinates()
+    store, nuts = _Store(checkpoint, identity), _make_nuts(log_density, maps, settings)
     start = store.load_start()
     if start is None:
-        start = _pilot(nuts, jax.jit(jax.value_and_grad(log_density)), size, free, settings)
+        start = _pilot(nuts, maps, _in_coordinates(log_density, maps), size, free, settings)
         store.save_start(*start)
     frame, places = start
     total = settings.warmup + settings.draws
@@ -144,6 +161,16 @@ def sample(log_density: LogDensity, size: int, free: np.ndarray, settings: Setti
         if progress is not None:
             _tell(progress, blocks, total)
     return _collect(blocks, states, settings)
+
+
+def _in_coordinates(log_density: LogDensity, maps: Coordinates):
+    """(c, weights) -> density of c and its gradient."""
+
+    def density(c, weights):
+        z, log_slope = maps.to_z(c, weights)
+        return log_density(z) + log_slope
+
+    return jax.jit(jax.value_and_grad(density))
 
 
 def _tell(progress: Progress, blocks: list[dict[str, np.ndarray]], total: int) -> None:
@@ -163,9 +190,9 @@ class _Nuts(NamedTuple):
     potential: Callable[[Frame], Callable[[Array], Array]]
 
 
-def _make_nuts(log_density: LogDensity, settings: Settings) -> _Nuts:
+def _make_nuts(log_density: LogDensity, maps: Coordinates, settings: Settings) -> _Nuts:
     failures: list[int] = []
-    potential = _potential(log_density, failures)
+    potential = _potential(_in_coordinates(log_density, maps), failures)
     initialise, kernel = hmc(potential_fn_gen=potential, algo="NUTS")
 
     def begin(u: Array, key: Array, frame: Frame):
@@ -174,7 +201,8 @@ def _make_nuts(log_density: LogDensity, settings: Settings) -> _Nuts:
 
     def iterate(frame: Frame, state, _):
         state = kernel(state, (frame,), {})
-        kept = {"z": frame.mode + frame.factor @ state.z, "log_density": -state.potential_energy,
+        z, log_slope = maps.to_z(frame.mode + frame.factor @ state.z, frame.weights)
+        kept = {"z": z, "log_density": -state.potential_energy - log_slope,
                 "energy": state.energy, "diverging": state.diverging, "leapfrogs": state.num_steps,
                 "accept": state.accept_prob}
         return state, kept
@@ -205,14 +233,13 @@ def _in_threads(program, failures: list[int]):
     return run
 
 
-def _potential(log_density: LogDensity, failures: list[int]):
+def _potential(value_and_grad, failures: list[int]):
     """frame -> minus the log density of u, whose derivative is one compiled call.
 
     The sampler never traces the solver itself: differentiating an already compiled solve inside another trace trips
     over diffrax's result codes. An evaluation that is not finite, which the sampler meets as a divergence, is also
     counted in `failures`.
     """
-    value_and_grad = jax.jit(jax.value_and_grad(lambda u, frame: -log_density(frame.mode + frame.factor @ u)))
 
     def in_frame(frame: Frame):
         @jax.custom_vjp
@@ -220,7 +247,8 @@ def _potential(log_density: LogDensity, failures: list[int]):
             return forward(u)[0]
 
         def forward(u):
-            value, slope = value_and_grad(u, frame)
+            density, slope = value_and_grad(frame.mode + frame.factor @ u, frame.weights)
+            value, slope = -density, -frame.factor.T @ slope
             jax.lax.cond(jnp.isfinite(value), lambda: None, lambda: jax.debug.callback(lambda: failures.append(1)))
             return jnp.where(jnp.isnan(value), jnp.inf, value), slope
 
@@ -230,22 +258,27 @@ def _potential(log_density: LogDensity, failures: list[int]):
     return in_frame
 
 
-def _pilot(nuts: _Nuts, value_and_grad, size: int, free: np.ndarray, settings: Settings) -> tuple[Frame, Array]:
+def _pilot(nuts: _Nuts, maps: Coordinates, value_and_grad, size: int, free: np.ndarray,
+           settings: Settings) -> tuple[Frame, Array]:
     """The frame for the main run, and a place in it for each chain to start from.
 
-    A short run in the frame of the mode finds where the posterior mass is; the curvature there, averaged, makes the
-    frame that counts. The pilot's draws are thrown away.
+    A short run in the frame of the mode finds where the posterior mass is; it chooses the weights of the coordinates,
+    and the curvature there, averaged, makes the frame that counts. The pilot's draws are thrown away.
     """
-    frame = frame_at(value_and_grad, [find_mode(value_and_grad, size, free)])
-    potential = nuts.potential(frame)
+    none = jnp.zeros_like(jnp.asarray(maps.choose_weights(np.zeros((2, size)))))
+    frame = frame_at(value_and_grad, [find_mode(lambda c: value_and_grad(c, none), size, free)], none)
     keys = jax.random.split(jax.random.PRNGKey(settings.seed), settings.chains)
-    places = jnp.stack([_finite_start(potential, key, size) for key in keys])
-    states = _begin(nuts, frame, places, settings.seed + 1)
+    places = jnp.stack([_finite_start(nuts.potential(frame), key, size) for key in keys])
+    states, blocks = _begin(nuts, frame, places, settings.seed + 1), []
     for _ in range(_PILOT_BLOCKS):
         states, block = nuts.run(states, frame)
-    late = block["z"][:, BLOCK // 2 :: BLOCK // 4]  # of the last block, the second half
-    found = frame_at(value_and_grad, [jnp.asarray(z) for z in late.reshape(-1, size)])
-    return found, jnp.linalg.solve(found.factor, (jnp.asarray(block["z"][:, -1]) - found.mode).T).T
+        blocks.append(block["z"])
+    late = np.concatenate(blocks[len(blocks) // 2 :], axis=1)
+    weights = jnp.asarray(maps.choose_weights(late.reshape(-1, size)))
+    some = late[:, :: late.shape[1] // 3].reshape(-1, size)
+    found = frame_at(value_and_grad, [maps.from_z(jnp.asarray(z), weights) for z in some], weights)
+    last = jnp.stack([maps.from_z(jnp.asarray(z), weights) for z in late[:, -1]])
+    return found, jnp.linalg.solve(found.factor, (last - found.mode).T).T
 
 
 def _begin(nuts: _Nuts, frame: Frame, places: Array, seed: int):
@@ -287,10 +320,10 @@ class _Store:
         found = self._load("start.npz")
         if found is None:
             return None
-        return Frame(jnp.asarray(found["mode"]), jnp.asarray(found["factor"])), jnp.asarray(found["places"])
+        return Frame(*(jnp.asarray(found[name]) for name in Frame._fields)), jnp.asarray(found["places"])
 
     def save_start(self, frame: Frame, places: Array) -> None:
-        self._save("start.npz", {"mode": frame.mode, "factor": frame.factor, "places": places})
+        self._save("start.npz", {**frame._asdict(), "places": places})
 
     def load_blocks(self, like) -> tuple[Any, list[dict[str, np.ndarray]]]:
         found = self._load("state.npz")
@@ -315,10 +348,11 @@ class _Store:
             return None
         place = str(self.folder / name)
         try:
-            with np.load(self.folder / name, allow_pickle=False) as file:
+            with np.load(io.BytesIO((self.folder / name).read_bytes()), allow_pickle=False) as file:
                 found = dict(file)
-        except (OSError, ValueError, zipfile.BadZipFile) as error:
-            raise InputError([Fault(place, f"not a checkpoint ({error})", "delete the directory")]) from None
+        except Exception as error:  # numpy and zipfile raise a dozen kinds for damaged files
+            what = f"not a checkpoint, or damaged ({type(error).__name__}: {error})"
+            raise InputError([Fault(place, what, "delete the directory")]) from None
         if str(found.get("identity")) != self.identity:
             raise InputError([Fault(place, "the checkpoint belongs to another model, spec, data or version",
                                     "delete the directory, or resume the fit that it belongs to")])

@@ -22,7 +22,7 @@ from thymodel.documents.data import StudyData, disposition, load_data
 from thymodel.documents.spec import FitSpec, load_fit_spec
 from thymodel.documents.toml import digest
 from thymodel.errors import Fault, InputError
-from thymodel.inference import diagnostics, sampling
+from thymodel.inference import centring, diagnostics, sampling
 from thymodel.inference.posterior import Posterior, constrain, make_posterior
 from thymodel.inference.sampling import Draws, Settings
 from thymodel.inference.sampling import Progress as SamplingProgress
@@ -138,7 +138,7 @@ def _sample(posterior: Posterior, data: StudyData, folder: Path, progress: Progr
     settings = Settings(asked.chains, asked.warmup, asked.draws, asked.seed, asked.target_accept)
     progress.stage("pilot, compiling")
     return sampling.sample(posterior.log_density, lay.size, free, settings, folder / CHECKPOINT,
-                           _identity(spec, data), progress.sampling)
+                           _identity(spec, data), progress.sampling, centring.coordinates(lay))
 
 
 def _identity(spec: FitSpec, data: StudyData) -> str:
