@@ -12,7 +12,8 @@ class Fault(NamedTuple):
     hint: str = ""
 
     def __str__(self) -> str:
-        return f"{self.where}: {self.what}" + (f". hint: {self.hint}" if self.hint else "")
+        stop = "" if self.what.endswith("?") else "."
+        return f"{self.where}: {self.what}" + (f"{stop} hint: {self.hint}" if self.hint else "")
 
 
 class ThymodelError(Exception):

@@ -24,29 +24,33 @@ def crossing_times(endpoint: Endpoint, times: Float[np.ndarray, " time"],
     """
     inside = (times >= endpoint.clock_start) & (times <= endpoint.horizon)
     grid, values = times[inside], courses[..., inside]
-    flat = values.reshape(-1, len(grid))
-    found = np.array([_crossing(endpoint, grid, course) for course in flat])
+    found = _first_lasting(endpoint, grid, values.reshape(-1, len(grid)))
     return found.reshape(values.shape[:-1])
 
 
-def _crossing(endpoint: Endpoint, grid: np.ndarray, course: np.ndarray) -> float:
-    first = int(np.argmin(course)) if endpoint.after_nadir else 0
-    above = course >= endpoint.threshold
-    begins = np.flatnonzero(above & ~np.concatenate([[False], above[:-1]]))
-    begins = begins if endpoint.after_nadir is False or not above[first] else np.append(first, begins)
-    for k in np.unique(begins[begins >= first]):
-        start = grid[k] if k == first else _between(endpoint.threshold, grid, course, k - 1)
-        below = np.flatnonzero(~above[k:])
-        until = _between(endpoint.threshold, grid, course, k + below[0] - 1) if len(below) else grid[-1]
-        if until - start >= endpoint.sustained_for:
-            return float(start - endpoint.clock_start)
-    return np.inf
+def _first_lasting(endpoint: Endpoint, grid: np.ndarray, values: Float[np.ndarray, "course time"]) -> np.ndarray:
+    count, columns = len(grid), np.arange(len(grid))
+    first = np.argmin(values, axis=1)[:, None] if endpoint.after_nadir else np.zeros((len(values), 1), int)
+    above = values >= endpoint.threshold
+    before = np.concatenate([np.zeros((len(values), 1), bool), above[:, :-1]], axis=1)
+    begins = above & (columns >= first) & (~before | (columns == first))
+    crossing = _crossings(endpoint.threshold, grid, values)  # between k and k + 1, where the sides differ
+    reached = np.concatenate([np.full_like(values[:, :1], grid[0]), crossing], axis=1)
+    start = np.where(columns == first, grid, reached)
+    below = np.minimum.accumulate(np.where(above, count, columns)[:, ::-1], axis=1)[:, ::-1]  # next one not above
+    exits = np.take_along_axis(np.concatenate([crossing, np.full_like(values[:, :1], grid[-1])], axis=1),
+                               np.minimum(below, count) - 1, axis=1)
+    lasting = begins & (exits - start >= endpoint.sustained_for)
+    k = np.argmax(lasting, axis=1)[:, None]
+    time = np.take_along_axis(start, k, axis=1)[:, 0] - endpoint.clock_start
+    return np.where(lasting.any(axis=1), time, np.inf)
 
 
-def _between(threshold: float, grid: np.ndarray, course: np.ndarray, k: int) -> float:
-    """Where the straight line from point k to k + 1 meets the threshold."""
-    fraction = (threshold - course[k]) / (course[k + 1] - course[k])
-    return float(grid[k] + fraction * (grid[k + 1] - grid[k]))
+def _crossings(threshold: float, grid: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Where the straight line from each point to the next meets the threshold; the next point where it does not."""
+    step = np.diff(values, axis=1)
+    fraction = np.clip((threshold - values[:, :-1]) / np.where(step == 0, 1.0, step), 0.0, 1.0)
+    return grid[:-1] + np.where(step == 0, 1.0, fraction) * np.diff(grid)
 
 
 def quantile_with_never(times: np.ndarray, probability: float, axis: int = -1) -> np.ndarray:

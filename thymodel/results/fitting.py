@@ -155,9 +155,8 @@ def _derive(posterior: Posterior, data: StudyData, draws: Draws) -> tuple[xr.Dat
     z = draws.z[:, kept].reshape(chains * len(kept), -1)
     arms = observed_arms(spec, data)
     people = virtual_subjects(spec, baseline_covariates(spec, data), _ENDPOINT_SUBJECTS, spec.sampler.seed)
-    variables, times = {}, {}
+    variables, times = {}, arm_times(spec, posterior.layout, z, arms, people, spec.endpoints)
     for name, endpoint in spec.endpoints.items():
-        times[name] = arm_times(spec, posterior.layout, z, arms, people, endpoint)
         summaries = [summarise_draws(endpoint, arm.name, times[name][k]) for k, arm in enumerate(arms)]
         for quantity in ("median", "never", "restricted_mean"):
             variables[f"{name}.{quantity}"] = np.stack([getattr(s, quantity) for s in summaries], axis=1)

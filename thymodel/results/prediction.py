@@ -5,7 +5,7 @@ that differences between arms and between draws are not blurred by who was drawn
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -41,7 +41,7 @@ def virtual_subjects(spec: FitSpec, data_covariates: Mapping[str, np.ndarray], c
         data_covariates: baseline value of each covariate, a value a fitted patient; patients are drawn whole.
     """
     effects = max(len(spec.between_subject), 1)
-    uniform = qmc.Sobol(effects, seed=np.random.default_rng(seed)).random(1 << max(count - 1, 1).bit_length())[:count]
+    uniform = qmc.Sobol(effects, rng=np.random.default_rng(seed)).random(1 << max(count - 1, 1).bit_length())[:count]
     standard = norm.ppf(np.clip(uniform, 1e-9, 1 - 1e-9))
     patients = len(next(iter(data_covariates.values()))) if data_covariates else 1
     chosen = np.random.default_rng(seed + 1).permutation(np.arange(count) % patients)
@@ -65,24 +65,29 @@ def observed_arms(spec: FitSpec, data: StudyData) -> tuple[Arm, ...]:
 
 def courses(spec: FitSpec, lay: Layout, z: Float[np.ndarray, "draw coordinate"], arms: Sequence[Arm],
             subjects: VirtualSubjects, observables: Sequence[str], times: Float[np.ndarray, " time"],
-            progress=None) -> Float[np.ndarray, "arm draw subject time observable"]:
+            reduce: Callable[[np.ndarray], np.ndarray] | None = None,
+            progress: Callable[[int, int], None] | None = None) -> Float[np.ndarray, "arm draw subject ..."]:
     """Observables without residual error, for every arm, draw and virtual subject.
+
+    Args:
+        reduce: applied to blocks (draw, subject, time, observable) as they come, so that only its result is kept; by
+            default the last two axes are kept whole.
 
     Raises:
         SolveError: the model cannot be integrated at the values of the model file.
     """
-    shape = (len(z), len(subjects.standard))
-    result = np.empty((len(arms), *shape, len(times), len(observables)))
-    for a, arm in enumerate(arms):
-        people = _in_arm(spec, arm, subjects)
-        schedules = [_schedule(spec, arm, people, k, times) for k in range(shape[1])]
-        tell = None if progress is None else lambda done, a=a: progress(a * shape[0] + done, len(arms) * shape[0])
-        result[a] = _solved(spec, schedules, _all_values(spec, lay, z, people), observables, tell)
-    return result
+    everyone = [_in_arm(spec, arm, subjects) for arm in arms]
+    schedules = [_schedule(spec, arm, people, k, times) for arm, people in zip(arms, everyone, strict=True)
+                 for k in range(len(subjects.standard))]
+    values = [_all_values(spec, lay, z, people) for people in everyone]
+    joined = {name: np.concatenate([np.asarray(v[name]) for v in values], axis=1) for name in values[0]}
+    found = _solved(spec, schedules, joined, observables, reduce, progress)
+    found = found.reshape(len(z), len(arms), len(subjects.standard), *found.shape[2:])
+    return np.moveaxis(found, 1, 0)
 
 
 def _solved(spec: FitSpec, schedules: Sequence[solving.Schedule], values: Mapping[str, Array],
-            observables: Sequence[str], progress) -> Float[np.ndarray, "draw subject time observable"]:
+            observables: Sequence[str], reduce=None, progress=None) -> Float[np.ndarray, "draw subject ..."]:
     """Observables of subjects with one schedule each, under every draw of their values (draw, subject)."""
     schedule = jax.tree.map(jnp.asarray, solving.stack(schedules))
     typical = {name: p.value for name, p in spec.model.parameters.items()} | dict(spec.fixed)
@@ -90,7 +95,8 @@ def _solved(spec: FitSpec, schedules: Sequence[solving.Schedule], values: Mappin
     draws = len(next(iter(known.values())))
     some = {name: value[:: max(draws // _TRIED, 1)] for name, value in known.items()}
     solver = solving.prepare(spec.model, typical, schedule, observables, draws=some)
-    return _in_chunks(jax.jit(partial(solving.solve_sets, solver)), known, draws, progress)
+    run = jax.jit(partial(solving.solve_sets, solver))
+    return _in_chunks(run, known, draws, reduce or (lambda found: found), progress)
 
 
 def _in_arm(spec: FitSpec, arm: Arm, subjects: VirtualSubjects) -> VirtualSubjects:
@@ -111,7 +117,7 @@ def individual_courses(spec: FitSpec, lay: Layout, z: Float[np.ndarray, "draw co
     """
     schedules = [solving.plan(spec.model, s.doses, dict(s.covariates), times.tolist()) for s in data.subjects]
     values = _subject_values(spec, lay, z, None, baseline_covariates(spec, data), len(data.subjects))
-    return _solved(spec, schedules, values, observables, None)
+    return _solved(spec, schedules, values, observables)
 
 
 def thinned(z: Float[np.ndarray, "chain draw coordinate"], count: int) -> Float[np.ndarray, "draw coordinate"]:
@@ -145,17 +151,17 @@ def _schedule(spec: FitSpec, arm: Arm, subjects: VirtualSubjects, k: int, times)
     return solving.plan(spec.model, arm.doses, covariates, times)
 
 
-def _in_chunks(solve, values: Mapping[str, np.ndarray], draws: int, progress) -> np.ndarray:
-    """All draws, a fixed number at a time on two threads; the last chunk is filled up with repeats."""
+def _in_chunks(solve, values: Mapping[str, np.ndarray], draws: int, reduce, progress) -> np.ndarray:
+    """All draws, a fixed number at a time on as many threads as cores; the last chunk is filled up with repeats."""
     chunks = [np.minimum(np.arange(begin, begin + _CHUNK), draws - 1) for begin in range(0, draws, _CHUNK)]
 
     def one(rows: np.ndarray) -> np.ndarray:
-        return np.asarray(solve({name: jnp.asarray(value[rows]) for name, value in values.items()}))
+        return reduce(np.asarray(solve({name: jnp.asarray(value[rows]) for name, value in values.items()})))
 
     pieces = [one(chunks[0])]  # compiles, before the threads would each begin to
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for k, piece in enumerate(pool.map(one, chunks[1:])):
             pieces.append(piece)
             if progress is not None:
-                progress(min((k + 2) * _CHUNK, draws))
+                progress(min((k + 2) * _CHUNK, draws), draws)
     return np.concatenate(pieces)[:draws]

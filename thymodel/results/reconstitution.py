@@ -1,6 +1,6 @@
 """From posterior draws to reconstitution times of virtual subjects, arm by arm."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -9,19 +9,30 @@ from thymodel.inference.population import Layout
 from thymodel.results.endpoints import crossing_times
 from thymodel.results.prediction import VirtualSubjects, courses
 
-GRID_POINTS = 366  # at most one time a day over a year, every two days over two years
+GRID_POINTS = 181  # every two days over a year: a course is straight enough between them
 
 
-def endpoint_grid(endpoint: Endpoint) -> np.ndarray:
-    """Times on which a course is judged: daily over a year, coarser over a longer horizon, finer over a short one."""
-    length = endpoint.horizon - endpoint.clock_start
-    points = int(np.clip(4 * length + 1, 61, GRID_POINTS))
-    return np.linspace(endpoint.clock_start, endpoint.horizon, points)
+def endpoint_grid(endpoints: Sequence[Endpoint]) -> np.ndarray:
+    """Times on which courses are judged: evenly from the first clock's start to the last horizon, and all of those."""
+    edges = [day for e in endpoints for day in (e.clock_start, e.horizon)]
+    return np.unique(np.concatenate([np.linspace(min(edges), max(edges), GRID_POINTS), edges]))
 
 
 def arm_times(spec: FitSpec, lay: Layout, z: np.ndarray, arms: Sequence[Arm], subjects: VirtualSubjects,
-              endpoint: Endpoint, progress: Callable[[int, int], None] | None = None) -> np.ndarray:
-    """Crossing times of the latent course (no residual error), array (arm, draw, subject); inf where not reached."""
-    grid = endpoint_grid(endpoint)
-    found = courses(spec, lay, z, arms, subjects, [endpoint.marker], grid, progress)
-    return crossing_times(endpoint, grid, found[..., 0])
+              endpoints: Mapping[str, Endpoint],
+              progress: Callable[[int, int], None] | None = None) -> dict[str, np.ndarray]:
+    """Crossing times of the latent course (no residual error) for each endpoint; inf where not reached.
+
+    Returns:
+        Endpoint -> array (arm, draw, subject), from one simulation of all of them.
+    """
+    if not endpoints:
+        return {}
+    grid = endpoint_grid(list(endpoints.values()))
+    markers = list(dict.fromkeys(e.marker for e in endpoints.values()))
+
+    def judge(found: np.ndarray) -> np.ndarray:
+        return np.stack([crossing_times(e, grid, found[..., markers.index(e.marker)]) for e in endpoints.values()], -1)
+
+    times = courses(spec, lay, z, arms, subjects, markers, grid, judge, progress)
+    return {name: times[..., k] for k, name in enumerate(endpoints)}

@@ -48,8 +48,7 @@ def run_scenario(record: FitRecord, path: str | Path,
         raise InputError([Fault(str(path), "no endpoint here, and none in the fit", "add [endpoints.NAME]")])
     z = thinned(record.z, scenario.draws)
     people = virtual_subjects(fit, _covariates(record), scenario.subjects, scenario.seed)
-    times = {name: arm_times(fit, record.layout, z, scenario.arms, people, endpoint, progress)
-             for name, endpoint in endpoints.items()}
+    times = arm_times(fit, record.layout, z, scenario.arms, people, endpoints, progress)
     rows = [row for name, endpoint in endpoints.items() for k, arm in enumerate(scenario.arms)
             for row in endpoint_rows(summarise_draws(endpoint, arm.name, times[name][k]))]
     return Scenario(scenario, endpoints, times, pd.DataFrame(rows), bool(record.content["simulated"]))

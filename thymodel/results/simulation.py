@@ -26,7 +26,7 @@ def simulate(model: Model | str | Path, times: Sequence[float], doses: Iterable[
         observe: observables; all by default.
 
     Returns:
-        `time` and a column an observable, in the units of the model file; the value at a dose time is the one before it.
+        `time` and a column an observable, in the units of the model file; at a dose time the value before it.
 
     Raises:
         InputError: an unknown name, or a time before the model's start.
@@ -75,9 +75,10 @@ def simulate_one(model: str, times: str, doses: list[str], covariates: list[str]
     parsed_courses = dict(_each(parse_course, covariates, faults))
     parsed_values = dict(_each(_assignment, values, faults))
     days = _each(lambda text: _day(text), [part for part in times.split(",") if part.strip()], faults)
+    names = [name.strip() for name in observe.split(",")] if observe is not None else list(loaded.observables)
+    faults += _faults(loaded, days, parsed_courses, parsed_values, names) if not faults or days else ()
     if faults:
         raise InputError(faults)
-    names = [name.strip() for name in observe.split(",")] if observe else None
     return simulate(loaded, days, parsed_doses, parsed_courses, parsed_values, names)
 
 
