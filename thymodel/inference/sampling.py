@@ -350,6 +350,8 @@ class _Store:
         try:
             with np.load(io.BytesIO((self.folder / name).read_bytes()), allow_pickle=False) as file:
                 found = dict(file)
+            if int(found.pop("arrays")) != len(found):
+                raise ValueError("an array is missing")
         except Exception as error:  # numpy and zipfile raise a dozen kinds for damaged files
             what = f"not a checkpoint, or damaged ({type(error).__name__}: {error})"
             raise InputError([Fault(place, what, "delete the directory")]) from None
@@ -363,7 +365,7 @@ class _Store:
             return
         partial_file = self.folder / f".{name}.partial"
         with open(partial_file, "wb") as file:
-            np.savez(file, identity=np.asarray(self.identity),
+            np.savez(file, identity=np.asarray(self.identity), arrays=np.asarray(len(arrays) + 1),
                      **{key: np.asarray(value) for key, value in arrays.items()})
             file.flush()
             os.fsync(file.fileno())
