@@ -46,48 +46,63 @@ def _stop(text: str, status: int) -> None:
 
 
 @app.command()
-def check(paths: Annotated[list[Path], typer.Argument(help="models, specs, designs, or directories with a spec")]) -> None:
-    """Every fault of every model, spec, design and (through the spec) data file."""
+def check(paths: Annotated[list[Path], typer.Argument(help="TOML files, or directories of them")]) -> None:
+    """Every fault of every model, spec, design, scenario and (through its spec) data file."""
     faults: list[Fault] = []
     for path in paths:
-        try:
-            for line in _check_one(path):
-                print(line)
-        except InputError as error:
-            faults += error.faults
+        for file in _documents(path):
+            try:
+                for line in _check_one(file):
+                    print(line)
+            except InputError as error:
+                faults += error.faults
     if faults:
         raise InputError(faults)
 
 
+def _documents(path: Path) -> list[Path]:
+    """The path itself, or every TOML file under a directory."""
+    if not path.is_dir():
+        return [path]
+    hidden = lambda file: any(part.startswith(".") for part in file.relative_to(path).parts)  # noqa: E731
+    return sorted(file for file in path.rglob("*.toml") if not hidden(file)) or [path / "spec.toml"]
+
+
 def _check_one(path: Path) -> list[str]:
     """What was found good; raises InputError with everything that was not."""
-    from thymodel.documents.data import load_data
     from thymodel.documents.design import load_design
     from thymodel.documents.model import load_model
-    from thymodel.documents.spec import load_fit_spec
-    from thymodel.documents.toml import read_text
-    from thymodel.results.fitting import load_study
+    from thymodel.documents.spec import load_fit_spec, load_scenario_spec
+    from thymodel.documents.toml import read_text, top_keys
 
-    if path.is_dir() or path.name == "spec.toml":
-        spec = load_fit_spec(path)
-        lines = [f"{spec.path}: good ({spec.model.name}, {len(spec.estimate)} parameters estimated)"]
-        if (spec.path.parent / spec.data_file).is_file():
-            data, file = load_study(spec, None)
-            return [*lines, f"{file}: good ({len(data.subjects)} subjects, {len(data.exclusions)} rows excluded)",
-                    *(f"{file}: note: {note}" for note in data.notes)]
-        return [*lines, f"{spec.path}: note: data {spec.data_file} not here, not checked"]
     if path.suffix == ".csv":
         raise InputError([Fault(str(path), "data are checked through the spec that names their units",
                                 "thymodel check DIRECTORY")])
-    text = read_text(path)
-    if "[states" in text or "[observables" in text:
+    keys = top_keys(read_text(path), str(path))
+    if path.name == "spec.toml" or keys & {"likelihood", "estimate", "sampler"}:
+        return _check_fit(load_fit_spec(path))
+    if keys & {"states", "observables", "parameters"}:
         model = load_model(path)
         return [f"{path}: good ({len(model.states)} states, {len(model.parameters)} parameters)"]
-    if "[likelihood" in text or "estimate" in text.split("[", 1)[0]:
-        return [f"{path}: good ({load_fit_spec(path).model.name})"]
-    design = load_design(path)
-    del load_data
-    return [f"{path}: good (design, {len(design.arms)} arms)"]
+    if keys & {"visits", "error", "truth"}:
+        return [f"{path}: good (design, {len(load_design(path).arms)} arms)"]
+    if "arms" in keys:
+        spec = next((f for f in (path.parent / "spec.toml", path.parent.parent / "spec.toml") if f.is_file()), None)
+        if spec is None:
+            return [f"{path}: note: a scenario; no spec.toml beside or above it, so not checked"]
+        return [f"{path}: good (scenario, {len(load_scenario_spec(path, load_fit_spec(spec).model).arms)} arms)"]
+    return [f"{path}: note: not a model, spec, design or scenario, so not checked"]
+
+
+def _check_fit(spec: Any) -> list[str]:
+    from thymodel.results.fitting import load_study
+
+    lines = [f"{spec.path}: good ({spec.model.name}, {len(spec.estimate)} parameters estimated)"]
+    if not (spec.path.parent / spec.data_file).is_file():
+        return [*lines, f"{spec.path}: note: data {spec.data_file} not here, not checked"]
+    data, file = load_study(spec, None)
+    return [*lines, f"{file}: good ({len(data.subjects)} subjects, {len(data.exclusions)} rows excluded)",
+            *(f"{file}: note: {note}" for note in data.notes)]
 
 
 @app.command()

@@ -350,7 +350,7 @@ def _prior(where: str, path: str, text: str, faults: list[Fault]) -> Prior:
         return priors.parse_prior(text)
     except ValueError as error:
         faults.append(Fault(f"{where}: {path}", str(error)))
-        return Prior("normal", {"mean": 0.0, "sd": 1.0})
+        return Prior("halfnormal", {"sd": 1.0})  # a stand-in that raises no second fault
 
 
 def _estimated(where, name, document: FitDocument, model: Model, faults) -> Estimated | None:

@@ -3,7 +3,7 @@
 import hashlib
 import tomllib
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pydantic
 
@@ -48,16 +48,28 @@ def parse_document(text: str, schema: type[Schema], where: str) -> Schema:
     Raises:
         InputError: wrong TOML (with line and column), or every key that does not fit the schema.
     """
+    try:
+        return schema.model_validate(_raw(text, where))
+    except pydantic.ValidationError as error:
+        raise InputError([_fault(where, item) for item in error.errors()]) from None
+
+
+def _raw(text: str, where: str) -> dict[str, Any]:
     if not text.strip():
         raise InputError([Fault(where, "the file is empty")])
     try:
-        raw = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # also a date or a number that Python cannot hold
         raise InputError([Fault(where, f"not TOML: {error}", "quote texts, close brackets, one key a line")]) from None
-    try:
-        return schema.model_validate(raw)
-    except pydantic.ValidationError as error:
-        raise InputError([_fault(where, item) for item in error.errors()]) from None
+
+
+def top_keys(text: str, where: str) -> frozenset[str]:
+    """Names of the outermost keys and tables of a document: they tell its kind.
+
+    Raises:
+        InputError: empty, or wrong TOML.
+    """
+    return frozenset(_raw(text, where))
 
 
 def _fault(where: str, item) -> Fault:

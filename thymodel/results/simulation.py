@@ -8,6 +8,7 @@ import pandas as pd
 
 from thymodel.documents.expressions import closest
 from thymodel.documents.model import Model, load_model
+from thymodel.documents.priors import support
 from thymodel.documents.regimen import Course, Dose, parse_course, parse_dose
 from thymodel.dynamics import solving
 from thymodel.errors import Fault, InputError
@@ -52,7 +53,9 @@ def _faults(model: Model, times, courses, values, names) -> list[Fault]:
     faults = [Fault(f"--times {time:g}", "not a finite day at or after the model's start "
                     f"({model.start:g})") for time in times if not math.isfinite(time) or time < model.start]
     if not len(times):
-        faults.append(Fault("--times", "no time given"))
+        faults.append(Fault("--times", "no time given", "for example 0,30,100"))
+    if not names:
+        faults.append(Fault("--observe", "no observable given", f"some of: {', '.join(model.observables)}"))
     checks = (("--covariate", courses, model.covariates, "covariate"),
               ("--set", values, model.parameters, "parameter"), ("--observe", names, model.observables, "observable"))
     for option, given, known, kind in checks:
@@ -60,6 +63,11 @@ def _faults(model: Model, times, courses, values, names) -> list[Fault]:
                          f"one of: {', '.join(known)}") for name in given if name not in known]
     faults += [Fault(f"--set {name}", "it sets the length of a chain and cannot be changed here", "edit the model file")
                for name in values if name in model.chain_lengths]
+    for name, value in values.items():
+        prior = model.parameters[name].prior if name in model.parameters else None
+        low, high = support(prior) if prior is not None else (-math.inf, math.inf)
+        if not low <= value <= high:  # a bound itself, such as no thymus at all, is a fair question
+            faults.append(Fault(f"--set {name}={value:g}", f"outside {low:g} to {high:g}, where its prior {prior} lies"))
     return faults
 
 
@@ -72,11 +80,11 @@ def simulate_one(model: str, times: str, doses: list[str], covariates: list[str]
     """
     loaded, faults = load_model(model), []
     parsed_doses = _each(lambda text: parse_dose(text, loaded), doses, faults)
-    parsed_courses = dict(_each(parse_course, covariates, faults))
-    parsed_values = dict(_each(_assignment, values, faults))
+    parsed_courses = _by_name("--covariate", _each(parse_course, covariates, faults), faults)
+    parsed_values = _by_name("--set", _each(_assignment, values, faults), faults)
     days = _each(lambda text: _day(text), [part for part in times.split(",") if part.strip()], faults)
-    names = [name.strip() for name in observe.split(",")] if observe is not None else list(loaded.observables)
-    faults += _faults(loaded, days, parsed_courses, parsed_values, names) if not faults or days else ()
+    names = list(loaded.observables) if observe is None else [n.strip() for n in observe.split(",") if n.strip()]
+    faults += _faults(loaded, days, parsed_courses, parsed_values, names)
     if faults:
         raise InputError(faults)
     return simulate(loaded, days, parsed_doses, parsed_courses, parsed_values, names)
@@ -90,6 +98,12 @@ def _each(parse, texts, faults: list[Fault]) -> list:
         except InputError as error:
             faults.extend(error.faults)
     return parsed
+
+
+def _by_name(option: str, pairs: list[tuple], faults: list[Fault]) -> dict:
+    for name in {name for k, (name, _) in enumerate(pairs) if name in dict(pairs[:k])}:
+        faults.append(Fault(f"{option} {name}", "given twice", "leave one of them out"))
+    return dict(pairs)
 
 
 def _assignment(text: str) -> tuple[str, float]:
