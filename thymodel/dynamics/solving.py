@@ -29,6 +29,9 @@ _MAX_STEPS = {"explicit": 16_384, "implicit": 16_384}  # a segment; beyond, the 
 # The kernel's steps must do for the worst of many draws, and its estimate is of order 3 where its steps are of order 4:
 # seen on the models here, a hundred times the tolerance leaves the same error in the log density as diffrax at one.
 _KERNEL_FACTOR = 100.0
+# Steps laid out beforehand walk over a pole as if nothing were there. A step wrong by a tenth of the state itself (its
+# error goes to 1 there; what meets the tolerance is a thousand times below) has lost the solution.
+_LOST = 0.1
 _STIFF_BEYOND = 4_096  # explicit steps of a pilot at 1e-6: stability, not accuracy, then sets their length
 
 
@@ -286,7 +289,9 @@ def solve_many(solver: Solver, values: Mapping[str, Any]) -> tuple[Float[Array, 
     """
     known = _over_subjects(values, len(solver.schedule.start))
     if solver.native is not None and solver.grid is not None:
-        observed, _ = kernel.native_solve(solver.native, known, solver.grid)
+        observed, error = kernel.native_solve(solver.native, known, solver.grid)
+        kept = error * solver.grid.tolerance[-1] < _LOST  # not so where the error is NaN
+        observed = jnp.where(kept[:, None, None], observed, jnp.nan)
         return observed, ~jnp.isfinite(observed).all(axis=(1, 2))
 
     def one(own, row):

@@ -1,8 +1,8 @@
 """Log density -> draws. The one file that imports the sampler (NumPyro's NUTS, used through `log_density` alone).
 
 Before sampling, a pilot run chooses coordinates: a one-to-one map of the caller's (`Coordinates`), then a linear one,
-mode + L u, where L L' is the inverse of the curvature averaged over the pilot's draws. The target is unchanged (the maps'
-Jacobians are included; that of a linear map is constant), and NUTS meets a density of nearly unit scale.
+mode + L u, where L L' is the inverse of the curvature averaged over the pilot's draws. The target is unchanged
+(Jacobians are included; that of a linear map is constant), and NUTS meets a density of nearly unit scale.
 The whole state of every chain, adaptation included, is an array tree, written to a checkpoint after each block of
 iterations; a run that was killed goes on from there and gives the draws that it would have given.
 """

@@ -67,7 +67,8 @@ def _faults(model: Model, times, courses, values, names) -> list[Fault]:
         prior = model.parameters[name].prior if name in model.parameters else None
         low, high = support(prior) if prior is not None else (-math.inf, math.inf)
         if not low <= value <= high:  # a bound itself, such as no thymus at all, is a fair question
-            faults.append(Fault(f"--set {name}={value:g}", f"outside {low:g} to {high:g}, where its prior {prior} lies"))
+            faults.append(Fault(f"--set {name}={value:g}",
+                                f"outside {low:g} to {high:g}, where its prior {prior} lies"))
     return faults
 
 
