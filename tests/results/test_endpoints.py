@@ -118,6 +118,13 @@ def test_a_higher_threshold_or_a_longer_stay_is_never_reached_sooner(levels, sus
     assert _time(levels, sustained_for=float(sustained + higher)) >= first
 
 
+def test_a_course_that_could_not_be_computed_has_no_time():
+    course = np.full(11, 300.0)
+    course[7] = np.nan
+    assert np.isnan(_time(course))
+    assert _time(course, horizon=60.0) == 0.0
+
+
 # --- over subjects -------------------------------------------------------------------------------------------
 
 
@@ -155,3 +162,11 @@ def test_the_restricted_mean_is_the_area_above_the_incidence():
     area = np.mean(1 - incidence(times, days), axis=1) * 100
     found = summarise_draws(ENDPOINT, "control", times)
     np.testing.assert_allclose(found.restricted_mean, area, atol=2e-3)
+
+
+def test_no_summary_takes_a_course_that_could_not_be_computed_for_one_that_never_arrives():
+    endpoint = replace(ENDPOINT, by=(40.0,))
+    found = summarise_draws(endpoint, "control", np.array([[20.0, 30.0, np.nan], [20.0, 30.0, 50.0]]))
+    summaries = (found.median, found.never, found.restricted_mean, found.probability_by[40.0], found.spread)
+    for summary in (*summaries, incidence(np.array([[np.nan, 1.0], [2.0, 1.0]]), np.array([5.0]))):
+        assert np.isnan(summary[0]).all() and np.isfinite(summary[1]).all()

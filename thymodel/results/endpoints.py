@@ -21,10 +21,12 @@ def crossing_times(endpoint: Endpoint, times: Float[np.ndarray, " time"],
     The course is taken as straight between grid times. A crossing counts if the marker is at or above the threshold
     from there for `sustained_for`, all of it before the horizon; with `after_nadir`, only after the course's lowest
     value between the clock's start and the horizon, so that counts before conditioning are not reconstitution.
+    A course that could not be computed (NaN) has no time: NaN here and in every summary of it, never "not reached".
     """
     inside = (times >= endpoint.clock_start) & (times <= endpoint.horizon)
     grid, values = times[inside], courses[..., inside]
-    found = _first_lasting(endpoint, grid, values.reshape(-1, len(grid)))
+    flat = values.reshape(-1, len(grid))
+    found = np.where(np.isnan(flat).any(axis=1), np.nan, _first_lasting(endpoint, grid, flat))
     return found.reshape(values.shape[:-1])
 
 
@@ -83,12 +85,17 @@ def summarise_draws(endpoint: Endpoint, arm: str, times: Times) -> EndpointDraws
     horizon = endpoint.horizon - endpoint.clock_start
     return EndpointDraws(
         endpoint, arm, median=quantile_with_never(times, 0.5),
-        probability_by={day: np.mean(times <= day - endpoint.clock_start, axis=1) for day in endpoint.by},
-        never=np.mean(np.isinf(times), axis=1),
+        probability_by={day: _share(times <= day - endpoint.clock_start, times) for day in endpoint.by},
+        never=_share(np.isinf(times), times),
         restricted_mean=np.mean(np.minimum(times, horizon), axis=1),
         spread=np.stack([quantile_with_never(times, q) for q in (0.05, 0.5, 0.95)], axis=1))
 
 
 def incidence(times: Times, days: Float[np.ndarray, " day"]) -> Float[np.ndarray, "draw day"]:
     """Fraction of subjects that have reached the endpoint by each day after the clock's start, draw by draw."""
-    return np.mean(times[:, :, None] <= days, axis=1)
+    return _share(times[:, :, None] <= days, times[:, :, None])
+
+
+def _share(condition: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """Fraction of subjects (axis 1); NaN where a time is."""
+    return np.mean(np.where(np.isnan(times), np.nan, condition), axis=1)
