@@ -281,8 +281,11 @@ class ScenarioSpec:
     endpoints: Mapping[str, Endpoint]
 
 
-def load_fit_spec(path: str | Path) -> FitSpec:
+def load_fit_spec(path: str | Path, model_path: Path | None = None) -> FitSpec:
     """A fit spec from `spec.toml` or from the directory that holds one.
+
+    Args:
+        model_path: the model file in place of the one that the spec names; a record keeps its own copy.
 
     Raises:
         InputError: every fault of the spec, and of its model.
@@ -291,7 +294,7 @@ def load_fit_spec(path: str | Path) -> FitSpec:
     path = path / "spec.toml" if path.is_dir() else path
     text = read_text(path)
     document = parse_document(text, FitDocument, str(path))
-    model_path = _model_path(path, document.model)
+    model_path = model_path or _model_path(path, document.model)
     model = load_model(model_path)
     faults: list[Fault] = []
     spec = _build_fit(document, model, model_path, path, text, faults)
@@ -301,7 +304,7 @@ def load_fit_spec(path: str | Path) -> FitSpec:
 
 
 def _model_path(path: Path, name: str) -> Path:
-    """A shipped model by name; else a path relative to the spec (a record keeps its own copy of the model)."""
+    """A shipped model by name (but a file of that name beside the spec first); else a path relative to the spec."""
     if name in shipped_models():
         beside = path.parent / f"{name}.toml"
         return beside if beside.exists() else shipped_models()[name]

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import platform
 import shutil
 import time
@@ -15,12 +16,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pydantic
 import xarray as xr
 
 import thymodel
 from thymodel.documents.data import StudyData, disposition, load_data
-from thymodel.documents.spec import FitSpec, load_fit_spec
-from thymodel.documents.toml import digest
+from thymodel.documents.spec import FitSpec, SamplerTable, load_fit_spec
+from thymodel.documents.toml import digest, read_text
 from thymodel.errors import Fault, InputError
 from thymodel.inference import centring, diagnostics, sampling
 from thymodel.inference.posterior import Posterior, constrain, make_posterior
@@ -98,23 +100,36 @@ class _Clock:
 
 def _with_overrides(spec: FitSpec, overrides: Mapping[str, int]) -> FitSpec:
     asked = {key: value for key, value in overrides.items() if value is not None}
-    bad = [Fault(f"--{key} {value}", "must be above 0") for key, value in asked.items() if key != "seed" and value < 1]
-    if bad:
-        raise InputError(bad)
-    return replace(spec, sampler=spec.sampler.model_copy(update=asked))
+    try:
+        sampler = SamplerTable.model_validate({**spec.sampler.model_dump(), **asked})
+    except pydantic.ValidationError as error:
+        raise InputError([Fault(f"--{item['loc'][0]} {item['input']}", item["msg"])
+                          for item in error.errors()]) from None
+    return replace(spec, sampler=sampler)
 
 
 def _open_folder(spec: FitSpec, out: str | Path | None, resume: bool) -> Path:
     folder = Path(out) if out is not None else spec.path.parent
     records.refuse_existing(folder)
-    if (folder / "spec.toml").exists() and (folder / "spec.toml").read_text(encoding="utf-8-sig") != spec.text:
-        raise InputError([Fault(str(folder / "spec.toml"), "another spec is there already", "use another --out")])
+    _refuse_unwritable(folder)
+    for name, text in (("spec.toml", spec.text), (spec.model_path.name, spec.model.text)):
+        if (folder / name).exists() and read_text(folder / name) != text:
+            raise InputError([Fault(str(folder / name), f"another {name} is there already", "use another --out")])
     if (folder / CHECKPOINT / "state.npz").exists() and not resume:
         raise InputError([Fault(str(folder / CHECKPOINT), "an interrupted fit is here",
                                 "continue it with --resume, or delete this directory")])
     if not resume:
         shutil.rmtree(folder / CHECKPOINT, ignore_errors=True)
     return folder
+
+
+def _refuse_unwritable(folder: Path) -> None:
+    """Said before the sampling, not after it."""
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not there.is_dir():
+        raise InputError([Fault(str(there), "not a directory", "use another --out")])
+    if not os.access(there, os.W_OK):
+        raise InputError([Fault(str(there), "may not be written to", "use another --out")])
 
 
 def load_study(spec: FitSpec, given: str | Path | None) -> tuple[StudyData, Path]:
@@ -249,8 +264,6 @@ def _write(posterior: Posterior, data: StudyData, data_file: Path, draws: Draws,
 
 def _data_content(data: StudyData, path: Path, folder: Path | None) -> dict[str, Any]:
     """What the record says of the data; their place only if they lie beside the spec, as a relative path."""
-    import os
-
     relative = os.path.relpath(path.resolve(), folder.resolve()) if folder is not None else None
     return {"name": data.name, "sha256": data.digest, "path": relative and Path(relative).as_posix(),
             "rows": data.rows, "subjects": [s.id for s in data.subjects],

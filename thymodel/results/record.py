@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import xarray as xr
@@ -27,6 +28,9 @@ from thymodel.inference.posterior import make_posterior
 SCHEMA = 1
 JSON, POSTERIOR, DERIVED, TABLE = "record.json", "posterior.nc", "derived.nc", "table.csv"
 CURVES = "curves.nc"  # what figures draw; nothing is quoted from it
+_KEYS = {"title": str, "simulated": bool, "verdict.passed": bool, "verdict.sentences": list, "model.name": str,
+         "data.sha256": str, "data.subjects": list, "files": dict, "parameters": list, "units": dict, "endpoints": dict,
+         "sampler": dict, "fixed_points": list, "digest": str}
 _LOG_DENSITY_TOLERANCE = 1e-4  # absolute, in log units: ten times what solver tolerances of 1e-6 leave between machines
 
 
@@ -44,7 +48,7 @@ class FitRecord:
 
     @property
     def spec(self) -> FitSpec:
-        return load_fit_spec(self.folder / "spec.toml")
+        return load_fit_spec(self.folder / "spec.toml", self.folder / f"{self.content['model']['name']}.toml")
 
     @property
     def layout(self) -> Layout:
@@ -72,6 +76,11 @@ def read_table(source) -> pd.DataFrame:
     return texts.map(lambda text: float(text or "nan"))
 
 
+def row_of(table: pd.DataFrame, name: str) -> dict[str, float]:
+    """One row of the summary table: mean, sd, median, q05, q95 and the diagnostics."""
+    return {str(key): float(value) for key, value in zip(table.columns, table.loc[[name]].to_numpy()[0], strict=True)}
+
+
 def load_group(path: Path, group: str | None = None) -> xr.Dataset:
     """One group of a netCDF file, in memory.
 
@@ -95,8 +104,8 @@ def load_record(folder: str | Path) -> FitRecord:
     folder = folder.parent if folder.name == JSON else folder
     path = folder / JSON
     try:
-        text = path.read_text(encoding="utf-8")
-        content = json.loads(text)
+        content = json.loads(path.read_text(encoding="utf-8"))
+        _own_digest(content if isinstance(content, dict) else {})  # refuses NaN, infinities and broken characters
     except FileNotFoundError:
         raise InputError([Fault(str(folder), "no record here (record.json is absent)", "run thymodel fit")]) from None
     except (OSError, ValueError, RecursionError) as error:
@@ -104,7 +113,19 @@ def load_record(folder: str | Path) -> FitRecord:
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:
         found = content.get("schema") if isinstance(content, dict) else None
         raise InputError([Fault(str(path), f"schema {found!r}; this version reads schema {SCHEMA}")])
+    faults = [Fault(f"{path}: {key}", "missing, or not what a record holds there", "take the record from its source again")
+              for key, kind in _KEYS.items() if not isinstance(_at(content, key), kind)]
+    if faults:
+        raise InputError(faults)
     return FitRecord(folder, content, str(content.get("digest", "")))
+
+
+def _at(content: Mapping[str, Any], key: str) -> Any:
+    """The value under a dotted key, None where there is none."""
+    value: Any = content
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
 
 
 def holds_record(folder: Path) -> bool:
@@ -216,6 +237,9 @@ def _check_digests(record: FitRecord) -> list[Fault]:
     faults = []
     if _own_digest(record.content) != record.digest:
         faults.append(Fault(str(record.folder / JSON), "the content does not match its own digest: it was changed"))
+    needed = {POSTERIOR, TABLE, "spec.toml", f"{record.content['model']['name']}.toml"}
+    faults += [Fault(str(record.folder / JSON), f"does not list {name}")
+               for name in sorted(needed - set(record.content["files"]))]
     for name, wanted in record.content["files"].items():
         path = record.folder / name
         if Path(name).name != name:
@@ -232,8 +256,9 @@ def _check_table(record: FitRecord) -> list[Fault]:
     stored = record.table
     if list(stored.index) != list(recomputed.index):
         return [Fault(str(record.folder / TABLE), "its rows are not those of the draws")]
-    same = np.isclose(stored.to_numpy(), recomputed.to_numpy(), rtol=1e-8, atol=1e-300, equal_nan=True).all(axis=1)
-    faults = [Fault(str(record.folder / TABLE), f"row {name}: differs from the draws") for name in stored.index[~same]]
+    same = np.isclose(stored.to_numpy(), recomputed.to_numpy(), rtol=1e-8, atol=1e-300, equal_nan=True)
+    faults = [Fault(str(record.folder / TABLE), f"row {name}: differs from the draws")
+              for name, equal in zip(stored.index, same, strict=True) if not equal.all()]
     verdict = verdict_of(record.spec, recomputed, record.content["sampler"])
     if verdict.passed != record.passed:
         faults.append(Fault(str(record.folder / JSON), "the verdict does not follow from the draws"))
@@ -265,7 +290,7 @@ def named_draws(dataset: xr.Dataset) -> dict[str, np.ndarray]:
 
 def verdict_of(spec: FitSpec, table: pd.DataFrame, sampler: Mapping[str, Any]) -> diagnostics.Verdict:
     """The verdict on a summary table; random effects are reported beside it, not gated one by one."""
-    gated = table[~table.index.str.startswith("re_")]
+    gated = table.loc[[name for name in table.index if not str(name).startswith("re_")]]
     return diagnostics.judge(gated, sampler["divergences"], sampler["failed_solves"], sampler["leapfrogs"], spec.gates)
 
 
@@ -280,7 +305,7 @@ def _check_log_density(record: FitRecord, data: Path | None) -> tuple[list[Fault
     posterior = make_posterior(spec, load_data(path, spec.model, spec.columns))
     faults = []
     for k, point in enumerate(record.content["fixed_points"]):
-        value = float(posterior.log_density(np.asarray(point["z"])))
+        value = float(posterior.log_density(jnp.asarray(point["z"])))
         if not abs(value - point["log_density"]) <= _LOG_DENSITY_TOLERANCE:
             faults.append(Fault(str(record.folder / JSON), f"log density at fixed point {k + 1} is {value:.6f}, "
                                 f"recorded {point['log_density']:.6f}"))
@@ -329,10 +354,10 @@ def quote(record: FitRecord, names: list[str]) -> list[dict[str, Any]]:
                                  f"one of: {', '.join(near or list(table.index[:8]))}"))
     if unknown:
         raise InputError(unknown)
-    return [_quotation(record, name, table.loc[name]) for name in names]
+    return [_quotation(record, name, row_of(table, name)) for name in names]
 
 
-def _quotation(record: FitRecord, name: str, row: pd.Series) -> dict[str, Any]:
+def _quotation(record: FitRecord, name: str, row: Mapping[str, float]) -> dict[str, Any]:
     units = record.content["units"]
     error = row["mcse_mean"]
     return {"name": name, "unit": units.get(name.split("[")[0], "1"),

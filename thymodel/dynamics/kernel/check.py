@@ -1,16 +1,18 @@
 """The kernel against numpy: the same operation lists, read one by one, for one subject. Slow and plain."""
 
+import contextlib
 from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
+import jaxlib
 import numpy as np
 
 from thymodel.documents.regimen import Dose
 from thymodel.dynamics import schedule as schedules
 from thymodel.dynamics.kernel.emit import JUMP, STEP, VISIT
 from thymodel.dynamics.kernel.grid import make_grid
-from thymodel.dynamics.kernel.native import Grid, Native, kernel_operands, native_solve
+from thymodel.dynamics.kernel.native import Grid, Native, cache_file, kernel_operands, native_solve
 from thymodel.dynamics.kernel.step import ROW, Phase, make_phases
 from thymodel.dynamics.kernel.tape import needed
 
@@ -24,7 +26,22 @@ _FUNCTIONS: dict[str, Callable] = {
 
 
 def self_test(native: Native) -> str | None:
-    """Why the kernel must not be used here, or None: one subject's values and gradient against numpy."""
+    """Why the kernel must not be used here, or None: one subject's values and gradient against numpy.
+
+    A kernel that passed is remembered beside its object code, for this jaxlib: the test costs seconds of compilation.
+    """
+    passed = cache_file(f"{native.forward}-{jaxlib.__version__}.good")
+    if passed.exists():
+        return None
+    trouble = _trouble(native)
+    if trouble is None:
+        with contextlib.suppress(OSError):  # no cache, no memory: the test runs again next time
+            passed.parent.mkdir(parents=True, exist_ok=True)
+            passed.touch()
+    return trouble
+
+
+def _trouble(native: Native) -> str | None:
     try:
         grid, values = _small_problem(native)
         weights = jnp.arange(1.0, 1.0 + len(native.observables))

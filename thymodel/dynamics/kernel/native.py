@@ -97,14 +97,15 @@ def _build(text: str, key: str):
     return engine
 
 
-def _cache_file(key: str) -> Path:
+def cache_file(name: str) -> Path:
+    """Where a file of that name is kept between runs."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "thymodel" / f"{key}.o"
+    return Path(base) / "thymodel" / name
 
 
 def _store(module, code: bytes) -> None:
     """Writes a digest and the object code; a cache that cannot be written is no cache, and nothing worse."""
-    path = _cache_file(module.name)
+    path = cache_file(f"{module.name}.o")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
@@ -116,7 +117,7 @@ def _store(module, code: bytes) -> None:
 
 def _fetch(module) -> bytes | None:
     try:
-        content = _cache_file(module.name).read_bytes()
+        content = cache_file(f"{module.name}.o").read_bytes()
     except OSError:
         return None
     return content[32:] if hashlib.sha256(content[32:]).digest() == content[:32] else None
