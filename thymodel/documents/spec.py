@@ -490,7 +490,8 @@ def load_scenario_spec(path: str | Path, model: Model) -> ScenarioSpec:
     Raises:
         InputError: every fault of the file.
     """
-    path, faults = Path(path), []
+    path = Path(path)
+    faults: list[Fault] = []
     text = read_text(path)
     document = parse_document(text, ScenarioDocument, str(path))
     arms = tuple(_arm(str(path), name, table, model, faults) for name, table in document.arms.items())

@@ -52,7 +52,7 @@ class Progress:
 
 
 def fit(spec_path: str | Path, data_path: str | Path | None = None, out: str | Path | None = None,
-        resume: bool = False, overrides: Mapping[str, int] | None = None,
+        resume: bool = False, overrides: Mapping[str, int | None] | None = None,
         progress: Progress = Progress()) -> FitRecord:  # noqa: B008  (a frozen value)
     """Fits what a spec asks for and writes the record.
 
@@ -91,14 +91,15 @@ class _Clock:
     """Seconds by stage."""
 
     def __init__(self) -> None:
-        self.start, self.laps = time.perf_counter(), {}
+        self.start = time.perf_counter()
+        self.laps: dict[str, float] = {}
 
     def lap(self, name: str) -> None:
         now = time.perf_counter()
         self.laps[name], self.start = round(now - self.start, 2), now
 
 
-def _with_overrides(spec: FitSpec, overrides: Mapping[str, int]) -> FitSpec:
+def _with_overrides(spec: FitSpec, overrides: Mapping[str, int | None]) -> FitSpec:
     asked = {key: value for key, value in overrides.items() if value is not None}
     try:
         sampler = SamplerTable.model_validate({**spec.sampler.model_dump(), **asked})

@@ -113,7 +113,8 @@ def load_record(folder: str | Path) -> FitRecord:
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:
         found = content.get("schema") if isinstance(content, dict) else None
         raise InputError([Fault(str(path), f"schema {found!r}; this version reads schema {SCHEMA}")])
-    faults = [Fault(f"{path}: {key}", "missing, or not what a record holds there", "take the record from its source again")
+    faults = [Fault(f"{path}: {key}", "missing, or not what a record holds there",
+                    "take the record from its source again")
               for key, kind in _KEYS.items() if not isinstance(_at(content, key), kind)]
     if faults:
         raise InputError(faults)
@@ -369,9 +370,9 @@ def _quotation(record: FitRecord, name: str, row: Mapping[str, float]) -> dict[s
 
 
 def _round(value: float, error: float) -> float | None:
-    """`value` to the last digit that the Monte-Carlo error leaves meaningful."""
+    """`value` to the last digit that the Monte-Carlo error leaves meaningful; three digits where it is not known."""
     if not math.isfinite(value):
         return None
-    if not error > 0:
-        return float(f"{value:.6g}")
-    return round(float(value), -math.floor(math.log10(2 * error)) if error > 0 else 6)
+    if not 0 < error < math.inf:
+        return float(f"{value:.6g}" if error == 0 else f"{value:.3g}")
+    return round(value, -math.floor(math.log10(2 * error)))

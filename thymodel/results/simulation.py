@@ -79,7 +79,8 @@ def simulate_one(model: str, times: str, doses: list[str], covariates: list[str]
     Raises:
         InputError: every text that cannot be read.
     """
-    loaded, faults = load_model(model), []
+    loaded = load_model(model)
+    faults: list[Fault] = []
     parsed_doses = _each(lambda text: parse_dose(text, loaded), doses, faults)
     parsed_courses = _by_name("--covariate", _each(parse_course, covariates, faults), faults)
     parsed_values = _by_name("--set", _each(_assignment, values, faults), faults)
