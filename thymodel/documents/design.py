@@ -152,7 +152,8 @@ def load_design(path: str | Path) -> Design:
     path = path / "design.toml" if path.is_dir() else path
     text, where = read_text(path), str(path)
     document = parse_document(text, DesignDocument, where)
-    model, faults = _load_model(path, document.model), []
+    model = _load_model(path, document.model)
+    faults: list[Fault] = []
     design = Design(
         name=path.stem, title=document.title, digest=digest(text), model=model,
         values=_values(where, document, model, faults),

@@ -254,7 +254,8 @@ def _build(draft: _Draft, name: str, text: str) -> Model:
 
 
 def _check_names(draft: _Draft) -> None:
-    document, seen = draft.document, {}
+    document = draft.document
+    seen: dict[str, str] = {}
     sections = ("constants", "covariates", "parameters", "expressions", "states")
     for section in (*sections, "inputs", "observables"):
         for key in getattr(document, section):
@@ -325,12 +326,12 @@ def _chain(draft: _Draft, key: str, table: StateTable) -> Iterator[tuple[str, St
 def _chain_length(draft: _Draft, path: str, chain: int | str) -> int:
     value: float = chain if isinstance(chain, int) else 0
     if isinstance(chain, str):
-        fixed = {**draft.document.constants,
-                 **{key: table for key, table in draft.document.parameters.items() if table.prior is None}}
+        fixed = {key: table.value for key, table in draft.document.constants.items()}
+        fixed |= {key: table.value for key, table in draft.document.parameters.items() if table.prior is None}
         if chain not in fixed:
             draft.fault(f"{path}.chain", f"'{chain}' is not a constant or a fixed parameter of this model")
             return 1
-        value = fixed[chain].value
+        value = fixed[chain]
     if value != int(value) or not 1 <= value <= 200:
         draft.fault(f"{path}.chain", f"{value:g} is not a whole number from 1 to 200")
         return 1
@@ -431,10 +432,10 @@ def _check_units(draft: _Draft, model: Model) -> None:
         _expect(draft, f"states.{key}.initial", state.initial, known[key], known, values)
     for key, item in model.inputs.items():
         inside = known | {"amount": _unit(draft, f"inputs.{key}", item.unit)}
-        for state, expression in item.add.items():
-            _expect(draft, f"inputs.{key}.add.{state}", expression, known[state], inside, values)
-        for state, expression in item.multiply.items():
-            _expect(draft, f"inputs.{key}.multiply.{state}", expression, DIMENSIONLESS, inside, values)
+        for name, expression in item.add.items():
+            _expect(draft, f"inputs.{key}.add.{name}", expression, known[name], inside, values)
+        for name, expression in item.multiply.items():
+            _expect(draft, f"inputs.{key}.multiply.{name}", expression, DIMENSIONLESS, inside, values)
     for key, observable in model.observables.items():
         wanted = _unit(draft, f"observables.{key}", observable.unit)
         _expect(draft, f"observables.{key}.value", observable.value, wanted, known, values)

@@ -5,11 +5,11 @@ ends at its time.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
 from thymodel.documents.model import Model
 from thymodel.documents.regimen import Course, Dose, value_at
@@ -29,14 +29,14 @@ class Schedule(NamedTuple):
     with `amount[k]`. `infusion` holds amounts per time, `covariates` the values in force during the segment.
     """
 
-    start: Float[Array, ""]
-    ends: Float[Array, " segment"]
-    jump: Int[Array, " segment"]
-    amount: Float[Array, " segment"]
-    infusion: Float[Array, "segment input"]
-    covariates: dict[str, Float[Array, " segment"]]
-    visits: Float[Array, " visit"]
-    visit_segment: Int[Array, " visit"]
+    start: Float[Any, ""]
+    ends: Float[Any, " segment"]
+    jump: Int[Any, " segment"]
+    amount: Float[Any, " segment"]
+    infusion: Float[Any, "segment input"]
+    covariates: dict[str, Float[Any, " segment"]]
+    visits: Float[Any, " visit"]
+    visit_segment: Int[Any, " visit"]
 
 
 def plan(model: Model, doses: Iterable[Dose], covariates: Mapping[str, Course], visits: Sequence[float]) -> Schedule:

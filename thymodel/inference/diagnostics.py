@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import arviz as az
 import numpy as np
@@ -33,8 +34,8 @@ def summary_row(values: Float[np.ndarray, "chain draw"]) -> dict[str, float]:
     flat = values.ravel()
     finite = bool(np.isfinite(flat).all())
     # a time that is never reached is infinite: an order statistic exists then, a standard deviation does not
-    method = "linear" if finite else "inverted_cdf"
-    low, middle, high = np.quantile(flat, (INTERVAL[0], 0.5, INTERVAL[1]), method=method)
+    method: Any = "linear" if finite else "inverted_cdf"
+    low, middle, high = (np.quantile(flat, q, method=method) for q in (INTERVAL[0], 0.5, INTERVAL[1]))
     row = {"mean": flat.mean(), "sd": flat.std(ddof=1) if finite else float("nan"),
            "median": middle, "q05": low, "q95": high}
     constant = not finite or np.ptp(flat) == 0.0

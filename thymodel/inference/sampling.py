@@ -217,7 +217,7 @@ def _in_threads(program, failures: list[int]):
     Chains never run in lock-step, where one long tree would hold up the others; all run the same compiled program, so
     the draws do not depend on how many run at a time.
     """
-    compiled = []
+    compiled: list[Any] = []
 
     def run(states, frame: Frame):
         chains = [jax.tree.map(lambda leaf, k=k: leaf[k], states) for k in range(len(states.i))]

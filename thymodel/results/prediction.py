@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -86,7 +87,7 @@ def courses(spec: FitSpec, lay: Layout, z: Float[np.ndarray, "draw coordinate"],
     return np.moveaxis(found, 1, 0)
 
 
-def _solved(spec: FitSpec, schedules: Sequence[solving.Schedule], values: Mapping[str, Array],
+def _solved(spec: FitSpec, schedules: Sequence[solving.Schedule], values: Mapping[str, Any],
             observables: Sequence[str], reduce=None, progress=None) -> Float[np.ndarray, "draw subject ..."]:
     """Observables of subjects with one schedule each, under every draw of their values (draw, subject)."""
     schedule = jax.tree.map(jnp.asarray, solving.stack(schedules))

@@ -56,7 +56,9 @@ def _reconstitution(table: pd.DataFrame, name: str, endpoint: Mapping[str, Any],
         return f"{100 * row['median']:.0f}% ({100 * row['q05']:.0f} to {100 * row['q95']:.0f})"
 
     low, middle, high = times("median")
-    result = {"endpoint": endpoint["label"] or name, "arm": arm, "median day": f"{middle} ({low} to {high})",
+    start = endpoint["clock_start"]  # times count from here, the days of `by` and the horizon from the transplant
+    median = f"median, days after day {start:g}" if start else "median day"
+    result = {"endpoint": endpoint["label"] or name, "arm": arm, median: f"{middle} ({low} to {high})",
               "subjects 5-95%": f"{times('spread_q05')[1]} to {times('spread_q95')[1]}"}
     result |= {f"by day {day:g}": share(f"by_{day:g}") for day in endpoint["by"]}
     return result | {"not by the horizon": share("never"), "horizon": f"{endpoint['horizon']:g}"}

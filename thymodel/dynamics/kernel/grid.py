@@ -85,12 +85,13 @@ def _path(model: Model, s: Schedule) -> Path:
     times, place = np.unique(s.visits, return_inverse=True)
     numbers, regimes = _regimes(s)
     legs: list[Leg] = []
-    t, pending = float(s.start), {"visit": -1, "jump": -1, "amount": 0.0}
+    nothing: dict[str, Any] = {"visit": -1, "jump": -1, "amount": 0.0}
+    t, pending = float(s.start), nothing.copy()
 
     def leave(end: float, k: int) -> None:
         nonlocal t, pending
         legs.append(Leg(t, end, pending["visit"], pending["jump"], pending["amount"], numbers[k], s.infusion[k]))
-        t, pending = end, {"visit": -1, "jump": -1, "amount": 0.0}
+        t, pending = end, nothing.copy()
 
     for k, end in enumerate(s.ends):
         if k and numbers[k] != numbers[k - 1] and (pending["visit"] >= 0 or pending["jump"] >= 0):
@@ -202,7 +203,7 @@ def _operands(native: Native, values: Mapping[str, Any], draws: Mapping[str, np.
     sets = [typical]
     for k in range(len(next(iter(draws.values()))) if draws else 0):
         sets.append(typical | {name: np.broadcast_to(np.asarray(draws[name][k], float), (count,)) for name in draws})
-    return [tuple(np.ascontiguousarray(a) for a in prepare(known)) for known in sets]
+    return [(np.ascontiguousarray(a), np.ascontiguousarray(b)) for a, b in map(prepare, sets)]
 
 
 def run(native: Native, parameters: np.ndarray, initial: np.ndarray, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
@@ -220,12 +221,12 @@ def run(native: Native, parameters: np.ndarray, initial: np.ndarray, grid: Grid)
 
 def _tolerances(native: Native, operands, grid: Grid, accuracy: Accuracy) -> np.ndarray:
     """Absolute tolerance of each state (accuracy.atol of its largest value), then the relative one."""
-    states, _ = run(native, *operands, grid)
+    states, _ = run(native, operands[0], operands[1], grid)
     largest = np.nanmax(np.where(np.isfinite(states), np.abs(states), 0.0), axis=(0, 1, 3))
     return np.append(accuracy.atol * np.where(largest > 0, largest, 1.0), accuracy.rtol)
 
 
-def _refined(native: Native, sets: Sequence, grid: Grid, paths: Sequence[Path]) -> list[Density]:
+def _refined(native: Native, sets: list[tuple[np.ndarray, np.ndarray]], grid: Grid, paths: Sequence[Path]) -> list[Density]:
     """The density at which the worst set would just meet the tolerance."""
     worst = np.zeros(grid.rows.shape[:2] + (LANES,))
     for parameters, initial in sets:

@@ -35,11 +35,11 @@ class Grid(NamedTuple):
     relative one: errors are counted in it.
     """
 
-    rows: Float[Array, "group row item lane"]
-    place: Int[Array, "subject visit"]
-    covariates: dict[str, Float[Array, "subject regime"]]
-    tolerance: Float[Array, " state_and_one"]
-    stored: Float[Array, " stored"]
+    rows: Float[Any, "group row item lane"]
+    place: Int[Any, "subject visit"]
+    covariates: dict[str, Float[Any, "subject regime"]]
+    tolerance: Float[Any, " state_and_one"]
+    stored: Float[Any, " stored"]
 
 
 @dataclass(frozen=True, eq=False)  # compared and hashed as an object: it is a static argument

@@ -40,7 +40,7 @@ class Output(NamedTuple):
     """Where a result goes: number `index` of an array; `add` to what is there."""
 
     array: str
-    index: int
+    index: int  # type: ignore[assignment]  # hides the method of tuples on purpose
     place: int
     add: bool = False
 
@@ -65,7 +65,8 @@ class Phases(NamedTuple):
 
 def parameter_names(model: Model, observables: Sequence[str]) -> tuple[str, ...]:
     """Names whose values the kernel needs: parameters, constants, covariates and derived constants."""
-    static, seen = static_expressions(model), set()
+    static = static_expressions(model)
+    seen: set[str] = set()
     todo = [state.rate for state in model.states.values()]
     todo += [model.observables[name].value for name in observables]
     for item in model.inputs.values():
@@ -239,7 +240,8 @@ class Factors(NamedTuple):
 
 
 def _factorise(tape: Tape, matrix: dict[tuple[int, int], int], size: int) -> Factors:
-    left, order, lower, upper, inverse = set(range(size)), [], {}, {}, {}
+    left, order, lower, inverse = set(range(size)), [], {}, {}
+    upper: dict = {}
     while left:
         k = _cheapest_pivot(matrix, left)
         left.remove(k)
