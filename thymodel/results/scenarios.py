@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from thymodel.documents.spec import Endpoint, ScenarioSpec, load_scenario_spec
-from thymodel.errors import Fault, InputError
+from thymodel.errors import Fault, InputError, SolveError
 from thymodel.inference.diagnostics import INTERVAL, INTERVAL_NAME
 from thymodel.results.endpoints import EndpointDraws, quantile_with_never, summarise_draws
 from thymodel.results.prediction import thinned, virtual_subjects
@@ -38,6 +38,7 @@ def run_scenario(record: FitRecord, path: str | Path,
 
     Raises:
         RecordError: the record failed its gates or was changed.
+        SolveError: a course could not be computed.
         InputError: every fault of the scenario file.
     """
     quotable(record)
@@ -49,9 +50,19 @@ def run_scenario(record: FitRecord, path: str | Path,
     z = thinned(record.z, scenario.draws)
     people = virtual_subjects(fit, _covariates(record), scenario.subjects, scenario.seed)
     times = arm_times(fit, record.layout, z, scenario.arms, people, endpoints, progress)
+    _refuse_failures(scenario, times)
     rows = [row for name, endpoint in endpoints.items() for k, arm in enumerate(scenario.arms)
             for row in endpoint_rows(summarise_draws(endpoint, arm.name, times[name][k]))]
     return Scenario(scenario, endpoints, times, pd.DataFrame(rows), bool(record.content["simulated"]))
+
+
+def _refuse_failures(scenario: ScenarioSpec, times: dict[str, np.ndarray]) -> None:
+    """A course that could not be computed is NaN: a scenario with one has no answer."""
+    for name, values in times.items():
+        if np.isnan(values).any():
+            arm, draw, subject = np.argwhere(np.isnan(values))[0]
+            raise SolveError(f"{subject + 1} of arm {scenario.arms[arm].name}, draw {draw + 1}", 0.0,
+                             f"the integration failed ({name})")
 
 
 def _covariates(record: FitRecord) -> dict[str, np.ndarray]:

@@ -226,7 +226,8 @@ def _tolerances(native: Native, operands, grid: Grid, accuracy: Accuracy) -> np.
     return np.append(accuracy.atol * np.where(largest > 0, largest, 1.0), accuracy.rtol)
 
 
-def _refined(native: Native, sets: list[tuple[np.ndarray, np.ndarray]], grid: Grid, paths: Sequence[Path]) -> list[Density]:
+def _refined(native: Native, sets: list[tuple[np.ndarray, np.ndarray]], grid: Grid,
+             paths: Sequence[Path]) -> list[Density]:
     """The density at which the worst set would just meet the tolerance."""
     worst = np.zeros(grid.rows.shape[:2] + (LANES,))
     for parameters, initial in sets:
