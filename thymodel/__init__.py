@@ -60,7 +60,7 @@ _HOME = {
     "simulate_trial": "results.trial",
     "verify": "results.record",
 }
-__all__ = list(_HOME)  # pyright: ignore[reportUnsupportedDunderAll]
+__all__ = list(_HOME)
 
 
 def __getattr__(name: str) -> Any:
