@@ -1,0 +1,55 @@
+"""Every notebook runs from top to bottom, in a copy, and what it draws says SIMULATED."""
+
+import shutil
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+# a last cell: everything that the notebook drew and kept under a name
+_BANNERS = """
+from matplotlib.figure import Figure as _Figure
+_drawn = {name: value for name, value in globals().items() if isinstance(value, _Figure) and name[0] != "_"}
+assert _drawn, "no figure"
+_bare = [name for name, figure in _drawn.items()
+         if not any("SIMULATED" in text.get_text() for text in figure.findobj(lambda a: hasattr(a, "get_text")))]
+assert not _bare, f"without banner: {_bare}"
+"""
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """The directories that notebooks read, side by side as in the repository."""
+    for name in ("notebooks", "fits/reset02_design"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
+    return tmp_path
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_runs_and_its_figures_say_simulated(path, copy):
+    notebook, before = nbformat.read(path, as_version=4), files(copy)
+    notebook.cells.append(nbformat.v4.new_code_cell(_BANNERS))
+    NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(copy / "notebooks")}}).execute()
+    complaints = [output.text for cell in notebook.cells for output in cell.get("outputs", [])
+                  if output.output_type == "stream" and output.name == "stderr"]
+    assert complaints == []
+    assert files(copy) == before  # it writes elsewhere
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_is_kept_without_outputs(path):
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    assert notebook.metadata.kernelspec.name == "python3"
+    assert [cell.id for cell in notebook.cells if cell.get("outputs") or cell.get("execution_count")] == []
+
+
+def test_there_is_a_notebook():
+    assert NOTEBOOKS
