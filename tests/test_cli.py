@@ -236,6 +236,10 @@ def test_a_count_below_one_is_refused(call, spec, option):
     assert (status, out) == (2, "") and option in err
 
 
+def test_fewer_draws_than_diagnostics_need_are_refused(call, spec):
+    assert "--draws 3" in call("fit", spec, "--draws", "3")[2]
+
+
 @pytest.mark.parametrize("seed", ["-1", str(2**32)])
 def test_a_seed_outside_32_bits_is_refused(call, spec, seed):
     status, out, err = call("fit", spec, "--seed", seed)

@@ -111,7 +111,7 @@ class SamplerTable(Table):
     seed: Annotated[int, pydantic.Field(ge=0, lt=2**32)]
     chains: Whole = 4
     warmup: Whole = 500
-    draws: Whole = 500
+    draws: Annotated[int, pydantic.Field(ge=4, le=1_000_000)] = 500  # R-hat needs four
     target_accept: Annotated[float, pydantic.Field(gt=0.5, lt=1)] = 0.8
 
 

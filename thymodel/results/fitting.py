@@ -25,7 +25,7 @@ from thymodel.documents.spec import FitSpec, SamplerTable, load_fit_spec
 from thymodel.documents.toml import digest, read_text
 from thymodel.errors import Fault, InputError
 from thymodel.inference import centring, diagnostics, sampling
-from thymodel.inference.posterior import Posterior, constrain, make_posterior
+from thymodel.inference.posterior import Posterior, constrain, make_posterior, precise
 from thymodel.inference.sampling import Draws, Settings
 from thymodel.inference.sampling import Progress as SamplingProgress
 from thymodel.results import record as records
@@ -73,7 +73,7 @@ def fit(spec_path: str | Path, data_path: str | Path | None = None, out: str | P
     progress.stage("preparing the posterior")
     posterior = make_posterior(spec, data)
     clock.lap("prepare")
-    draws = _sample(posterior, data, folder, progress)
+    draws, posterior = _sample(posterior, data, folder, progress)
     clock.lap("sample")
     progress.stage("reconstitution times")
     derived, times = _derive(posterior, data, draws)
@@ -146,15 +146,23 @@ def load_study(spec: FitSpec, given: str | Path | None) -> tuple[StudyData, Path
     return load_data(path, spec.model, spec.columns), path
 
 
-def _sample(posterior: Posterior, data: StudyData, folder: Path, progress: Progress) -> Draws:
+def _sample(posterior: Posterior, data: StudyData, folder: Path, progress: Progress) -> tuple[Draws, Posterior]:
+    """Draws, and the posterior with the solver's steps laid for where they are."""
+    refined: list[Posterior] = []
+
+    def refine(likely: np.ndarray):
+        refined.append(make_posterior(spec, data, likely))
+        return refined[-1].log_density
+
     spec, lay = posterior.spec, posterior.layout
     head = [k for k, name in enumerate(lay.population) if not name.startswith(("omega_", "corr_"))]
     free = np.array([*head, *range(len(lay.population), lay.size)])
     asked = spec.sampler
     settings = Settings(asked.chains, asked.warmup, asked.draws, asked.seed, asked.target_accept)
     progress.stage("pilot, compiling")
-    return sampling.sample(posterior.log_density, lay.size, free, settings, folder / CHECKPOINT,
-                           _identity(spec, data), progress.sampling, centring.coordinates(lay))
+    draws = sampling.sample(posterior.log_density, lay.size, free, settings, folder / CHECKPOINT,
+                            _identity(spec, data), progress.sampling, centring.coordinates(lay), refine)
+    return draws, refined[-1]
 
 
 def _identity(spec: FitSpec, data: StudyData) -> str:
@@ -255,7 +263,7 @@ def _write(posterior: Posterior, data: StudyData, data_file: Path, draws: Draws,
         "solver": {"kind": posterior.solver.kind, "why": posterior.solver.why, "method": posterior.solver.method,
                    "rtol": spec.solver.rtol, "atol": spec.solver.atol,
                    "scale": [float(s) for s in posterior.solver.scale]},
-        "sampler": sampler, "fixed_points": _fixed_points(posterior, draws),
+        "sampler": sampler, "fixed_points": _fixed_points(spec, data, draws),
         "environment": {"python": platform.python_version(), "platform": platform.platform(), "dtype": "float64",
                         "packages": _versions()},
         "seconds": clock.laps,
@@ -312,18 +320,20 @@ def _worst_random_effect(table) -> dict[str, Any]:
     rows = table[table.index.str.startswith("re_")]
     if rows.empty:
         return {"count": 0}
-    return {"count": len(rows), "worst_rhat": float(rows["rhat"].max()),
-            "least_ess_bulk": float(rows["ess_bulk"].min()), "least_ess_tail": float(rows["ess_tail"].min())}
+    return {"count": len(rows), "worst_rhat": float(rows["rhat"].max(skipna=False)),
+            "least_ess_bulk": float(rows["ess_bulk"].min(skipna=False)),
+            "least_ess_tail": float(rows["ess_tail"].min(skipna=False))}
 
 
-def _fixed_points(posterior: Posterior, draws: Draws) -> list[dict[str, Any]]:
-    """Three draws with log density and the size of its gradient, for `verify`."""
-    value_and_grad = jax.jit(jax.value_and_grad(posterior.log_density))
+def _fixed_points(spec: FitSpec, data: StudyData, draws: Draws) -> list[dict[str, Any]]:
+    """Three draws with log density and the size of its gradient, computed as `verify` will: to a tight tolerance."""
     chains, count = draws.z.shape[:2]
+    z = np.stack([draws.z[0, 0], draws.z[chains // 2, count // 2], draws.z[chains - 1, count - 1]])
+    value_and_grad = jax.jit(jax.value_and_grad(make_posterior(precise(spec), data, z).log_density))
     points = []
-    for chain, draw in ((0, 0), (chains // 2, count // 2), (chains - 1, count - 1)):
-        value, slope = value_and_grad(jnp.asarray(draws.z[chain, draw]))
-        points.append({"z": [float(x) for x in draws.z[chain, draw]], "log_density": float(value),
+    for point in z:
+        value, slope = value_and_grad(jnp.asarray(point))
+        points.append({"z": [float(x) for x in point], "log_density": float(value),
                        "gradient_norm": float(jnp.linalg.norm(slope))})
     return points
 

@@ -23,7 +23,7 @@ from thymodel.documents.toml import digest
 from thymodel.errors import Fault, InputError, RecordError
 from thymodel.inference import diagnostics
 from thymodel.inference.population import Layout, layout
-from thymodel.inference.posterior import make_posterior
+from thymodel.inference.posterior import make_posterior, precise
 
 SCHEMA = 1
 JSON, POSTERIOR, DERIVED, TABLE = "record.json", "posterior.nc", "derived.nc", "table.csv"
@@ -180,7 +180,7 @@ def write_record(folder: Path, files: Mapping[str, bytes], content: Mapping[str,
         InputError: the directory holds a record, or cannot be written to (disk full, no permission).
     """
     refuse_existing(folder)
-    complete = {"schema": SCHEMA, **content, "files": {name: digest(data) for name, data in files.items()}}
+    complete = {"schema": SCHEMA, **_in_json(content), "files": {name: digest(data) for name, data in files.items()}}
     complete["digest"] = _own_digest(complete)
     text = json.dumps(complete, indent=1, allow_nan=False, ensure_ascii=False)
     try:
@@ -197,6 +197,15 @@ def write_record(folder: Path, files: Mapping[str, bytes], content: Mapping[str,
 def _own_digest(content: Mapping[str, Any]) -> str:
     rest = {key: value for key, value in content.items() if key != "digest"}
     return digest(json.dumps(rest, sort_keys=True, ensure_ascii=False, allow_nan=False))
+
+
+def _in_json(value: Any) -> Any:
+    """Numbers that JSON lacks become null: a fit that went wrong is kept too, and its diagnostics may be NaN."""
+    if isinstance(value, Mapping):
+        return {key: _in_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_in_json(item) for item in value]
+    return finite_or_none(value) if isinstance(value, float) else value
 
 
 def finite_or_none(value: float) -> float | None:
@@ -303,14 +312,16 @@ def _check_log_density(record: FitRecord, data: Path | None) -> tuple[list[Fault
     found = digest(path.read_bytes())
     if found != record.content["data"]["sha256"]:
         return [Fault(str(path), "not the data of this record (sha256 differs)")], "log density not recomputed"
-    posterior = make_posterior(spec, load_data(path, spec.model, spec.columns))
+    points = record.content["fixed_points"]
+    study = load_data(path, spec.model, spec.columns)
+    posterior = make_posterior(precise(spec), study, np.array([point["z"] for point in points]))
     faults = []
-    for k, point in enumerate(record.content["fixed_points"]):
+    for k, point in enumerate(points):
         value = float(posterior.log_density(jnp.asarray(point["z"])))
         if not abs(value - point["log_density"]) <= _LOG_DENSITY_TOLERANCE:
             faults.append(Fault(str(record.folder / JSON), f"log density at fixed point {k + 1} is {value:.6f}, "
                                 f"recorded {point['log_density']:.6f}"))
-    return faults, f"log density recomputed at {len(record.content['fixed_points'])} points"
+    return faults, f"log density recomputed at {len(points)} points"
 
 
 def find_data(record: FitRecord, data: Path | None) -> Path | None:
