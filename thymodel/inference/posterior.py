@@ -1,7 +1,7 @@
 """Puts spec, data and solver together into one log density on R^n."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -56,14 +56,20 @@ class Posterior:
     failures: Callable[[Array], Array]
 
 
-def make_posterior(spec: FitSpec, data: StudyData) -> Posterior:
-    """The posterior of a fit; every array of the data is inside, nothing depends on the current directory."""
+def make_posterior(spec: FitSpec, data: StudyData, likely: np.ndarray | None = None) -> Posterior:
+    """The posterior of a fit; every array of the data is inside, nothing depends on the current directory.
+
+    Args:
+        likely: points (point, coordinate) for which the solver's steps must do beside those of the prior: a pilot's
+            draws. Without them the steps are those that the prior needs, which outlying patients may exceed.
+    """
     lay = layout(spec, tuple(subject.id for subject in data.subjects))
     observables = tuple(spec.likelihood)
     schedule, records = _arrays(spec, data, observables)
     typical = {name: p.value for name, p in spec.model.parameters.items()} | dict(spec.fixed)
     accuracy = Accuracy(spec.solver.rtol, spec.solver.atol)
-    solver = solving.prepare(spec.model, typical, schedule, observables, accuracy, _prior_draws(spec, lay, schedule))
+    draws = _some_draws(spec, lay, schedule, likely)
+    solver = solving.prepare(spec.model, typical, schedule, observables, accuracy, draws)
 
     def solve_all(z):
         return solving.solve_many(solver, _values(spec, lay, schedule, z))
@@ -103,12 +109,18 @@ def _values(spec: FitSpec, lay: Layout, schedule: Schedule, z) -> dict[str, Arra
     return subject_values(spec, population_values(lay, z), random_effects(lay, z), baseline)
 
 
-def _prior_draws(spec: FitSpec, lay: Layout, schedule: Schedule) -> dict[str, np.ndarray]:
-    """Subjects' parameters under a few draws from the prior, (draw, subject): where the solver's steps must also do."""
+def precise(spec: FitSpec) -> FitSpec:
+    """The spec with a solver so tight that its log density is the same on every machine: for `verify`."""
+    return replace(spec, solver=spec.solver.model_copy(update={"rtol": 1e-9, "atol": 1e-12}))
+
+
+def _some_draws(spec: FitSpec, lay: Layout, schedule: Schedule, likely: np.ndarray | None) -> dict[str, np.ndarray]:
+    """Subjects' parameters under draws of the prior and `likely` ones, (draw, subject)."""
     z = np.random.default_rng(0).standard_normal((_PRIOR_DRAWS, lay.size))
+    z = z if likely is None else np.concatenate([z, likely])
     count = len(schedule.start)
     values = jax.jit(jax.vmap(lambda point: _values(spec, lay, schedule, point)))(jnp.asarray(z))
-    return {name: np.broadcast_to(np.asarray(v).reshape(_PRIOR_DRAWS, -1), (_PRIOR_DRAWS, count))
+    return {name: np.broadcast_to(np.asarray(v).reshape(len(z), -1), (len(z), count))
             for name, v in values.items()}
 
 

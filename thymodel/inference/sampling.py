@@ -29,6 +29,7 @@ Progress = Callable[[int, int, int, int], None]  # chain, iterations done, itera
 BLOCK = 25  # iterations between checkpoints: seconds of work
 _MAX_TREE_DEPTH = 10
 _PILOT_BLOCKS = 4
+_LIKELY = 32  # of the pilot's draws, handed to `refine`
 _CURVATURE_FLOOR = 0.3  # of the prior's 1: where the log density bends up at the mode, the frame is no wider than this
 
 
@@ -131,7 +132,8 @@ def _curvature(value_and_grad, point: Array) -> np.ndarray:
 
 
 def sample(log_density: LogDensity, size: int, free: np.ndarray, settings: Settings, checkpoint: Path | None = None,
-           identity: str = "", progress: Progress | None = None, coordinates: Coordinates | None = None) -> Draws:
+           identity: str = "", progress: Progress | None = None, coordinates: Coordinates | None = None,
+           refine: Callable[[np.ndarray], LogDensity] | None = None) -> Draws:
     """Draws from exp(log_density) by NUTS.
 
     Args:
@@ -140,16 +142,25 @@ def sample(log_density: LogDensity, size: int, free: np.ndarray, settings: Setti
         checkpoint: directory in which the state is kept while sampling; a run found there is continued.
         identity: digest of everything that the draws depend on; a checkpoint of anything else is refused.
         coordinates: maps from which the pilot chooses one; the identity by default.
+        refine: the log density to sample from, given draws of the pilot (draw, coordinate): the same one with numerics
+            that suit where the posterior is. The pilot itself uses `log_density`.
 
     Raises:
         InputError: the checkpoint belongs to another fit.
         ThymodelError: no finite log density to start from.
     """
     maps = coordinates or plain_coordinates()
-    store, nuts = _Store(checkpoint, identity), _make_nuts(log_density, maps, settings)
+    store = _Store(checkpoint, identity)
+    pilot = store.load_pilot()
+    if pilot is None:
+        pilot = _pilot(_make_nuts(log_density, maps, settings), maps, _in_coordinates(log_density, maps), size, free,
+                       settings)
+        store.save_pilot(pilot)
+    final = log_density if refine is None else refine(thin(pilot, _LIKELY))
+    nuts = _make_nuts(final, maps, settings)
     start = store.load_start()
     if start is None:
-        start = _pilot(nuts, maps, _in_coordinates(log_density, maps), size, free, settings)
+        start = _settle(pilot, maps, _in_coordinates(final, maps))
         store.save_start(*start)
     frame, places = start
     total = settings.warmup + settings.draws
@@ -258,13 +269,15 @@ def _potential(value_and_grad, failures: list[int]):
     return in_frame
 
 
-def _pilot(nuts: _Nuts, maps: Coordinates, value_and_grad, size: int, free: np.ndarray,
-           settings: Settings) -> tuple[Frame, Array]:
-    """The frame for the main run, and a place in it for each chain to start from.
+def thin(z: Float[np.ndarray, "chain draw coordinate"], count: int) -> Float[np.ndarray, "draw coordinate"]:
+    """At most `count` draws, evenly spaced over all chains."""
+    flat = z.swapaxes(0, 1).reshape(-1, z.shape[-1])
+    return flat[np.unique(np.linspace(0, len(flat) - 1, min(count, len(flat))).astype(int))]
 
-    A short run in the frame of the mode finds where the posterior mass is; it chooses the weights of the coordinates,
-    and the curvature there, averaged, makes the frame that counts. The pilot's draws are thrown away.
-    """
+
+def _pilot(nuts: _Nuts, maps: Coordinates, value_and_grad, size: int, free: np.ndarray,
+           settings: Settings) -> Float[np.ndarray, "chain draw coordinate"]:
+    """The later half of a short run in the frame of the mode: where the posterior mass is. No part of the draws."""
     none = jnp.zeros_like(jnp.asarray(maps.choose_weights(np.zeros((2, size)))))
     frame = frame_at(value_and_grad, [find_mode(lambda c: value_and_grad(c, none), size, free)], none)
     keys = jax.random.split(jax.random.PRNGKey(settings.seed), settings.chains)
@@ -273,7 +286,15 @@ def _pilot(nuts: _Nuts, maps: Coordinates, value_and_grad, size: int, free: np.n
     for _ in range(_PILOT_BLOCKS):
         states, block = nuts.run(states, frame)
         blocks.append(block["z"])
-    late = np.concatenate(blocks[len(blocks) // 2 :], axis=1)
+    return np.concatenate(blocks[len(blocks) // 2 :], axis=1)
+
+
+def _settle(late: Float[np.ndarray, "chain draw coordinate"], maps: Coordinates, value_and_grad) -> tuple[Frame, Array]:
+    """The frame for the main run, and a place in it for each chain to start from.
+
+    The pilot's draws choose the weights of the coordinates; the curvature averaged over some of them makes the frame.
+    """
+    size = late.shape[-1]
     weights = jnp.asarray(maps.choose_weights(late.reshape(-1, size)))
     some = late[:, :: late.shape[1] // 3].reshape(-1, size)
     found = frame_at(value_and_grad, [maps.from_z(jnp.asarray(z), weights) for z in some], weights)
@@ -315,6 +336,13 @@ class _Store:
         self.folder, self.identity = folder, identity
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
+
+    def load_pilot(self) -> np.ndarray | None:
+        found = self._load("pilot.npz")
+        return None if found is None else found["late"]
+
+    def save_pilot(self, late: np.ndarray) -> None:
+        self._save("pilot.npz", {"late": late})
 
     def load_start(self) -> tuple[Frame, Array] | None:
         found = self._load("start.npz")

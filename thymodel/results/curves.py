@@ -16,6 +16,7 @@ from thymodel.documents.data import StudyData
 from thymodel.documents.spec import Arm, Endpoint, FitSpec
 from thymodel.inference.diagnostics import INTERVAL
 from thymodel.inference.population import Layout
+from thymodel.inference.sampling import thin
 from thymodel.results.endpoints import incidence
 from thymodel.results.prediction import (
     VirtualSubjects,
@@ -23,7 +24,6 @@ from thymodel.results.prediction import (
     courses,
     individual_courses,
     observed_arms,
-    thinned,
     virtual_subjects,
 )
 
@@ -42,7 +42,7 @@ def make_curves(spec: FitSpec, lay: Layout, z: Float[np.ndarray, "chain draw coo
     Args:
         times: endpoint -> crossing times (arm, draw, subject), arms as in the data.
     """
-    some, arms = thinned(z, _DRAWS), observed_arms(spec, data)
+    some, arms = thin(z, _DRAWS), observed_arms(spec, data)
     people = virtual_subjects(spec, baseline_covariates(spec, data), _SUBJECTS, spec.sampler.seed)
     grid = _time_grid(spec, data)
     return {POPULATION: _population(spec, lay, some, arms, people, grid),

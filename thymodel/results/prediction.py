@@ -121,12 +121,6 @@ def individual_courses(spec: FitSpec, lay: Layout, z: Float[np.ndarray, "draw co
     return _solved(spec, schedules, values, observables)
 
 
-def thinned(z: Float[np.ndarray, "chain draw coordinate"], count: int) -> Float[np.ndarray, "draw coordinate"]:
-    """Evenly spaced draws of all chains, at most `count`."""
-    flat = z.swapaxes(0, 1).reshape(-1, z.shape[-1])
-    return flat[np.unique(np.linspace(0, len(flat) - 1, min(count, len(flat))).astype(int))]
-
-
 def _all_values(spec: FitSpec, lay: Layout, z, subjects: VirtualSubjects) -> dict[str, Array]:
     """Parameters of every draw's virtual subjects, arrays (draw, subject)."""
     return _subject_values(spec, lay, z, jnp.asarray(subjects.standard), subjects.covariates, len(subjects.standard))

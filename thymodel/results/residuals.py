@@ -9,8 +9,7 @@ import numpy as np
 from thymodel.inference.likelihood import standardised_residuals
 from thymodel.inference.population import error_name, population_values
 from thymodel.inference.posterior import Posterior
-from thymodel.inference.sampling import Draws
-from thymodel.results.prediction import thinned
+from thymodel.inference.sampling import Draws, thin
 
 BOUND = 2.5  # standardised residuals beyond it are listed
 _DRAWS = 200
@@ -44,7 +43,7 @@ def misfit(posterior: Posterior, draws: Draws) -> dict[str, Any]:
 def _residuals(posterior: Posterior, draws: Draws) -> tuple[np.ndarray, np.ndarray]:
     """Residual of each record, and whether the record is censored."""
     spec, records = posterior.spec, posterior.records
-    z = jnp.asarray(thinned(draws.z, _DRAWS))
+    z = jnp.asarray(thin(draws.z, _DRAWS))
     predicted = jnp.median(jax.jit(lambda points: jax.lax.map(posterior.predictions, points))(z), axis=0)
     population = jax.vmap(lambda point: population_values(posterior.layout, point))(z)
     result = np.full(len(records.value), np.nan)

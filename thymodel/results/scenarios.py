@@ -11,8 +11,9 @@ import pandas as pd
 from thymodel.documents.spec import Endpoint, ScenarioSpec, load_scenario_spec
 from thymodel.errors import Fault, InputError, SolveError
 from thymodel.inference.diagnostics import INTERVAL, INTERVAL_NAME
+from thymodel.inference.sampling import thin
 from thymodel.results.endpoints import EndpointDraws, quantile_with_never, summarise_draws
-from thymodel.results.prediction import thinned, virtual_subjects
+from thymodel.results.prediction import virtual_subjects
 from thymodel.results.reconstitution import arm_times
 from thymodel.results.record import FitRecord, load_group, quotable
 
@@ -47,7 +48,7 @@ def run_scenario(record: FitRecord, path: str | Path,
     endpoints = dict(scenario.endpoints) or dict(fit.endpoints)
     if not endpoints:
         raise InputError([Fault(str(path), "no endpoint here, and none in the fit", "add [endpoints.NAME]")])
-    z = thinned(record.z, scenario.draws)
+    z = thin(record.z, scenario.draws)
     people = virtual_subjects(fit, _covariates(record), scenario.subjects, scenario.seed)
     times = arm_times(fit, record.layout, z, scenario.arms, people, endpoints, progress)
     _refuse_failures(scenario, times)
