@@ -1,15 +1,19 @@
 """Draws -> verdict against the gates of the spec. The one file that adapts to ArviZ's versions."""
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import arviz as az
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
 from thymodel.documents.spec import GatesTable
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", FutureWarning)  # ArviZ announces its next version to every user once a day
+    import arviz as az
 
 INTERVAL = (0.05, 0.95)  # equal-tailed 90%: named wherever it is printed
 INTERVAL_NAME = "equal-tailed 90%"
