@@ -29,10 +29,10 @@ _MAX_STEPS = {"explicit": 16_384, "implicit": 16_384}  # a segment; beyond, the 
 # The kernel's steps must do for the worst of many draws, and its estimate is of order 3 where its steps are of order 4:
 # seen on the models here, a hundred times the tolerance leaves the same error in the log density as diffrax at one.
 _KERNEL_FACTOR = 100.0
-# Steps laid out beforehand walk over a pole as if nothing were there. A step wrong by half of the state itself (its
+# Steps laid out beforehand walk over a pole as if nothing were there. A step wrong by a third of the state itself (its
 # error goes to 1 there; what meets the tolerance is thousands of times below) has lost the solution. A tenth would be
 # too strict: an outlying patient's fast rise (a fifth of a log count, once in some hundred draws) is not a pole.
-_LOST = 0.5
+_LOST = 0.3
 _STIFF_BEYOND = 4_096  # explicit steps of a pilot at 1e-6: stability, not accuracy, then sets their length
 
 
