@@ -294,7 +294,6 @@ def test_a_killed_writer_leaves_the_old_state_or_the_new(tiny_fit, tmp_path):
 # --- a fit that was killed -----------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_a_killed_fit_resumes_to_the_same_draws(tiny_fit, tmp_path):
     source, out = tmp_path / "source", tmp_path / "out"
     source.mkdir()
