@@ -206,7 +206,8 @@ def report(args: argparse.Namespace, results: Sequence[dict[str, Any]], bad: Seq
     seconds = [result["seconds"] for result in results]
     lines = ["# Recovery of known truths: README design", "",
              "Made by `qualification/recover.py`; do not edit. All cohorts are SIMULATED.", "",
-             f"    {_command(args)}", "", *_machine(), f"- {np.median(seconds):.0f} s a fit (median), {sum(seconds) / 60:.0f} minutes in all, "
+             f"    {_command(args)}", "", *_machine(),
+             f"- {np.median(seconds):.0f} s a fit (median), {sum(seconds) / 60:.0f} minutes in all, "
              f"{args.jobs} fits at a time", "",
              *_introduction(results), *_verdict(results, "All cohorts"),
              *(_verdict(passed, "Only the cohorts whose fit passed its gates") if len(passed) > 1 else []),
