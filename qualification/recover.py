@@ -72,10 +72,13 @@ def simulate(seed: int, number: int, folder: Path) -> dict[str, Any]:
 def judge_cohort(seed: int, number: int, work: Path, overrides: dict[str, int]) -> dict[str, Any]:
     """Simulates and fits one cohort; rank of the truth among the draws for every quantity, verdict, seconds."""
     folder = work / f"cohort_{number:03d}"
-    done = folder / "result.json"
+    done, asked = folder / "result.json", {"seed": seed, **overrides}
     if done.exists():
-        return json.loads(done.read_text())
-    cohort = simulate(seed, number, folder)
+        found = json.loads(done.read_text())
+        if found["asked"] != asked:
+            raise SystemExit(f"{done}: made with {found['asked']}, now {asked}. hint: use another --work")
+        return found
+    cohort = simulate(seed, number, folder) | {"asked": asked, "software": _software()}
     result = cohort if cohort["reason"] else cohort | _judge(cohort, folder, overrides)
     done.write_text(json.dumps(result, indent=1))
     return result
@@ -206,9 +209,10 @@ def report(args: argparse.Namespace, results: Sequence[dict[str, Any]], bad: Seq
     seconds = [result["seconds"] for result in results]
     lines = ["# Recovery of known truths: README design", "",
              "Made by `qualification/recover.py`; do not edit. All cohorts are SIMULATED.", "",
-             f"    {_command(args)}", "", *_machine(),
+             f"    {_command(args)}", "", *_machine(results),
              f"- {np.median(seconds):.0f} s a fit (median), {sum(seconds) / 60:.0f} minutes in all, "
-             f"{args.jobs} fits at a time", "",
+             f"{args.jobs} fits at a time; wall time, with whatever else the machine did",
+             f"- {len(passed)} of {len(results)} fits passed the gates of the spec", "",
              *_introduction(results), *_verdict(results, "All cohorts"),
              *(_verdict(passed, "Only the cohorts whose fit passed its gates") if len(passed) > 1 else []),
              *_quantities(results), *_cohorts(results, bad)]
@@ -222,14 +226,20 @@ def _command(args: argparse.Namespace) -> str:
     return shlex.join(words)
 
 
-def _machine() -> list[str]:
+def _software() -> str:
+    """What makes the fit of a cohort, kept with its result: the report may be written by a later version."""
     import jax
 
     import thymodel
 
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=SOURCE, capture_output=True, text=True)
-    return [f"- thymodel {thymodel.__version__} (commit {commit.stdout.strip() or 'unknown'}), "
-            f"Python {platform.python_version()}, JAX {jax.__version__}, NumPy {np.__version__}",
+    commit = subprocess.run(["git", "describe", "--always", "--dirty", "--exclude=*"], cwd=SOURCE, capture_output=True,
+                            text=True)
+    return (f"thymodel {thymodel.__version__} (commit {commit.stdout.strip() or 'unknown'}), "
+            f"Python {platform.python_version()}, JAX {jax.__version__}, NumPy {np.__version__}")
+
+
+def _machine(results: Sequence[dict[str, Any]]) -> list[str]:
+    return [*(f"- {text}" for text in dict.fromkeys(result["software"] for result in results)),
             f"- {_processor()}, {os.cpu_count()} cores, {platform.platform()}"]
 
 
