@@ -650,10 +650,10 @@ def run_batch(seed: int, numbers: Sequence[int], work: Path) -> None:
         begun, done = work / f"{number}.begun", work / f"{number}.json"
         begun.touch()
         faulthandler.dump_traceback_later(SECONDS, exit=True)
-        start = time.perf_counter()
+        start = time.process_time()
         result = examine(seed, number)
         faulthandler.cancel_dump_traceback_later()
-        done.write_text(json.dumps(result | {"seconds": time.perf_counter() - start}))
+        done.write_text(json.dumps(result | {"seconds": time.process_time() - start}))
         begun.unlink()
 
 
@@ -707,8 +707,8 @@ def report(args: argparse.Namespace, results: Sequence[dict[str, Any]]) -> str:
              "Made by `qualification/fuzz_kernel.py`; do not edit.", "", f"    {_command(args)}", "",
              f"- {_software()}",
              f"- {_processor()}, {os.cpu_count()} cores, {platform.platform()}; {time.strftime('%Y-%m-%d')}",
-             f"- {sum(r['seconds'] for r in results) / 60:.0f} minutes in all, one process at a time, with "
-             f"whatever else the machine did", "",
+             f"- {sum(r['seconds'] for r in results) / 60:.0f} minutes of one core in all, without the start of "
+             "processes", "",
              *_introduction(), *_outcomes(results), *_classes(rows), *_disagreements(rows), *_gradients(results),
              *_compiled(results)]
     return "\n".join(lines) + "\n"
@@ -776,7 +776,9 @@ def _classes(rows: Sequence[dict[str, Any]]) -> list[str]:
         lines.append(f"| {name} | " + " | ".join(map(str, counts)) + f" | {sum(counts)} | {meaning} |")
     off = np.array([r["off"] for r in rows if r["class"] == "agrees"])
     parts = ", ".join(f"{np.quantile(off, q):.1e} ({q:.0%})" for q in (0.5, 0.9, 0.99)) if len(off) else "none"
-    return [*lines, "", f"{len(rows)} cases. Quantiles of off among those that agree: {parts}.", ""]
+    alarms = sorted({r["number"] for r in rows if r["class"] == "marked"})
+    return [*lines, "", f"{len(rows)} cases. Quantiles of off among those that agree: {parts}. Models with a false "
+            f"alarm: {', '.join(map(str, alarms)) or 'none'}.", ""]
 
 
 def _disagreements(rows: Sequence[dict[str, Any]]) -> list[str]:
