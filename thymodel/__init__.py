@@ -16,6 +16,32 @@ __version__ = "0.1.0"
 
 jax.config.update("jax_enable_x64", True)  # float64 always: tolerances and tails need it
 
+
+def _keep_compiled_programs() -> None:
+    """JAX's persistent compilation cache, unless a person has set their own: a second run starts at once.
+
+    The folder names processor and jaxlib: XLA's machine code must not reach another kind of machine.
+    """
+    import hashlib
+    import platform
+    from pathlib import Path
+
+    if jax.config.jax_compilation_cache_dir is not None:
+        return
+    try:
+        processor = Path("/proc/cpuinfo").read_text().split("\n\n")[0]
+        flags = [line for line in processor.splitlines() if line.startswith(("model name", "flags", "Features"))]
+    except OSError:
+        flags = [platform.processor()]
+    host = hashlib.sha256("\n".join([platform.machine(), *flags]).encode()).hexdigest()[:12]
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    jax.config.update("jax_compilation_cache_dir", str(base / "thymodel" / f"xla-{jax.lib.__version__}-{host}"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+
+
+_keep_compiled_programs()
+
 if TYPE_CHECKING:  # for editors and type checkers; the same names as in _HOME
     from thymodel.documents.design import load_design as load_design
     from thymodel.documents.model import load_model as load_model

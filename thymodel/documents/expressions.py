@@ -295,6 +295,8 @@ def _comparison(node: ast.Compare, names: frozenset[str], depth: int):
     if len(node.ops) != 1 or type(node.ops[0]) not in _COMPARISONS:
         raise ValueError(f"'{ast.unparse(node)[:60]}': only one of < <= > >= at a time")
     left, right = (_operand(side, names, depth + 1) for side in (node.left, node.comparators[0]))
+    if left.has(sympy.Piecewise) or right.has(sympy.Piecewise):  # sympy folds it into the logic of conditions
+        raise ValueError("a piecewise inside a condition; give it a name under [expressions]")
     return _COMPARISONS[type(node.ops[0])](left, right, evaluate=False)
 
 

@@ -441,6 +441,24 @@ def _check_units(draft: _Draft, model: Model) -> None:
         _expect(draft, f"observables.{key}.value", observable.value, wanted, known, values)
 
 
+def unit_in_model(model: Model, expression: sympy.Expr) -> Unit | None:
+    """Unit of an expression in names of a model other than its states; None fits every unit (a literal 0).
+
+    Raises:
+        ValueError: the units in it do not balance.
+    """
+    known = {"t": units.parse_unit(model.time)}
+    for section in (model.constants, model.covariates, model.parameters):
+        known |= {key: units.parse_unit(item.unit) for key, item in section.items()}
+    values = {key: c.value for key, c in model.constants.items()}
+    values |= {key: p.value for key, p in model.parameters.items() if p.prior is None}
+    static = static_expressions(model)
+    for key, inner in model.expressions.items():
+        if key in static:
+            known[key] = expressions.unit_of(inner, known, values) or DIMENSIONLESS
+    return expressions.unit_of(expression, known, values)
+
+
 def _measure(draft: _Draft, path: str, expression: sympy.Expr, known: dict[str, Unit], values: dict[str, float]):
     try:
         return expressions.unit_of(expression, known, values)

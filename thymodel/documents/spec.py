@@ -10,11 +10,20 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import pydantic
+import sympy
 
-from thymodel.documents import priors, units
+from thymodel.documents import expressions, priors, units
 from thymodel.documents.data import DataColumns
 from thymodel.documents.expressions import closest
-from thymodel.documents.model import Model, Number, Text, load_model, shipped_models
+from thymodel.documents.model import (
+    Model,
+    Number,
+    Text,
+    load_model,
+    shipped_models,
+    static_expressions,
+    unit_in_model,
+)
 from thymodel.documents.priors import Prior
 from thymodel.documents.regimen import Dose, dose_faults
 from thymodel.documents.toml import Table, digest, parse_document, read_text
@@ -66,6 +75,14 @@ class CovariateEffectTable(Table):
     reference: Number
     prior: str
     source: Text
+
+
+class DerivedTable(Table):
+    """A quantity computed from parameters, constants and what the model derives from them, reported beside them."""
+
+    value: Text
+    unit: str
+    label: str = ""
 
 
 class CorrelationTable(Table):
@@ -143,6 +160,7 @@ class FitDocument(Table):
     between_subject: dict[str, BetweenSubjectTable] = {}
     correlation: list[CorrelationTable] = []
     covariate_effects: dict[str, CovariateEffectTable] = {}
+    derived: dict[str, DerivedTable] = {}
     endpoints: dict[str, EndpointTable] = {}
     solver: SolverTable = SolverTable()
     gates: GatesTable = GatesTable()
@@ -207,6 +225,15 @@ class CovariateEffect:
 
 
 @dataclass(frozen=True)
+class Derived:
+    """A product or other function of typical values, of which data often know more than of its factors."""
+
+    value: sympy.Expr
+    unit: str
+    label: str
+
+
+@dataclass(frozen=True)
 class ErrorModel:
     observable: str
     family: str
@@ -254,6 +281,7 @@ class FitSpec:
     correlated: tuple[str, ...]
     correlation_shape: float
     covariate_effects: Mapping[str, CovariateEffect]
+    derived: Mapping[str, Derived]
     likelihood: Mapping[str, ErrorModel]
     endpoints: Mapping[str, Endpoint]
     sampler: SamplerTable
@@ -336,6 +364,8 @@ def _build_fit(document: FitDocument, model: Model, model_path: Path, path: Path
         correlation_shape=_correlation_shape(where, document, faults),
         covariate_effects={name: _effect(where, name, table, document, model, faults)
                            for name, table in document.covariate_effects.items()},
+        derived={name: item for name, table in document.derived.items()
+                 if (item := _derived(where, name, table, model, faults)) is not None},
         likelihood={name: _error_model(where, name, table, model, faults)
                     for name, table in document.likelihood.items()},
         endpoints=_endpoints(where, document.endpoints, model, faults),
@@ -442,6 +472,22 @@ def _effect(where, name, table: CovariateEffectTable, document, model: Model, fa
         faults.append(Fault(f"{where}: {path}.reference", "a power needs a reference above 0"))
     return CovariateEffect(table.parameter, table.covariate, table.form, table.reference,
                            _prior(where, f"{path}.prior", table.prior, faults), table.source)
+
+
+def _derived(where, name, table: DerivedTable, model: Model, faults) -> Derived | None:
+    path = f"{where}: derived.{name}"
+    if name in model.parameters:
+        faults.append(Fault(path, f"'{name}' is a parameter of the model", "choose another name"))
+    names = {*model.constants, *model.parameters, *model.covariates, *static_expressions(model)}
+    try:
+        value, wanted = expressions.parse_expression(table.value, names), units.parse_unit(table.unit)
+        found = unit_in_model(model, value)
+    except ValueError as error:
+        faults.append(Fault(path, str(error)))
+        return None
+    if found is not None and not units.same(found, wanted):
+        faults.append(Fault(f"{path}.unit", f"{table.value} is in {found}, not in {table.unit}"))
+    return Derived(value, table.unit, table.label)
 
 
 def _error_model(where, name, table: LikelihoodTable, model: Model, faults) -> ErrorModel:

@@ -33,6 +33,7 @@ _KERNEL_FACTOR = 100.0
 # error goes to 1 there; what meets the tolerance is thousands of times below) has lost the solution. A tenth would be
 # too strict: an outlying patient's fast rise (a fifth of a log count, once in some hundred draws) is not a pole.
 _LOST = 0.3
+_MISSED = 10.0  # tolerances that a step laid for one very set of values may be off before diffrax takes over
 _STIFF_BEYOND = 4_096  # explicit steps of a pilot at 1e-6: stability, not accuracy, then sets their length
 
 
@@ -205,22 +206,30 @@ def _states_over_time(model: Model, values, schedule: Schedule, method: Method) 
     return jax.jit(jax.vmap(one))(values, dense)
 
 
+class Tables(NamedTuple):
+    """What a solve needs beside the parameters, all arrays: doses, times, tolerances, steps. Operands of a program, so
+    that another design of the same shape compiles nothing. `grid` is None where diffrax does the work."""
+
+    schedule: Schedule
+    scale: Float[Array, " state"]
+    accuracy: Accuracy
+    grid: kernel.Grid | None
+    lost: float = _LOST
+
+
 @dataclass(frozen=True)
 class Solver:
     """A solver prepared for one model, its observables and a stacked schedule.
 
-    `native` and `grid` are None where diffrax does the work; `why` says which is in use and for what reason.
+    `native` is None where diffrax does the work; `why` says which is in use and for what reason.
     """
 
     model: Model
     observables: tuple[str, ...]
-    schedule: Schedule
-    scale: Float[Array, " state"]
-    accuracy: Accuracy
+    tables: Tables
     method: Method
     why: str
     native: kernel.Native | None = None
-    grid: kernel.Grid | None = None
 
     @property
     def kind(self) -> str:
@@ -229,38 +238,46 @@ class Solver:
 
 def prepare(model: Model, values: Mapping[str, Any], schedule: Schedule, observables: Sequence[str],
             accuracy: Accuracy = Accuracy(), draws: Mapping[str, np.ndarray] | None = None,
-            kind: str | None = None) -> Solver:
+            kind: str | None = None, least_rows: int = 1, share: float = 1.0, pooled: bool = False,
+            lost: float = _LOST) -> Solver:
     """A solver for a stacked schedule: the native kernel, or diffrax where the kernel cannot be used.
 
     Args:
         values: parameters by name at which the solver is tried out (numbers or arrays over subjects).
         draws: further sets of values, arrays (draw, subject), for which the kernel's steps must also do.
         kind: "native" or "jax"; by default the environment variable THYMODEL_SOLVER, else "native".
+        least_rows, share, pooled: how the kernel's steps are laid, as in `kernel.make_grid`.
+        lost: a step of the kernel that is wrong by this part of the state itself counts as failed.
 
     Raises:
         SolveError: the model cannot be integrated at these values.
         InputError: THYMODEL_SOLVER is neither native nor jax.
     """
-    asked = kind or os.environ.get("THYMODEL_SOLVER") or "native"
-    if asked not in ("native", "jax"):
-        raise InputError([Fault("THYMODEL_SOLVER", f"'{asked}'", "native or jax")])
-    if asked == "jax":
+    if _asked(kind) == "jax":
         return _prepare_jax(model, values, schedule, observables, accuracy, "diffrax, as asked")
     native, trouble = _compiled(model, tuple(observables))
     if native is None:
         return _prepare_jax(model, values, schedule, observables, accuracy, f"diffrax: the native kernel {trouble}")
     steps = Accuracy(_KERNEL_FACTOR * accuracy.rtol, _KERNEL_FACTOR * accuracy.atol)
-    grid = kernel.make_grid(native, values, schedule, steps, draws)
-    observed, _ = kernel.native_solve(native, _over_subjects(values, len(schedule.start)), grid)
-    if not np.isfinite(np.asarray(observed)).all():  # the adaptive method says where, or copes
+    grid = kernel.make_grid(native, values, schedule, steps, draws, least_rows, share, pooled)
+    tables = Tables(schedule, grid.tolerance[:-1] / steps.atol, accuracy, grid, lost)
+    tried = kernel.run(native, *kernel.operands(native, values, grid), grid)
+    sound = np.isfinite(tried.observed).all() and np.all(tried.errors * steps.rtol < _LOST)  # not so for NaN
+    if not sound:  # the adaptive method says where, or copes
         return _prepare_jax(model, values, schedule, observables, accuracy, "diffrax: fixed steps failed")
-    return Solver(model, tuple(observables), schedule, grid.tolerance[:-1] / steps.atol, accuracy, "implicit",
-                  "native kernel", native, grid)
+    return Solver(model, tuple(observables), tables, "implicit", "native kernel", native)
+
+
+def _asked(kind: str | None) -> str:
+    asked = kind or os.environ.get("THYMODEL_SOLVER") or "native"
+    if asked not in ("native", "jax"):
+        raise InputError([Fault("THYMODEL_SOLVER", f"'{asked}'", "native or jax")])
+    return asked
 
 
 def _prepare_jax(model, values, schedule: Schedule, observables, accuracy: Accuracy, why: str) -> Solver:
     scale, method = choose(model, values, schedule)
-    return Solver(model, tuple(observables), schedule, scale, accuracy, method, why)
+    return Solver(model, tuple(observables), Tables(schedule, scale, accuracy, None), method, why)
 
 
 def _compiled(model: Model, observables: tuple[str, ...]) -> tuple[kernel.Native | None, str]:
@@ -279,44 +296,51 @@ def _compiled(model: Model, observables: tuple[str, ...]) -> tuple[kernel.Native
 _tested: dict[tuple[str, tuple[str, ...]], tuple[kernel.Native | None, str]] = {}
 
 
-def solve_many(solver: Solver, values: Mapping[str, Any]) -> tuple[Float[Array, "subject visit observable"], Array]:
+def solve_many(solver: Solver, values: Mapping[str, Any],
+               tables: Tables | None = None) -> tuple[Float[Array, "subject visit observable"], Array]:
     """Observables of all subjects of the solver's schedule; pure, differentiable in reverse mode in `values`.
 
     Args:
         values: parameters by name, numbers or arrays over subjects.
+        tables: of a solver of the same model, observables and kind, in place of this one's own.
 
     Returns:
         The observables, NaN where a step failed, and which subjects failed.
     """
-    known = _over_subjects(values, len(solver.schedule.start))
-    if solver.native is not None and solver.grid is not None:
-        observed, error = kernel.native_solve(solver.native, known, solver.grid)
-        kept = error * solver.grid.tolerance[-1] < _LOST  # not so where the error is NaN
+    schedule, scale, accuracy, grid, lost = solver.tables if tables is None else tables
+    known = _over_subjects(values, len(schedule.start))
+    if solver.native is not None and grid is not None:
+        observed, error = kernel.native_solve(solver.native, known, grid)
+        kept = error * grid.tolerance[-1] < lost  # not so where the error is NaN
         observed = jnp.where(kept[:, None, None], observed, jnp.nan)
         return observed, ~jnp.isfinite(observed).all(axis=(1, 2))
 
     def one(own, row):
-        return solve(solver.model, own, row, solver.observables, solver.scale, solver.accuracy, solver.method)
+        return solve(solver.model, own, row, solver.observables, scale, accuracy, solver.method)
 
-    solution = jax.vmap(one)(known, solver.schedule)
+    solution = jax.vmap(one)(known, schedule)
     return solution.observed, solution.failed
 
 
-def solve_sets(solver: Solver, values: Mapping[str, Float[Array, "set subject"]]) -> Array:
+def solve_sets(solver: Solver, values: Mapping[str, Float[Array, "set subject"]],
+               tables: Tables | None = None) -> Array:
     """`solve_many` for many sets of values, array (set, subject, visit, observable)."""
     if solver.native is not None:
-        return jax.lax.map(lambda known: solve_many(solver, known)[0], values)
-    return jax.vmap(lambda known: solve_many(solver, known)[0])(values)
+        return jax.lax.map(lambda known: solve_many(solver, known, tables)[0], values)
+    return jax.vmap(lambda known: solve_many(solver, known, tables)[0])(values)
 
 
 def trajectories(model: Model, values: Mapping[str, Any], schedules: Sequence[Schedule], observables: Sequence[str],
-                 accuracy: Accuracy = Accuracy(1e-8, 1e-11), names: Sequence[str] = ()) -> np.ndarray:
+                 accuracy: Accuracy = Accuracy(1e-8, 1e-11), names: Sequence[str] = (),
+                 kind: str | None = None) -> np.ndarray:
     """Observables of several subjects at their visits, outside a sampler.
 
     Args:
         values: parameters by name, numbers or arrays over subjects.
         schedules: from `plan`, one a subject.
+        accuracy: of a step, for the native kernel too: its steps are laid for just these values.
         names: what to call the subjects in an error.
+        kind: as in `prepare`.
 
     Returns:
         Array (subject, visit, observable); visits beyond a subject's own repeat its last.
@@ -324,8 +348,13 @@ def trajectories(model: Model, values: Mapping[str, Any], schedules: Sequence[Sc
     Raises:
         SolveError: names the subject, and the time after which its integration failed.
     """
-    schedule = jax.tree.map(jnp.asarray, stack(schedules))
-    known = _over_subjects(values, len(schedules))
+    schedule = stack(schedules)
+    known = {name: np.asarray(value, float) for name, value in values.items()}
+    if _asked(kind) == "native":
+        native, _ = _compiled(model, tuple(observables))
+        found = None if native is None else _laid_for(native, known, schedule, accuracy)
+        if found is not None:
+            return found
     solver = _prepare_jax(model, known, schedule, observables, accuracy, "diffrax: adaptive, to a tight tolerance")
     observed, failed = (np.asarray(item) for item in jax.jit(partial(solve_many, solver))(known))
     bad = failed | ~np.isfinite(observed).all(axis=(1, 2))
@@ -334,6 +363,17 @@ def trajectories(model: Model, values: Mapping[str, Any], schedules: Sequence[Sc
         time = _last_finite_time(schedules[worst], observed[worst])
         raise SolveError(str(names[worst]) if names else f"number {worst + 1}", time, "the integration failed")
     return observed
+
+
+def _laid_for(native: kernel.Native, values: Mapping[str, Any], schedule: Schedule,
+              accuracy: Accuracy) -> np.ndarray | None:
+    """Observables with steps laid for these very values; None where some step misses its tolerance by far."""
+    grid = kernel.make_grid(native, values, schedule, accuracy)
+    observed, errors, _ = kernel.run(native, *kernel.operands(native, values, grid), grid)
+    if not (np.all(errors < _MISSED) and np.isfinite(observed).all()):
+        return None
+    by_subject = np.moveaxis(observed, -1, 1).reshape(-1, *observed.shape[1:-1])[: len(grid.place)]
+    return np.take_along_axis(by_subject, grid.place[:, :, None], axis=1)
 
 
 def _last_finite_time(schedule: Schedule, observed: np.ndarray) -> float:

@@ -56,7 +56,7 @@ def evaluate(expression: sympy.Basic, known: dict[sympy.Basic, Any]):
     """The value of an expression; `known` holds the symbols and collects every subexpression on the way."""
     if expression in known:
         return known[expression]
-    if expression.is_number and isinstance(expression, sympy.Expr):
+    if isinstance(expression, sympy.Number | sympy.NumberSymbol):  # expit(2) is a number too, but none for float()
         return float(expression)
     known[expression] = _compute(expression, known)
     return known[expression]

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from thymodel.inference.population import Layout, quantile
+from thymodel.inference.population import Layout, quantiles
 from thymodel.inference.sampling import Coordinates
 
 _LARGEST_WEIGHT = 0.8  # full centring meets a funnel if omega is small under some draws
@@ -23,7 +23,7 @@ _NEAR_ZERO = 0.25  # an omega whose 5% quantile is below this share of its media
 
 def coordinates(lay: Layout) -> Coordinates:
     """The maps of this file for one layout."""
-    return Coordinates(partial(to_z, lay), partial(from_z, lay), partial(choose_weights, lay))
+    return Coordinates(len(lay.scales), partial(to_z, lay), partial(from_z, lay), partial(choose_weights, lay))
 
 
 def to_z(lay: Layout, c: Float[Array, " coordinate"], weights: Float[Array, " effect"]):
@@ -47,10 +47,11 @@ def _split(lay: Layout, x):
 
 def _ratio(lay: Layout, head) -> Float[Array, " effect"]:
     """omega over its prior median, effect by effect; kept off zero, where the map would break."""
-    names = lay.population
-    ratios = [quantile(prior, head[names.index(f"omega_{name}")]) / quantile(prior, jnp.asarray(0.0))
-              for name, prior in lay.scales.items()]
-    return jnp.maximum(jnp.stack(ratios), 1e-6) if ratios else jnp.zeros(0)
+    if not lay.scales:
+        return jnp.zeros(0)
+    names, priors = lay.population, list(lay.scales.values())
+    omegas = jnp.stack(quantiles(priors, head[np.array([names.index(f"omega_{name}") for name in lay.scales])]))
+    return jnp.maximum(omegas / jnp.stack(quantiles(priors, jnp.zeros(len(priors)))), 1e-6)
 
 
 def choose_weights(lay: Layout, z: Float[np.ndarray, "draw coordinate"]) -> np.ndarray:
@@ -59,6 +60,6 @@ def choose_weights(lay: Layout, z: Float[np.ndarray, "draw coordinate"]) -> np.n
         return np.zeros(0)
     etas = z[:, len(lay.population):].reshape(len(z), len(lay.subjects), len(lay.scales))
     learned = 1.0 - etas.var(axis=0).mean(axis=0)
-    ratio = np.asarray(jax.vmap(lambda x: _ratio(lay, x[: len(lay.population)]))(jnp.asarray(z)))
+    ratio = np.asarray(jax.jit(jax.vmap(lambda x: _ratio(lay, x[: len(lay.population)])))(jnp.asarray(z)))
     low, middle = np.quantile(ratio, [0.05, 0.5], axis=0)
     return np.where(low < _NEAR_ZERO * middle, 0.0, np.clip(learned, 0.0, _LARGEST_WEIGHT))

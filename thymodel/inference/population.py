@@ -5,11 +5,12 @@ quantile function; only correlations have a density of their own. `Layout` says 
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.scipy.special import ndtr, ndtri
 from jaxtyping import Array, Float
 
@@ -17,38 +18,65 @@ from thymodel.documents.priors import Prior
 from thymodel.documents.spec import FitSpec
 
 
-def quantile(prior: Prior, z):
-    """The parameter whose prior probability below it is Phi(z).
+def quantiles(priors: Sequence[Prior], z: Float[Array, " n"]) -> list[Array]:
+    """Of each prior, the parameter whose prior probability below it is Phi(z).
 
+    Priors of one family are computed as one array: a program of many small ones takes seconds to compile.
     Source: probability integral transform; the upper tails are written through Phi(-z) so that no digit is lost.
     """
-    n = prior.numbers
-    match prior.family:
+    found: dict[int, Array] = {}
+    for family in dict.fromkeys(prior.family for prior in priors):
+        mine = [k for k, prior in enumerate(priors) if prior.family == family]
+        numbers = {key: np.array([priors[k].numbers[key] for k in mine]) for key in priors[mine[0]].numbers}
+        found |= dict(zip(mine, _quantile(family, numbers, z[np.array(mine)]), strict=True))
+    return [found[k] for k in range(len(priors))]
+
+
+def quantile(prior: Prior, z):
+    """`quantiles` of one prior."""
+    return quantiles([prior], jnp.asarray(z, float)[None])[0]
+
+
+def _quantile(family: str, n: Mapping[str, np.ndarray], z):
+    match family:
         case "lognormal":
             return n["median"] * jnp.exp(n["sd"] * z)
         case "logitnormal":
-            return jax.nn.sigmoid(math.log(n["median"] / (1 - n["median"])) + n["sd"] * z)
+            return jax.nn.sigmoid(np.log(n["median"] / (1 - n["median"])) + n["sd"] * z)
         case "normal":
             return n["mean"] + n["sd"] * z
         case "truncnormal":
-            return _truncated_normal(n, z)
+            low, high = (n["lower"] - n["mean"]) / n["sd"], (n["upper"] - n["mean"]) / n["sd"]
+            return n["mean"] + n["sd"] * _truncated_normal(z, low, high)
         case "halfnormal":
-            return -n["sd"] * ndtri(0.5 * ndtr(-z))
+            return n["sd"] * _half_normal(z)
         case "halfcauchy":
             return n["scale"] / jnp.tan(0.5 * jnp.pi * ndtr(-z))
         case "exponential":
             return -n["mean"] * jax.scipy.special.log_ndtr(-z)
         case "uniform":
             return n["lower"] + (n["upper"] - n["lower"]) * ndtr(z)
-    raise ValueError(f"{prior.family} is not the prior of one number")
+    raise ValueError(f"{family} is not the prior of one number")
 
 
-def _truncated_normal(n: Mapping[str, float], z):
-    low, high = (n["lower"] - n["mean"]) / n["sd"], (n["upper"] - n["mean"]) / n["sd"]
+@jax.custom_jvp
+def _half_normal(z):
+    """u with 2 Phi(u) - 1 = Phi(z)."""
+    return -ndtri(0.5 * ndtr(-z))
+
+
+@_half_normal.defjvp
+def _half_normal_slope(primals, tangents):
+    """du/dz is the ratio of the densities: the derivative of `ndtri` is a program ten times as long."""
+    u = _half_normal(primals[0])
+    return u, 0.5 * jnp.exp(0.5 * (u - primals[0]) * (u + primals[0])) * tangents[0]
+
+
+def _truncated_normal(z, low, high):
     # mirrored where that takes the smaller of the two tail probabilities: those near 1 have lost their digits
-    mirror = jnp.asarray(True) if low > 0 else jnp.asarray(False) if high < 0 else z > 0
+    mirror = jnp.where(low > 0, True, jnp.where(high < 0, False, z > 0))
     side, first, last = jnp.where(mirror, -1.0, 1.0), jnp.where(mirror, -high, low), jnp.where(mirror, -low, high)
-    return n["mean"] + side * n["sd"] * ndtri(ndtr(first) + ndtr(side * z) * (ndtr(last) - ndtr(first)))
+    return side * ndtri(ndtr(first) + ndtr(side * z) * (ndtr(last) - ndtr(first)))
 
 
 # --- the vector z --------------------------------------------------------------------------------------------
@@ -102,24 +130,28 @@ def layout(spec: FitSpec, subjects: tuple[str, ...]) -> Layout:
 
 def population_values(lay: Layout, z: Float[Array, " coordinate"]) -> dict[str, Array]:
     """Natural values of the population block by name (`corr_a_b` as correlations)."""
-    head = dict(zip(lay.population, z, strict=False))
-    values = {name: quantile(prior, head[name]) for name, prior in lay.estimate.items()}
-    values |= {f"omega_{name}": quantile(prior, head[f"omega_{name}"]) for name, prior in lay.scales.items()}
-    factor = correlation_factor(lay, head)
-    matrix = factor @ factor.T
-    place = {name: k for k, name in enumerate(lay.correlated)}
-    values |= {f"corr_{a}_{b}": matrix[place[a], place[b]] for a, b in lay.correlations}
-    values |= {f"beta_{name}": quantile(prior, head[f"beta_{name}"]) for name, prior in lay.effects.items()}
-    return values | {name: quantile(prior, head[name]) for name, prior in lay.errors.items()}
+    names = lay.population
+    head = dict(zip(names, z, strict=False))
+    priors = {**lay.estimate, **{f"omega_{name}": prior for name, prior in lay.scales.items()},
+              **{f"beta_{name}": prior for name, prior in lay.effects.items()}, **lay.errors}
+    places = np.array([names.index(name) for name in priors], int)
+    values = dict(zip(priors, quantiles(list(priors.values()), z[places]), strict=True))
+    if lay.correlated:
+        factor = correlation_factor(lay, head)
+        matrix = factor @ factor.T
+        place = {name: k for k, name in enumerate(lay.correlated)}
+        values |= {f"corr_{a}_{b}": matrix[place[a], place[b]] for a, b in lay.correlations}
+    return {name: values[name] for name in names}
 
 
-def random_effects(lay: Layout, z: Float[Array, " coordinate"], standard=None) -> dict[str, Float[Array, " subject"]]:
+def random_effects(lay: Layout, z: Float[Array, " coordinate"], population: Mapping[str, Array],
+                   standard=None) -> dict[str, Float[Array, " subject"]]:
     """Each effect's value per subject on its own scale, omega * eta, correlated where the spec says so.
 
     Args:
+        population: from `population_values`.
         standard: standard normal etas (subject, effect) in place of those in z: new, virtual subjects.
     """
-    values = population_values(lay, z)
     count = len(lay.population)
     eta = z[count:].reshape(-1, max(len(lay.scales), 1)) if standard is None else standard
     columns = {name: eta[:, k] for k, name in enumerate(lay.scales)}
@@ -127,7 +159,7 @@ def random_effects(lay: Layout, z: Float[Array, " coordinate"], standard=None) -
         factor = correlation_factor(lay, dict(zip(lay.population, z, strict=False)))
         mixed = jnp.stack([columns[name] for name in lay.correlated], axis=1) @ factor.T
         columns |= {name: mixed[:, k] for k, name in enumerate(lay.correlated)}
-    return {name: values[f"omega_{name}"] * columns[name] for name in lay.scales}
+    return {name: population[f"omega_{name}"] * columns[name] for name in lay.scales}
 
 
 def correlation_factor(lay: Layout, head: Mapping[str, Array]) -> Float[Array, "effect effect"]:

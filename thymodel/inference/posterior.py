@@ -1,6 +1,6 @@
 """Puts spec, data and solver together into one log density on R^n."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -10,8 +10,9 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from thymodel.documents.data import StudyData
+from thymodel.documents.expressions import symbol
 from thymodel.documents.spec import FitSpec
-from thymodel.dynamics import solving
+from thymodel.dynamics import solving, symbolic
 from thymodel.dynamics.solving import Accuracy, Schedule, Solver
 from thymodel.inference import likelihood
 from thymodel.inference.population import (
@@ -25,6 +26,8 @@ from thymodel.inference.population import (
 )
 
 _PRIOR_DRAWS = 16
+_STRETCH = 1.5
+_PRIOR_SHARE = 0.75  # of them, for which the first steps must do
 
 
 class Records(NamedTuple):
@@ -38,30 +41,47 @@ class Records(NamedTuple):
     limit: Array
 
 
+class Data(NamedTuple):
+    """The arrays of a posterior, operands of its density: data of the same shape need no new program.
+
+    `quantified` and `censored` hold the records of each observable, in the order of the spec.
+    """
+
+    solver: solving.Tables
+    quantified: tuple[Records, ...]
+    censored: tuple[Records, ...]
+
+
 @dataclass(frozen=True)
 class Posterior:
     """One log density, and the ways to look at a point of it.
 
     `log_density(z)` is what a sampler sees: log prior plus log likelihood, all constants in; -inf where a solve failed.
+    `density(z, data)` is the same with the arrays as operands.
     """
 
     spec: FitSpec
     layout: Layout
     solver: Solver
-    schedule: Schedule
     records: Records
-    log_density: Callable[[Array], Array]
+    data: Data
+    density: Callable[[Array, Data], Array]
     log_likelihood: Callable[[Array], Array]
     predictions: Callable[[Array], Array]
     failures: Callable[[Array], Array]
 
+    def log_density(self, z: Array) -> Array:
+        return self.density(z, self.data)
 
-def make_posterior(spec: FitSpec, data: StudyData, likely: np.ndarray | None = None) -> Posterior:
+
+def make_posterior(spec: FitSpec, data: StudyData, likely: np.ndarray | None = None,
+                   least_rows: int = 1) -> Posterior:
     """The posterior of a fit; every array of the data is inside, nothing depends on the current directory.
 
     Args:
-        likely: points (point, coordinate) for which the solver's steps must do beside those of the prior: a pilot's
-            draws. Without them the steps are those that the prior needs, which outlying patients may exceed.
+        likely: points (point, coordinate) for which the solver's steps must do: a pilot's draws. Without them the
+            steps are those that most draws of the prior need, which outlying patients may exceed.
+        least_rows: as in `solving.prepare`.
     """
     lay = layout(spec, tuple(subject.id for subject in data.subjects))
     observables = tuple(spec.likelihood)
@@ -69,26 +89,45 @@ def make_posterior(spec: FitSpec, data: StudyData, likely: np.ndarray | None = N
     typical = {name: p.value for name, p in spec.model.parameters.items()} | dict(spec.fixed)
     accuracy = Accuracy(spec.solver.rtol, spec.solver.atol)
     draws = _some_draws(spec, lay, schedule, likely)
-    solver = solving.prepare(spec.model, typical, schedule, observables, accuracy, draws)
+    solver = solving.prepare(spec.model, typical, schedule, observables, accuracy, draws, least_rows=least_rows,
+                             share=_PRIOR_SHARE if likely is None else 1.0)
+    places = _by_observable(records, len(observables))
+    arrays = Data(solver.tables, *(tuple(Records(*(a[k] for a in records)) for k in group) for group in places))
 
-    def solve_all(z):
-        return solving.solve_many(solver, _values(spec, lay, schedule, z))
+    def solve_all(population, z, tables):
+        return solving.solve_many(solver, _values(spec, lay, tables.schedule, population, z), tables)
 
-    def pointwise(z, observed):
-        return _pointwise(spec, observables, records, population_values(lay, z), observed)
-
-    def log_density(z):
-        observed, failed = solve_all(z)
-        total = log_prior(lay, z) + jnp.sum(pointwise(z, observed))
+    def density(z, arrays: Data):
+        population = population_values(lay, z)
+        observed, failed = solve_all(population, z, arrays.solver)
+        terms = [jnp.sum(t) for group in _log_likelihoods(spec, arrays, population, observed) for t in group]
+        total = log_prior(lay, z) + sum(terms)
         return jnp.where(jnp.any(failed) | jnp.isnan(total), -jnp.inf, total)
 
+    def log_likelihood(z):
+        population = population_values(lay, z)
+        found = _log_likelihoods(spec, arrays, population, solve_all(population, z, solver.tables)[0])
+        total = jnp.zeros(len(records.value))
+        for group, terms in zip(places, found, strict=True):
+            for mine, values in zip(group, terms, strict=True):
+                total = total.at[mine].set(values)
+        return total
+
     def predictions(z):
-        return solve_all(z)[0][records.subject, records.visit, records.observable]
+        observed, _ = solve_all(population_values(lay, z), z, solver.tables)
+        return observed[records.subject, records.visit, records.observable]
 
     return Posterior(
-        spec=spec, layout=lay, solver=solver, schedule=schedule, records=records, log_density=log_density,
-        log_likelihood=lambda z: pointwise(z, solve_all(z)[0]),
-        predictions=predictions, failures=lambda z: jnp.any(solve_all(z)[1]))
+        spec=spec, layout=lay, solver=solver, records=records, data=arrays, density=density,
+        log_likelihood=log_likelihood, predictions=predictions,
+        failures=lambda z: jnp.any(solve_all(population_values(lay, z), z, solver.tables)[1]))
+
+
+def _by_observable(records: Records, observables: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Places of each observable's quantified and censored records; apart, for censored ones cost far more."""
+    mine = [records.observable == k for k in range(observables)]
+    return ([np.flatnonzero(own & (records.censoring == 0)) for own in mine],
+            [np.flatnonzero(own & (records.censoring != 0)) for own in mine])
 
 
 def _arrays(spec: FitSpec, data: StudyData, observables: Sequence[str]) -> tuple[Schedule, Records]:
@@ -99,14 +138,12 @@ def _arrays(spec: FitSpec, data: StudyData, observables: Sequence[str]) -> tuple
         schedules.append(solving.plan(spec.model, subject.doses, dict(subject.covariates), visits))
         rows += [(k, visits.index(o.time), observables.index(o.observable), o.value, o.censoring, o.limit)
                  for o in wanted]
-    columns = [np.array(column) for column in zip(*rows, strict=True)]
-    stacked = jax.tree.map(jnp.asarray, solving.stack(schedules))
-    return stacked, Records(*(jnp.asarray(column) for column in columns))
+    return solving.stack(schedules), Records(*(np.array(column) for column in zip(*rows, strict=True)))
 
 
-def _values(spec: FitSpec, lay: Layout, schedule: Schedule, z) -> dict[str, Array]:
+def _values(spec: FitSpec, lay: Layout, schedule: Schedule, population, z) -> dict[str, Array]:
     baseline = {name: course[:, 0] for name, course in schedule.covariates.items()}
-    return subject_values(spec, population_values(lay, z), random_effects(lay, z), baseline)
+    return subject_values(spec, population, random_effects(lay, z, population), baseline)
 
 
 def precise(spec: FitSpec) -> FitSpec:
@@ -115,32 +152,48 @@ def precise(spec: FitSpec) -> FitSpec:
 
 
 def _some_draws(spec: FitSpec, lay: Layout, schedule: Schedule, likely: np.ndarray | None) -> dict[str, np.ndarray]:
-    """Subjects' parameters under draws of the prior and `likely` ones, (draw, subject)."""
-    z = np.random.default_rng(0).standard_normal((_PRIOR_DRAWS, lay.size))
-    z = z if likely is None else np.concatenate([z, likely])
+    """Subjects' parameters under `likely` draws, or those of the prior, (draw, subject)."""
+    if likely is None:
+        z = np.random.default_rng(0).standard_normal((_PRIOR_DRAWS, lay.size))
+    else:  # and half as far out again: thousands of draws reach further than the pilot's
+        middle = likely.mean(axis=0)
+        z = np.concatenate([likely, middle + _STRETCH * (likely - middle)])
     count = len(schedule.start)
-    values = jax.jit(jax.vmap(lambda point: _values(spec, lay, schedule, point)))(jnp.asarray(z))
+    values = jax.jit(jax.vmap(lambda point: _values(spec, lay, schedule, population_values(lay, point), point)))(
+        jnp.asarray(z))
     return {name: np.broadcast_to(np.asarray(v).reshape(len(z), -1), (len(z), count))
             for name, v in values.items()}
 
 
-def _pointwise(spec: FitSpec, observables, records: Records, population, observed) -> Float[Array, " record"]:
-    """Log likelihood of each record; each observable's error model sees its own records only."""
-    predicted = observed[records.subject, records.visit, records.observable]
-    total = jnp.zeros(len(records.value))
-    kind, censored = np.asarray(records.observable), np.asarray(records.censoring)
-    for k, name in enumerate(observables):
-        error = spec.likelihood[name]
-        sigma = {key: population[error_name(name, key)] for key in error.parameters}
-        for mine in (np.flatnonzero((kind == k) & (censored == 0)), np.flatnonzero((kind == k) & (censored != 0))):
-            terms = likelihood.log_likelihood(error, sigma, predicted[mine], records.value[mine], censored[mine],
-                                              records.limit[mine])
-            total = total.at[mine].set(terms)
-    return total
+def _log_likelihoods(spec: FitSpec, arrays: Data, population, observed) -> list[list[Float[Array, " record"]]]:
+    """Log likelihood of each record, quantified and censored ones; each observable's error model sees its own only."""
+    found = []
+    for group in (arrays.quantified, arrays.censored):
+        terms = []
+        for (name, error), own in zip(spec.likelihood.items(), group, strict=True):
+            sigma = {key: population[error_name(name, key)] for key in error.parameters}
+            predicted = observed[own.subject, own.visit, own.observable]
+            censoring = own.censoring if group is arrays.censored else None
+            terms.append(likelihood.log_likelihood(error, sigma, predicted, own.value, censoring, own.limit))
+        found.append(terms)
+    return found
 
 
 def constrain(posterior: Posterior, z: Array) -> dict[str, Any]:
-    """One draw in natural values: population parameters by name, random effects as `re_<effect>` over subjects."""
+    """One draw in natural values: population parameters and derived quantities by name, random effects as
+    `re_<effect>` over subjects."""
     lay = posterior.layout
-    effects = random_effects(lay, z)
-    return population_values(lay, z) | {f"re_{name}": value for name, value in effects.items()}
+    population = population_values(lay, z)
+    effects = random_effects(lay, z, population)
+    derived = derived_values(posterior.spec, population)
+    return population | derived | {f"re_{name}": value for name, value in effects.items()}
+
+
+def derived_values(spec: FitSpec, population: Mapping[str, Array]) -> dict[str, Array]:
+    """The quantities under [derived] of a spec, at typical values and at the model's own values of covariates."""
+    if not spec.derived:
+        return {}
+    typical = symbolic.typical_values(spec.model) | dict(spec.fixed)
+    typical |= {name: population[name] for name in spec.estimate}
+    known = {symbol(name): value for name, value in symbolic.derive(spec.model, typical).items()}
+    return {name: jnp.asarray(symbolic.evaluate(item.value, known)) for name, item in spec.derived.items()}

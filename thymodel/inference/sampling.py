@@ -22,20 +22,22 @@ import scipy.optimize
 from jaxtyping import Array, Float
 from numpyro.infer.hmc import hmc
 
+from thymodel.dynamics.kernel import Counter, make_counter
 from thymodel.errors import Fault, InputError, ThymodelError
 
-LogDensity = Callable[[Array], Array]
+LogDensity = Callable[..., Array]  # of z, and of further tables
 Progress = Callable[[int, int, int, int], None]  # chain, iterations done, iterations in all, divergences so far
 BLOCK = 25  # iterations between checkpoints: seconds of work
 _MAX_TREE_DEPTH = 10
 _PILOT_BLOCKS = 4
-_LIKELY = 32  # of the pilot's draws, handed to `refine`
+_LIKELY = 128  # of the pilot's draws, handed to `refine`
 _CURVATURE_FLOOR = 0.3  # of the prior's 1: where the log density bends up at the mode, the frame is no wider than this
 
 
 class Coordinates(NamedTuple):
     """A family of one-to-one maps z = to_z(c, weights), with the log of their Jacobian; weights 0 is the identity."""
 
+    count: int  # of weights
     to_z: Callable[[Array, Array], tuple[Array, Array]]
     from_z: Callable[[Array, Array], Array]
     choose_weights: Callable[[np.ndarray], np.ndarray]
@@ -43,7 +45,7 @@ class Coordinates(NamedTuple):
 
 def plain_coordinates() -> Coordinates:
     """No map but the identity."""
-    return Coordinates(lambda c, _: (c, jnp.asarray(0.0)), lambda z, _: z, lambda draws: np.zeros(0))
+    return Coordinates(0, lambda c, _: (c, jnp.asarray(0.0)), lambda z, _: z, lambda draws: np.zeros(0))
 
 
 class Frame(NamedTuple):
@@ -88,12 +90,17 @@ def find_mode(value_and_grad, size: int, free: np.ndarray) -> Array:
     Raises:
         ThymodelError: the log density is not finite where the search starts, at the prior medians.
     """
-    if not np.isfinite(float(value_and_grad(jnp.zeros(size))[0])):
+    if not np.isfinite(float(value_and_grad(np.zeros(size))[0])):
         raise ThymodelError("the log density is not finite at the prior medians: some observation is impossible "
                             "there, or the model cannot be integrated. hint: look at a prior predictive simulation")
 
+    def at(x) -> np.ndarray:
+        point = np.zeros(size)
+        point[free] = x
+        return point
+
     def objective(x):
-        value, slope = value_and_grad(jnp.zeros(size).at[free].set(x))
+        value, slope = value_and_grad(at(x))
         value, slope = float(value), np.asarray(slope)[free]
         if not np.isfinite(value) or not np.isfinite(slope).all():
             return 1e30, np.zeros_like(slope)
@@ -101,29 +108,29 @@ def find_mode(value_and_grad, size: int, free: np.ndarray) -> Array:
 
     found = scipy.optimize.minimize(objective, np.zeros(len(free)), jac=True, method="L-BFGS-B",
                                     bounds=[(-6.0, 6.0)] * len(free), options={"maxiter": 300})
-    return jnp.zeros(size).at[free].set(found.x)
+    return jnp.asarray(at(found.x))
 
 
-def frame_at(value_and_grad, points: Sequence[Array], weights: Array) -> Frame:
+def frame_at(value_and_grad, points: Sequence[np.ndarray], weights: Array) -> Frame:
     """The frame centred on the mean of `points`, scaled by the curvature averaged over them.
 
     Source: the averaged curvature stands for the expected information, the preconditioner of Girolami & Calderhead 2011
     (J R Stat Soc B 73:123) held constant.
     """
-    curvature = np.mean([_curvature(lambda c: value_and_grad(c, weights), point) for point in points], axis=0)
+    curvature = np.mean([_curvature(value_and_grad, point) for point in points], axis=0)
     values, vectors = np.linalg.eigh(curvature)
     root = (vectors / np.sqrt(np.maximum(values, _CURVATURE_FLOOR))) @ vectors.T
-    return Frame(jnp.mean(jnp.stack(list(points)), axis=0), jnp.asarray(root), weights)
+    return Frame(jnp.asarray(np.mean(points, axis=0)), jnp.asarray(root), weights)
 
 
-def _curvature(value_and_grad, point: Array) -> np.ndarray:
+def _curvature(value_and_grad, point: np.ndarray) -> np.ndarray:
     """Minus the Hessian, by central differences of the exact gradient; columns that fail count as the prior's."""
     size, width = len(point), 1e-3
     columns = []
-    for k in range(size):
-        up, down = (np.asarray(value_and_grad(point.at[k].add(sign * width))[1]) for sign in (1, -1))
+    for away in width * np.eye(size):
+        up, down = (np.asarray(value_and_grad(point + sign * away)[1]) for sign in (1, -1))
         column = (down - up) / (2 * width)
-        columns.append(column if np.isfinite(column).all() else np.eye(size)[k])
+        columns.append(column if np.isfinite(column).all() else away / width)
     matrix = np.stack(columns)
     return 0.5 * (matrix + matrix.T)
 
@@ -133,17 +140,18 @@ def _curvature(value_and_grad, point: Array) -> np.ndarray:
 
 def sample(log_density: LogDensity, size: int, free: np.ndarray, settings: Settings, checkpoint: Path | None = None,
            identity: str = "", progress: Progress | None = None, coordinates: Coordinates | None = None,
-           refine: Callable[[np.ndarray], LogDensity] | None = None) -> Draws:
+           tables: tuple[Any, ...] = (), refine: Callable[[np.ndarray], tuple[Any, ...]] | None = None) -> Draws:
     """Draws from exp(log_density) by NUTS.
 
     Args:
-        log_density: of z, a vector of `size` coordinates, each on the scale of a standard normal.
+        log_density: of z, a vector of `size` coordinates, each on the scale of a standard normal, and of `tables`.
         free: coordinates over which the pilot looks for a mode.
         checkpoint: directory in which the state is kept while sampling; a run found there is continued.
         identity: digest of everything that the draws depend on; a checkpoint of anything else is refused.
         coordinates: maps from which the pilot chooses one; the identity by default.
-        refine: the log density to sample from, given draws of the pilot (draw, coordinate): the same one with numerics
-            that suit where the posterior is. The pilot itself uses `log_density`.
+        tables: further arguments of the log density, arrays; operands of the compiled program.
+        refine: the tables to sample with, given draws of the pilot (draw, coordinate): numerics that suit where the
+            posterior is. The pilot itself uses `tables`. Of the same shapes they need no further compilation.
 
     Raises:
         InputError: the checkpoint belongs to another fit.
@@ -151,37 +159,26 @@ def sample(log_density: LogDensity, size: int, free: np.ndarray, settings: Setti
     """
     maps = coordinates or plain_coordinates()
     store = _Store(checkpoint, identity)
+    machine = _machine(log_density, maps, settings)
     pilot = store.load_pilot()
     if pilot is None:
-        pilot = _pilot(_make_nuts(log_density, maps, settings), maps, _in_coordinates(log_density, maps), size, free,
-                       settings)
+        pilot = _pilot(machine, maps, size, free, settings, tables)
         store.save_pilot(pilot)
-    final = log_density if refine is None else refine(thin(pilot, _LIKELY))
-    nuts = _make_nuts(final, maps, settings)
+    final = tables if refine is None else refine(thin(pilot, _LIKELY))
     start = store.load_start()
     if start is None:
-        start = _settle(pilot, maps, _in_coordinates(final, maps))
+        start = _settle(pilot, maps, machine, final)
         store.save_start(*start)
     frame, places = start
     total = settings.warmup + settings.draws
-    states, blocks = store.load_blocks(_begin(nuts, frame, places, settings.seed))
+    states, blocks = store.load_blocks(_begin(machine, frame, places, settings.seed, final))
     while len(blocks) * BLOCK < total:
-        states, block = nuts.run(states, frame)
+        states, block = machine.run(states, frame, final)
         blocks.append(block)
         store.save_block(states, block, len(blocks) - 1)
         if progress is not None:
             _tell(progress, blocks, total)
     return _collect(blocks, states, settings)
-
-
-def _in_coordinates(log_density: LogDensity, maps: Coordinates):
-    """(c, weights) -> density of c and its gradient."""
-
-    def density(c, weights):
-        z, log_slope = maps.to_z(c, weights)
-        return log_density(z) + log_slope
-
-    return jax.jit(jax.value_and_grad(density))
 
 
 def _tell(progress: Progress, blocks: list[dict[str, np.ndarray]], total: int) -> None:
@@ -190,77 +187,88 @@ def _tell(progress: Progress, blocks: list[dict[str, np.ndarray]], total: int) -
         progress(chain, min(len(blocks) * BLOCK, total), total, int(count))
 
 
-class _Nuts(NamedTuple):
-    """The kernel with the frame as an operand, so that pilot and main run share one compiled program.
+class _Machine(NamedTuple):
+    """The compiled programs of a fit, each made once: frame, weights and tables are operands of all of them.
 
-    `begin(u, key, frame)` makes a chain's state; `run(states, frame)` makes BLOCK iterations of every chain.
+    `value_and_grad(c, weights, tables)`; `begin(u, key, frame, tables)` makes a chain's state; `run(states, frame,
+    tables)` makes BLOCK iterations of every chain.
     """
 
-    begin: Callable[[Array, Array, Frame], Any]
-    run: Callable[[Any, Frame], tuple[Any, dict[str, np.ndarray]]]
-    potential: Callable[[Frame], Callable[[Array], Array]]
+    value_and_grad: Callable[..., tuple[Array, Array]]
+    begin: Callable[..., Any]
+    run: Callable[..., tuple[Any, dict[str, np.ndarray]]]
 
 
-def _make_nuts(log_density: LogDensity, maps: Coordinates, settings: Settings) -> _Nuts:
-    failures: list[int] = []
-    potential = _potential(_in_coordinates(log_density, maps), failures)
-    initialise, kernel = hmc(potential_fn_gen=potential, algo="NUTS")
+def _machine(log_density: LogDensity, maps: Coordinates, settings: Settings) -> _Machine:
+    counter = make_counter()
 
-    def begin(u: Array, key: Array, frame: Frame):
+    def density(c, weights, tables):
+        z, log_slope = maps.to_z(c, weights)
+        return log_density(z, *tables) + log_slope
+
+    value_and_grad = jax.jit(jax.value_and_grad(density))
+    initialise, kernel = hmc(potential_fn_gen=_potential(value_and_grad, counter), algo="NUTS")
+
+    def begin(u: Array, key: Array, frame: Frame, tables):
         return initialise(u, settings.warmup, step_size=0.5, target_accept_prob=settings.target_accept,
-                          max_tree_depth=_MAX_TREE_DEPTH, model_args=(frame,), model_kwargs={}, rng_key=key)
+                          max_tree_depth=_MAX_TREE_DEPTH, model_args=(frame, tables, counter.cell), model_kwargs={},
+                          rng_key=key)
 
-    def iterate(frame: Frame, state, _):
-        state = kernel(state, (frame,), {})
+    def iterate(operands, state, _):
+        frame = operands[0]
+        state = kernel(state, operands, {})
         z, log_slope = maps.to_z(frame.mode + frame.factor @ state.z, frame.weights)
         kept = {"z": z, "log_density": -state.potential_energy - log_slope,
                 "energy": state.energy, "diverging": state.diverging, "leapfrogs": state.num_steps,
                 "accept": state.accept_prob}
         return state, kept
 
-    program = jax.jit(lambda state, frame: jax.lax.scan(partial(iterate, frame), state, length=BLOCK))
-    return _Nuts(begin, _in_threads(program, failures), potential)
+    @jax.jit
+    def block(state, *operands):
+        return jax.lax.scan(partial(iterate, operands), state, length=BLOCK)
+
+    return _Machine(value_and_grad, begin, _in_threads(block, counter))
 
 
-def _in_threads(program, failures: list[int]):
-    """A function (states, frame) -> (states, what to keep of BLOCK iterations), each chain in a thread of its own.
+def _in_threads(program, counter: Counter):
+    """A function (states, frame, tables) -> (states, what to keep of BLOCK iterations), each chain in its own thread.
 
     Chains never run in lock-step, where one long tree would hold up the others; all run the same compiled program, so
     the draws do not depend on how many run at a time.
     """
-    compiled: list[Any] = []
+    compiled: dict[Any, Any] = {}
 
-    def run(states, frame: Frame):
+    def run(states, frame: Frame, tables):
         chains = [jax.tree.map(lambda leaf, k=k: leaf[k], states) for k in range(len(states.i))]
-        if not compiled:  # once, before the threads would each begin to
-            compiled.append(program.lower(chains[0], frame).compile())
-        failures.clear()
+        operands = (frame, tables, counter.cell)
+        key = tuple(jnp.shape(leaf) for leaf in jax.tree.leaves(operands))
+        if key not in compiled:  # once, before the threads would each begin to
+            compiled[key] = program.lower(chains[0], *operands).compile()
+        before = counter.read()
         with ThreadPoolExecutor(len(chains)) as pool:
-            results = list(pool.map(lambda state: jax.block_until_ready(compiled[0](state, frame)), chains))
-        jax.effects_barrier()  # the last counts have arrived
-        states, block = jax.tree.map(lambda *leaves: jnp.stack(leaves), *results)
-        return states, {**jax.tree.map(np.asarray, block), "failed": np.full((1, 1), len(failures))}
+            results = list(pool.map(lambda state: jax.block_until_ready(compiled[key](state, *operands)), chains))
+        states, block = _stacked(results)
+        return states, {**block, "failed": np.full((1, 1), counter.read() - before)}
 
     return run
 
 
-def _potential(value_and_grad, failures: list[int]):
-    """frame -> minus the log density of u, whose derivative is one compiled call.
+def _potential(value_and_grad, counter: Counter):
+    """(frame, tables, cell) -> minus the log density of u, whose derivative is one compiled call.
 
     The sampler never traces the solver itself: differentiating an already compiled solve inside another trace trips
-    over diffrax's result codes. An evaluation that is not finite, which the sampler meets as a divergence, is also
-    counted in `failures`.
+    over diffrax's result codes. An evaluation that is not finite, which the sampler meets as a divergence, is counted.
     """
 
-    def in_frame(frame: Frame):
+    def in_frame(frame: Frame, tables, cell):
         @jax.custom_vjp
         def potential(u):
             return forward(u)[0]
 
         def forward(u):
-            density, slope = value_and_grad(frame.mode + frame.factor @ u, frame.weights)
+            density, slope = value_and_grad(frame.mode + frame.factor @ u, frame.weights, tables)
             value, slope = -density, -frame.factor.T @ slope
-            jax.lax.cond(jnp.isfinite(value), lambda: None, lambda: jax.debug.callback(lambda: failures.append(1)))
+            value = counter.count(value, ~jnp.isfinite(value), cell)
             return jnp.where(jnp.isnan(value), jnp.inf, value), slope
 
         potential.defvjp(forward, lambda slope, cotangent: (cotangent * slope,))
@@ -275,44 +283,56 @@ def thin(z: Float[np.ndarray, "chain draw coordinate"], count: int) -> Float[np.
     return flat[np.unique(np.linspace(0, len(flat) - 1, min(count, len(flat))).astype(int))]
 
 
-def _pilot(nuts: _Nuts, maps: Coordinates, value_and_grad, size: int, free: np.ndarray,
-           settings: Settings) -> Float[np.ndarray, "chain draw coordinate"]:
+def _pilot(machine: _Machine, maps: Coordinates, size: int, free: np.ndarray, settings: Settings,
+           tables) -> Float[np.ndarray, "chain draw coordinate"]:
     """The later half of a short run in the frame of the mode: where the posterior mass is. No part of the draws."""
-    none = jnp.zeros_like(jnp.asarray(maps.choose_weights(np.zeros((2, size)))))
-    frame = frame_at(value_and_grad, [find_mode(lambda c: value_and_grad(c, none), size, free)], none)
-    keys = jax.random.split(jax.random.PRNGKey(settings.seed), settings.chains)
-    places = jnp.stack([_finite_start(nuts.potential(frame), key, size) for key in keys])
-    states, blocks = _begin(nuts, frame, places, settings.seed + 1), []
+    none = jnp.zeros(maps.count)
+
+    def value_and_grad(c):
+        return machine.value_and_grad(c, none, tables)
+
+    frame = frame_at(value_and_grad, [np.asarray(find_mode(value_and_grad, size, free))], none)
+    mode, factor = np.asarray(frame.mode), np.asarray(frame.factor)
+    randoms = np.random.default_rng(settings.seed).spawn(settings.chains)
+    places = np.stack([_finite_start(lambda u: value_and_grad(mode + factor @ u)[0], random, size)
+                       for random in randoms])
+    states, blocks = _begin(machine, frame, places, settings.seed + 1, tables), []
     for _ in range(_PILOT_BLOCKS):
-        states, block = nuts.run(states, frame)
+        states, block = machine.run(states, frame, tables)
         blocks.append(block["z"])
     return np.concatenate(blocks[len(blocks) // 2 :], axis=1)
 
 
-def _settle(late: Float[np.ndarray, "chain draw coordinate"], maps: Coordinates, value_and_grad) -> tuple[Frame, Array]:
+def _settle(late: Float[np.ndarray, "chain draw coordinate"], maps: Coordinates, machine: _Machine,
+            tables) -> tuple[Frame, Array]:
     """The frame for the main run, and a place in it for each chain to start from.
 
     The pilot's draws choose the weights of the coordinates; the curvature averaged over some of them makes the frame.
     """
     size = late.shape[-1]
     weights = jnp.asarray(maps.choose_weights(late.reshape(-1, size)))
-    some = late[:, :: late.shape[1] // 3].reshape(-1, size)
-    found = frame_at(value_and_grad, [maps.from_z(jnp.asarray(z), weights) for z in some], weights)
-    last = jnp.stack([maps.from_z(jnp.asarray(z), weights) for z in late[:, -1]])
-    return found, jnp.linalg.solve(found.factor, (last - found.mode).T).T
+    some = late[:, :: late.shape[1] // 3]
+    from_z = jax.jit(jax.vmap(maps.from_z, (0, None)))
+    points = np.asarray(from_z(np.concatenate([some.reshape(-1, size), late[:, -1]]), weights))
+    found = frame_at(lambda c: machine.value_and_grad(c, weights, tables), points[: -len(late)], weights)
+    return found, jnp.asarray(np.linalg.solve(np.asarray(found.factor), (points[-len(late):] - found.mode).T).T)
 
 
-def _begin(nuts: _Nuts, frame: Frame, places: Array, seed: int):
+def _begin(machine: _Machine, frame: Frame, places: Array, seed: int, tables):
     keys = jax.random.split(jax.random.PRNGKey(seed), len(places))
-    states = [nuts.begin(u, key, frame) for u, key in zip(places, keys, strict=True)]
-    return jax.tree.map(lambda *leaves: jnp.stack([jnp.asarray(leaf) for leaf in leaves]), *states)
+    states = [machine.begin(u, key, frame, tables) for u, key in zip(places, keys, strict=True)]
+    return _stacked(states)
 
 
-def _finite_start(potential, key, size: int) -> Array:
+def _stacked(trees: Sequence[Any]) -> Any:
+    return jax.tree.map(lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves]), *trees)
+
+
+def _finite_start(log_density, random: np.random.Generator, size: int) -> np.ndarray:
     """A point about one posterior width from the mode where the density is finite."""
     for attempt in range(50):
-        u = jax.random.normal(jax.random.fold_in(key, attempt), (size,)) * 0.9**attempt
-        if np.isfinite(float(potential(u))):
+        u = random.standard_normal(size) * 0.9**attempt
+        if np.isfinite(float(log_density(u))):
             return u
     raise ThymodelError("no start with a finite log density was found around the mode")
 

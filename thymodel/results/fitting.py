@@ -39,6 +39,7 @@ from thymodel.results.residuals import misfit
 CHECKPOINT = ".checkpoint"
 _PACKAGES = ("thymodel", "numpy", "scipy", "sympy", "jax", "jaxlib", "diffrax", "numpyro", "llvmlite", "arviz", "pint",
              "pandas")
+_ROOM = 256  # rows of the solver's table: most fits need fewer, and then nothing is compiled twice
 _ENDPOINT_DRAWS = 1000  # at most; of every chain equally many
 _ENDPOINT_SUBJECTS = 64  # virtual, the same under every draw
 
@@ -71,7 +72,7 @@ def fit(spec_path: str | Path, data_path: str | Path | None = None, out: str | P
     folder = _open_folder(spec, out, resume)
     data, data_file = load_study(spec, data_path)
     progress.stage("preparing the posterior")
-    posterior = make_posterior(spec, data)
+    posterior = make_posterior(spec, data, least_rows=_ROOM)
     clock.lap("prepare")
     draws, posterior = _sample(posterior, data, folder, progress)
     clock.lap("sample")
@@ -149,10 +150,12 @@ def load_study(spec: FitSpec, given: str | Path | None) -> tuple[StudyData, Path
 def _sample(posterior: Posterior, data: StudyData, folder: Path, progress: Progress) -> tuple[Draws, Posterior]:
     """Draws, and the posterior with the solver's steps laid for where they are."""
     refined: list[Posterior] = []
+    grid = posterior.solver.tables.grid
+    rows = 1 if grid is None else grid.rows.shape[1]  # the same shape: the programs of the pilot serve for the draws
 
     def refine(likely: np.ndarray):
-        refined.append(make_posterior(spec, data, likely))
-        return refined[-1].log_density
+        refined.append(make_posterior(spec, data, likely, least_rows=rows))
+        return (refined[-1].data,)
 
     spec, lay = posterior.spec, posterior.layout
     head = [k for k, name in enumerate(lay.population) if not name.startswith(("omega_", "corr_"))]
@@ -160,8 +163,9 @@ def _sample(posterior: Posterior, data: StudyData, folder: Path, progress: Progr
     asked = spec.sampler
     settings = Settings(asked.chains, asked.warmup, asked.draws, asked.seed, asked.target_accept)
     progress.stage("pilot, compiling")
-    draws = sampling.sample(posterior.log_density, lay.size, free, settings, folder / CHECKPOINT,
-                            _identity(spec, data), progress.sampling, centring.coordinates(lay), refine)
+    draws = sampling.sample(posterior.density, lay.size, free, settings, folder / CHECKPOINT,
+                            _identity(spec, data), progress.sampling, centring.coordinates(lay), (posterior.data,),
+                            refine)
     return draws, refined[-1]
 
 
@@ -262,7 +266,7 @@ def _write(posterior: Posterior, data: StudyData, data_file: Path, draws: Draws,
         "random_effects": _worst_random_effect(table), "residuals": misfit(posterior, draws),
         "solver": {"kind": posterior.solver.kind, "why": posterior.solver.why, "method": posterior.solver.method,
                    "rtol": spec.solver.rtol, "atol": spec.solver.atol,
-                   "scale": [float(s) for s in posterior.solver.scale]},
+                   "scale": [float(s) for s in posterior.solver.tables.scale]},
         "sampler": sampler, "fixed_points": _fixed_points(spec, data, draws),
         "environment": {"python": platform.python_version(), "platform": platform.platform(), "dtype": "float64",
                         "packages": _versions()},
@@ -290,7 +294,7 @@ def _endpoint_content(endpoint) -> dict[str, Any]:
 
 def _units(spec: FitSpec) -> dict[str, str]:
     """Unit of every quantity of the table that has one; the rest are pure numbers."""
-    units = {name: item.unit for name, item in spec.estimate.items()}
+    units = {name: item.unit for name, item in {**spec.estimate, **spec.derived}.items()}
     for observable, error in spec.likelihood.items():
         if "additive" in error.parameters:
             units[f"sigma_additive_{observable}"] = spec.model.observables[observable].unit
@@ -326,16 +330,11 @@ def _worst_random_effect(table) -> dict[str, Any]:
 
 
 def _fixed_points(spec: FitSpec, data: StudyData, draws: Draws) -> list[dict[str, Any]]:
-    """Three draws with log density and the size of its gradient, computed as `verify` will: to a tight tolerance."""
+    """Three draws with their log density, computed as `verify` will: to a tight tolerance."""
     chains, count = draws.z.shape[:2]
     z = np.stack([draws.z[0, 0], draws.z[chains // 2, count // 2], draws.z[chains - 1, count - 1]])
-    value_and_grad = jax.jit(jax.value_and_grad(make_posterior(precise(spec), data, z).log_density))
-    points = []
-    for point in z:
-        value, slope = value_and_grad(jnp.asarray(point))
-        points.append({"z": [float(x) for x in point], "log_density": float(value),
-                       "gradient_norm": float(jnp.linalg.norm(slope))})
-    return points
+    density = jax.jit(make_posterior(precise(spec), data, z).log_density)
+    return [{"z": [float(x) for x in point], "log_density": float(density(point))} for point in z]
 
 
 def _versions() -> dict[str, str]:

@@ -4,6 +4,7 @@ Arms are paired: the same virtual subjects (random effects and covariates) appea
 that differences between arms and between draws are not blurred by who was drawn.
 """
 
+import contextlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,10 +21,13 @@ from scipy.stats import norm, qmc
 from thymodel.documents.data import StudyData
 from thymodel.documents.spec import Arm, FitSpec
 from thymodel.dynamics import solving
+from thymodel.errors import SolveError
 from thymodel.inference.population import Layout, population_values, random_effects, subject_values
 
 _CHUNK = 16  # draws a call: enough to fill a core, small enough for memory
 _TRIED = 24  # draws for which the solver's steps are made
+_SHARE = 0.99  # of them and of the virtual subjects; the rest may be less exact,
+_INEXACT = 0.01  # but one wrong by this part of a state is solved again by itself
 
 
 @dataclass(frozen=True)
@@ -78,26 +82,54 @@ def courses(spec: FitSpec, lay: Layout, z: Float[np.ndarray, "draw coordinate"],
         SolveError: the model cannot be integrated at the values of the model file.
     """
     everyone = [_in_arm(spec, arm, subjects) for arm in arms]
-    schedules = [_schedule(spec, arm, people, k, times) for arm, people in zip(arms, everyone, strict=True)
-                 for k in range(len(subjects.standard))]
-    values = [_all_values(spec, lay, z, people) for people in everyone]
-    joined = {name: np.concatenate([np.asarray(v[name]) for v in values], axis=1) for name in values[0]}
-    found = _solved(spec, schedules, joined, observables, reduce, progress)
+    joined = VirtualSubjects(np.concatenate([people.standard for people in everyone]),
+                             {name: np.concatenate([people.covariates[name] for people in everyone])
+                              for name in spec.model.covariates})
+    schedule = _schedules(spec, arms, joined, times)
+    values = _subject_values(spec, lay, z, jnp.asarray(joined.standard), joined.covariates, len(joined.standard))
+    found = _solved(spec, schedule, values, observables, reduce, progress, pooled=True)
     found = found.reshape(len(z), len(arms), len(subjects.standard), *found.shape[2:])
     return np.moveaxis(found, 1, 0)
 
 
-def _solved(spec: FitSpec, schedules: Sequence[solving.Schedule], values: Mapping[str, Any],
-            observables: Sequence[str], reduce=None, progress=None) -> Float[np.ndarray, "draw subject ..."]:
+def _schedules(spec: FitSpec, arms: Sequence[Arm], joined: VirtualSubjects, times) -> solving.Schedule:
+    """The schedules of all arms' subjects, in order; a subject's covariates stay as they are."""
+    typical = {name: ((spec.model.start, item.value),) for name, item in spec.model.covariates.items()}
+    planned = solving.stack([solving.plan(spec.model, arm.doses, typical, times) for arm in arms])
+    each = len(joined.standard) // len(arms)
+    repeated = jax.tree.map(lambda a: np.repeat(a, each, axis=0), planned)
+    segments = repeated.ends.shape[1]
+    return repeated._replace(covariates={name: np.repeat(values[:, None], segments, axis=1)
+                                         for name, values in joined.covariates.items()})
+
+
+def _solved(spec: FitSpec, schedule: solving.Schedule, values: Mapping[str, Any], observables: Sequence[str],
+            reduce=None, progress=None, pooled: bool = False) -> Float[np.ndarray, "draw subject ..."]:
     """Observables of subjects with one schedule each, under every draw of their values (draw, subject)."""
-    schedule = jax.tree.map(jnp.asarray, solving.stack(schedules))
     typical = {name: p.value for name, p in spec.model.parameters.items()} | dict(spec.fixed)
     known = {name: np.asarray(value) for name, value in values.items()}
     draws = len(next(iter(known.values())))
     some = {name: value[:: max(draws // _TRIED, 1)] for name, value in known.items()}
-    solver = solving.prepare(spec.model, typical, schedule, observables, draws=some)
+    solver = solving.prepare(spec.model, typical, schedule, observables, draws=some, pooled=pooled,
+                             share=_SHARE if pooled else 1.0, lost=_INEXACT)
     run = jax.jit(partial(solving.solve_sets, solver))
-    return _in_chunks(run, known, draws, reduce or (lambda found: found), progress)
+
+    def solve(values: dict[str, np.ndarray]) -> np.ndarray:
+        return _again(spec, schedule, values, observables, np.array(run(values, solver.tables)))
+
+    return _in_chunks(solve, known, draws, reduce or (lambda found: found), progress)
+
+
+def _again(spec: FitSpec, schedule: solving.Schedule, values: Mapping[str, np.ndarray], observables: Sequence[str],
+           found: np.ndarray) -> np.ndarray:
+    """Courses for which the common steps were too long, with steps of their own; NaN stays where none can be had."""
+    draw, subject = np.nonzero(np.isnan(found).any(axis=(2, 3)))
+    for k, j in zip(draw, subject, strict=True):
+        own = {name: value[k, j] for name, value in values.items()}
+        with contextlib.suppress(SolveError):
+            alone = jax.tree.map(lambda a, j=j: a[j], schedule)
+            found[k, j] = solving.trajectories(spec.model, own, [alone], observables)[0]
+    return found
 
 
 def _in_arm(spec: FitSpec, arm: Arm, subjects: VirtualSubjects) -> VirtualSubjects:
@@ -118,12 +150,7 @@ def individual_courses(spec: FitSpec, lay: Layout, z: Float[np.ndarray, "draw co
     """
     schedules = [solving.plan(spec.model, s.doses, dict(s.covariates), times.tolist()) for s in data.subjects]
     values = _subject_values(spec, lay, z, None, baseline_covariates(spec, data), len(data.subjects))
-    return _solved(spec, schedules, values, observables)
-
-
-def _all_values(spec: FitSpec, lay: Layout, z, subjects: VirtualSubjects) -> dict[str, Array]:
-    """Parameters of every draw's virtual subjects, arrays (draw, subject)."""
-    return _subject_values(spec, lay, z, jnp.asarray(subjects.standard), subjects.covariates, len(subjects.standard))
+    return _solved(spec, solving.stack(schedules), values, observables)
 
 
 def _subject_values(spec: FitSpec, lay: Layout, z, standard, covariates, count: int) -> dict[str, Array]:
@@ -133,17 +160,11 @@ def _subject_values(spec: FitSpec, lay: Layout, z, standard, covariates, count: 
     @jax.jit
     @jax.vmap
     def one(point):
-        effects = random_effects(lay, point, standard)
-        values = subject_values(spec, population_values(lay, point), effects, baseline)
+        population = population_values(lay, point)
+        values = subject_values(spec, population, random_effects(lay, point, population, standard), baseline)
         return {name: jnp.broadcast_to(v, (count,)) for name, v in values.items()}
 
     return one(jnp.asarray(z))
-
-
-def _schedule(spec: FitSpec, arm: Arm, subjects: VirtualSubjects, k: int, times) -> solving.Schedule:
-    start = spec.model.start
-    covariates = {name: ((start, float(values[k])),) for name, values in subjects.covariates.items()}
-    return solving.plan(spec.model, arm.doses, covariates, times)
 
 
 def _in_chunks(solve, values: Mapping[str, np.ndarray], draws: int, reduce, progress) -> np.ndarray:
@@ -151,7 +172,7 @@ def _in_chunks(solve, values: Mapping[str, np.ndarray], draws: int, reduce, prog
     chunks = [np.minimum(np.arange(begin, begin + _CHUNK), draws - 1) for begin in range(0, draws, _CHUNK)]
 
     def one(rows: np.ndarray) -> np.ndarray:
-        return reduce(np.asarray(solve({name: jnp.asarray(value[rows]) for name, value in values.items()})))
+        return reduce(solve({name: value[rows] for name, value in values.items()}))
 
     pieces = [one(chunks[0])]  # compiles, before the threads would each begin to
     with ThreadPoolExecutor(os.cpu_count()) as pool:

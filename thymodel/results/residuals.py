@@ -1,9 +1,9 @@
 """Where the model misses: standardised residuals of the fitted patients, without their raw values."""
 
+from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from thymodel.inference.likelihood import standardised_residuals
@@ -29,7 +29,7 @@ def misfit(posterior: Posterior, draws: Draws) -> dict[str, Any]:
     residual, censored = _residuals(posterior, draws)
     spec, records = posterior.spec, posterior.records
     subject, names = np.asarray(records.subject), tuple(spec.likelihood)
-    times = np.asarray(posterior.schedule.visits)[subject, np.asarray(records.visit)]
+    times = np.asarray(posterior.data.solver.schedule.visits)[subject, np.asarray(records.visit)]
     wrong_side = np.asarray(records.censoring) * residual < 0
     listed = (np.abs(residual) > BOUND) & (~censored | wrong_side)
     rows = [{"subject": posterior.layout.subjects[subject[k]], "time": float(times[k]),
@@ -43,14 +43,18 @@ def misfit(posterior: Posterior, draws: Draws) -> dict[str, Any]:
 def _residuals(posterior: Posterior, draws: Draws) -> tuple[np.ndarray, np.ndarray]:
     """Residual of each record, and whether the record is censored."""
     spec, records = posterior.spec, posterior.records
-    z = jnp.asarray(thin(draws.z, _DRAWS))
-    predicted = jnp.median(jax.jit(lambda points: jax.lax.map(posterior.predictions, points))(z), axis=0)
-    population = jax.vmap(lambda point: population_values(posterior.layout, point))(z)
+
+    @jax.jit
+    def look(points):
+        return jax.lax.map(lambda z: (posterior.predictions(z), population_values(posterior.layout, z)), points)
+
+    predicted, population = look(thin(draws.z, _DRAWS))
+    predicted = np.median(predicted, axis=0)
     result = np.full(len(records.value), np.nan)
     for k, (name, error) in enumerate(spec.likelihood.items()):
         mine = np.flatnonzero(np.asarray(records.observable) == k)
-        sigma = {key: jnp.median(population[error_name(name, key)]) for key in error.parameters}
-        result[mine] = standardised_residuals(error, sigma, predicted[mine], records.value[mine])
+        sigma = {key: np.median(population[error_name(name, key)]) for key in error.parameters}
+        result[mine] = jax.jit(partial(standardised_residuals, error))(sigma, predicted[mine], records.value[mine])
     return result, np.asarray(records.censoring) != 0
 
 

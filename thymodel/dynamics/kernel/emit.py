@@ -280,7 +280,8 @@ def _store(output: Output, value: str) -> list[str]:
 
 # --- loops -----------------------------------------------------------------------------------------------------
 
-VISIT, JUMP, REGIME, STEP, REGIME_BACK = 1, 2, 4, 8, 16  # bits of `flags`: what any subject of the group does in a row
+# bits of `flags`: what any subject of the group does in a row; 0: nothing
+VISIT, JUMP, REGIME, STEP, REGIME_BACK = 1, 2, 4, 8, 16
 
 
 def kernel_text(phases: Phases, states: int, parameters: int, inputs: int, observables: int) -> str:
@@ -393,18 +394,23 @@ group.do:
   call void @llvm.memcpy.p0.p0.i64(ptr %state, ptr %initial, i64 {size}, i1 false)
   br label %row.test
 row.test:
-  %k = phi i64 [0, %group.do], [%k.next, %step.end]
+  %k = phi i64 [0, %group.do], [%k.next, %row.next]
   %row.more = icmp slt i64 %k, %rows
   br i1 %row.more, label %row.do, label %group.end
 row.do:
 {_row_text(sizes)}
-  call void @llvm.memcpy.p0.p0.i64(ptr %kept, ptr %state, i64 {size}, i1 false)
   %error = getelementptr {V}, ptr %errors, i64 %at
   store {V} zeroinitializer, ptr %error, align 8
+  %idle = icmp eq i64 %flags, 0
+  br i1 %idle, label %row.next, label %row.act
+row.act:
+  call void @llvm.memcpy.p0.p0.i64(ptr %kept, ptr %state, i64 {size}, i1 false)
 {_when(REGIME, "regime", ["call void @load(ptr %all, ptr %current, ptr %row, i64 %regimes)"])}
 {_when(VISIT, "visit", [_call("observe", observed="%observed", **at)])}
 {_when(JUMP, "jump", [_call("jump", **at)])}
 {_when(STEP, "step", [_call("step", tolerance="%tolerance", error="%error", **at)])}
+  br label %row.next
+row.next:
   %k.next = add i64 %k, 1
   br label %row.test
 group.end:
@@ -440,12 +446,15 @@ group.do:
   call void @llvm.memset.p0.i64(ptr %initial, i8 0, i64 {size}, i1 false)
   br label %row.test
 row.test:
-  %left = phi i64 [%rows, %group.do], [%k, %regime.end]
+  %left = phi i64 [%rows, %group.do], [%k, %row.back]
   %row.more = icmp sgt i64 %left, 0
   br i1 %row.more, label %row.do, label %group.end
 row.do:
   %k = sub i64 %left, 1
 {_row_text(sizes)}
+  %idle = icmp eq i64 %flags, 0
+  br i1 %idle, label %row.back, label %row.act
+row.act:
 {_when(REGIME_BACK, "back", ["call void @load(ptr %theirs, ptr %current, ptr %row, i64 %regimes)"])}
   call void @llvm.memcpy.p0.p0.i64(ptr %state, ptr %kept, i64 {size}, i1 false)
 {_when(JUMP, "again", [_call("jump", state="%state", parameter="%current", row="%row")])}
@@ -453,6 +462,8 @@ row.do:
 {_when(JUMP, "jump", [_call("jump_adjoint", state="%kept", **at)])}
 {_when(VISIT, "visit", [_call("observe_adjoint", state="%kept", observed_cotangent="%observed", **at)])}
 {_when(REGIME, "regime", ["call void @flush(ptr %all, ptr %sum, ptr %row, i64 %regimes)"])}
+  br label %row.back
+row.back:
   br label %row.test
 group.end:
   %group.next = add i64 %group, 1

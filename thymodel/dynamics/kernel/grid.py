@@ -6,11 +6,12 @@ h goes with h**4, so each step tells the density that would just meet the tolera
 
 import ctypes
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 from thymodel.documents.model import Model
 from thymodel.dynamics.kernel.emit import JUMP, LANES, REGIME, REGIME_BACK, STEP, VISIT
@@ -20,6 +21,10 @@ from thymodel.dynamics.schedule import Accuracy, Schedule
 
 _FIRST_STEPS = 400  # of the pilot, spread over a subject's course; doubled where it fails
 _MOST_STEPS = 5_000
+_MOST_ROUNDS = 24  # a round can but double the density at a place: fast transients and kinks need many
+_GOOD_ENOUGH = 2.0  # largest error of a step, in units of the tolerance
+_LOST = 0.3  # a step wrong by that part of the state itself: what follows is not the solution
+_ROUND = 64  # rows of a grid come in such steps: empty rows cost little, another shape compiles everything again
 _SAFETY = 1.15  # in density: the tolerance is aimed at from below
 
 
@@ -31,11 +36,10 @@ class Density(NamedTuple):
 
 
 class Path(NamedTuple):
-    """One subject's course without its steps: legs between knots, in order."""
+    """A course without its steps: legs between knots, in order; which stored visit each visit is."""
 
     legs: tuple["Leg", ...]
     place: np.ndarray
-    regimes: dict[str, np.ndarray]
 
 
 class Leg(NamedTuple):
@@ -51,7 +55,8 @@ class Leg(NamedTuple):
 
 
 def make_grid(native: Native, values: Mapping[str, Any], schedule: Schedule, tolerance: Accuracy | int,
-              draws: Mapping[str, np.ndarray] | None = None) -> Grid:
+              draws: Mapping[str, np.ndarray] | None = None, least_rows: int = 1, share: float = 1.0,
+              pooled: bool = False) -> Grid:
     """Steps for a design.
 
     Args:
@@ -59,31 +64,57 @@ def make_grid(native: Native, values: Mapping[str, Any], schedule: Schedule, tol
         schedule: from `schedule.stack`.
         tolerance: local error of a step; or the number of steps, spread in the same proportions (for the subject that
             needs most: the others get fewer).
-        draws: further sets, (draw, subject) by name; the densest of all is taken. A draw that cannot be integrated
-            is left out.
+        draws: further sets, (draw, subject) by name. A draw that cannot be integrated is left out.
+        least_rows: the table is filled up with empty rows to this many, and to a multiple of 64.
+        share: of the sets, for which a step must be short enough. Draws of a prior hold exploding courses, which
+            would ask ten times the steps of all others; draws of a posterior do not, and 1 suits them.
+        pooled: subjects with the same doses and visits share their steps, and `share` is over all of them: for
+            thousands of virtual subjects.
     """
-    paths = [_path(native.model, jax.tree.map(lambda a, k=k: np.asarray(a)[k], schedule))
-             for k in range(len(schedule.start))]
+    schedule = jax.tree.map(np.asarray, schedule)
+    paths, which = _paths(native.model, schedule, pooled)
     accuracy = Accuracy(1e-4, 1e-7) if isinstance(tolerance, int) else tolerance
     densities = [_uniform(path) for path in paths]
-    grid = _assemble(native, paths, densities, np.append(np.full(len(native.model.states), 1e-300), accuracy.rtol))
+    assemble = partial(_assemble, native, schedule, paths, which)
+    grid = assemble(densities, np.append(np.full(len(native.model.states), 1e-300), accuracy.rtol))
     sets = _operands(native, values, draws or {}, grid)
-    limits = _tolerances(native, sets[0], grid, accuracy)
-    for _ in range(4):
-        grid = _assemble(native, paths, densities, limits)
-        densities = _refined(native, sets, grid, paths)
+    for number in range(_MOST_ROUNDS):
+        limits = _tolerances(native, sets[0], grid, accuracy)
+        densities, worst = _refined(native, sets, grid._replace(tolerance=limits), which, share)
+        if number >= 3 and worst <= _GOOD_ENOUGH:
+            break
+        grid = assemble(densities, limits)
     if isinstance(tolerance, int):
         densities = _with_steps(paths, densities, tolerance)
-    return jax.tree.map(jnp.asarray, _assemble(native, paths, densities, limits))
+    return assemble(densities, limits, least_rows, _ROUND)
+
+
+def operands(native: Native, values: Mapping[str, Any], grid: Grid) -> tuple[np.ndarray, np.ndarray]:
+    """What `run` takes, for one set of values."""
+    return _operands(native, values, {}, grid)[0]
 
 
 # --- a schedule as legs ----------------------------------------------------------------------------------------
 
 
-def _path(model: Model, s: Schedule) -> Path:
+def _paths(model: Model, schedule: Schedule, pooled: bool) -> tuple[list[Path], np.ndarray]:
+    """The courses of a design, and which of them each subject takes."""
+    found: dict[Any, int] = {}
+    paths, which = [], []
+    for k in range(len(schedule.start)):
+        s = jax.tree.map(lambda a, k=k: a[k], schedule)
+        numbers, _ = _regimes(s)
+        key = tuple(a.tobytes() for a in s._replace(covariates=np.array(numbers))) if pooled else k
+        if key not in found:
+            found[key] = len(paths)
+            paths.append(_path(model, s, numbers))
+        which.append(found[key])
+    return paths, np.array(which)
+
+
+def _path(model: Model, s: Schedule, numbers: Sequence[int]) -> Path:
     """Visits before jumps at the same time; a jump or visit belongs to the covariates that held before it."""
     times, place = np.unique(s.visits, return_inverse=True)
-    numbers, regimes = _regimes(s)
     legs: list[Leg] = []
     nothing: dict[str, Any] = {"visit": -1, "jump": -1, "amount": 0.0}
     t, pending = float(s.start), nothing.copy()
@@ -105,7 +136,7 @@ def _path(model: Model, s: Schedule) -> Path:
         if s.jump[k] < len(model.inputs):
             pending |= {"jump": int(s.jump[k]), "amount": float(s.amount[k])}
     leave(t, len(s.ends) - 1)
-    return Path(tuple(legs), place.reshape(-1), regimes)
+    return Path(tuple(legs), place.reshape(-1))
 
 
 def _regimes(s: Schedule) -> tuple[list[int], dict[str, np.ndarray]]:
@@ -157,20 +188,27 @@ def _rows(path: Path, density: Density) -> np.ndarray:
     return np.array(rows)
 
 
-def _assemble(native: Native, paths: Sequence[Path], densities: Sequence[Density], limits: np.ndarray) -> Grid:
+def _assemble(native: Native, schedule: Schedule, paths: Sequence[Path], which: np.ndarray,
+              densities: Sequence[Density], limits: np.ndarray, least_rows: int = 1, multiple: int = 1) -> Grid:
     tables = [_rows(path, density) for path, density in zip(paths, densities, strict=True)]
-    tables += [tables[-1]] * (-len(tables) % LANES)
-    length, stored = max(len(table) for table in tables), max(int(path.place.max()) for path in paths) + 2
-    rows = np.stack([_padded(table, length) for table in tables])
+    longest, stored = max(len(table) for table in tables), max(int(path.place.max()) for path in paths) + 2
+    length = max(-(-longest // multiple) * multiple, least_rows)
+    filled = np.append(which, np.repeat(which[-1], -len(which) % LANES))  # the last subject fills the last group
+    rows = np.stack([_padded(table, length) for table in tables])[filled]
     visit = rows[:, :, ROW.index("visit")]
     visit[visit < 0] = stored - 1  # written and never read
     rows = np.moveaxis(rows.reshape(-1, LANES, *rows.shape[1:]), 1, -1)
     rows[:, :, ROW.index("flags")] = _flags(rows, stored)[:, :, None]
-    most = max((len(c) for path in paths for c in path.regimes.values()), default=1)
-    covariates = {name: np.stack([np.pad(path.regimes[name], (0, most - len(path.regimes[name])), mode="edge")
-                                  for path in paths]) for name in native.model.covariates}
-    return Grid(np.ascontiguousarray(rows), np.stack([path.place for path in paths]), covariates, limits,
-                np.zeros(stored))
+    places = np.stack([path.place for path in paths])[which]
+    return Grid(np.ascontiguousarray(rows), places, _covariates(schedule), limits, np.zeros(stored))
+
+
+def _covariates(schedule: Schedule) -> dict[str, np.ndarray]:
+    """Covariates of each subject's regimes, the last repeated where others have more."""
+    tables = [_regimes(jax.tree.map(lambda a, k=k: a[k], schedule))[1] for k in range(len(schedule.start))]
+    most = max((len(c) for table in tables for c in table.values()), default=1)
+    return {name: np.stack([np.pad(table[name], (0, most - len(table[name])), mode="edge") for table in tables])
+            for name in schedule.covariates}
 
 
 def _padded(table: np.ndarray, length: int) -> np.ndarray:
@@ -181,15 +219,19 @@ def _padded(table: np.ndarray, length: int) -> np.ndarray:
 
 
 def _flags(rows: np.ndarray, stored: int) -> np.ndarray:
-    """What any subject of a group does in a row, as bits."""
+    """What any subject of a group does in a row, as bits; none at all in the rows that fill a table up."""
     item = {name: rows[:, :, k] for k, name in enumerate(ROW)}
+    acts = (VISIT * np.any(item["visit"] < stored - 1, axis=-1) + JUMP * np.any(item["jump"] >= 0, axis=-1)
+            + STEP * np.any(item["h"] > 0, axis=-1))
+    last = acts.shape[1] - 1 - np.argmax(acts[:, ::-1] > 0, axis=1) * np.any(acts > 0, axis=1)
     regime = item["regime"]
     changes = np.ones(rows.shape[:2], bool)
     changes[:, 1:] = np.any(regime[:, 1:] != regime[:, :-1], axis=-1)
     changes_back = np.ones(rows.shape[:2], bool)
     changes_back[:, :-1] = changes[:, 1:]
-    return (VISIT * np.any(item["visit"] < stored - 1, axis=-1) + JUMP * np.any(item["jump"] >= 0, axis=-1)
-            + REGIME * changes + STEP * np.any(item["h"] > 0, axis=-1) + REGIME_BACK * changes_back).astype(float)
+    changes_back[np.arange(len(last)), last] = True
+    flags = acts + REGIME * changes + REGIME_BACK * changes_back
+    return np.where(np.arange(rows.shape[1]) <= last[:, None], flags, 0).astype(float)
 
 
 # --- the pilot -------------------------------------------------------------------------------------------------
@@ -206,37 +248,57 @@ def _operands(native: Native, values: Mapping[str, Any], draws: Mapping[str, np.
     return [(np.ascontiguousarray(a), np.ascontiguousarray(b)) for a, b in map(prepare, sets)]
 
 
-def run(native: Native, parameters: np.ndarray, initial: np.ndarray, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
-    """The kernel without JAX: states at the beginning of each row and errors, both (group, row, ..., lane)."""
+class Run(NamedTuple):
+    """What the kernel writes: observables at the stored visits, errors of each row, states at the beginning of each."""
+
+    observed: Float[np.ndarray, "group visit observable lane"]
+    errors: Float[np.ndarray, "group row lane"]
+    states: Float[np.ndarray, "group row state lane"]
+
+
+def run(native: Native, parameters: np.ndarray, initial: np.ndarray, grid: Grid) -> Run:
+    """The kernel without JAX."""
     rows = np.ascontiguousarray(grid.rows, float)
     groups, steps = rows.shape[:2]
     tolerance = np.repeat(np.asarray(grid.tolerance, float)[:, None], LANES, axis=1)
-    observed = np.empty((groups, len(grid.stored), len(native.observables), LANES))
-    errors, states = np.empty((groups, steps, LANES)), np.empty((groups, steps, len(native.model.states), LANES))
+    observed = np.zeros((groups, len(grid.stored), len(native.observables), LANES))
+    errors, states = np.zeros((groups, steps, LANES)), np.zeros((groups, steps, len(native.model.states), LANES))
     function = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 7, *[ctypes.c_int64] * 4)(native.forward_address)
     function(*[a.ctypes.data for a in (parameters, initial, rows, tolerance, observed, errors, states)],
              groups, steps, parameters.shape[1], len(grid.stored))
-    return states, errors
+    return Run(observed, errors, states)
 
 
 def _tolerances(native: Native, operands, grid: Grid, accuracy: Accuracy) -> np.ndarray:
-    """Absolute tolerance of each state (accuracy.atol of its largest value), then the relative one."""
-    states, _ = run(native, operands[0], operands[1], grid)
-    largest = np.nanmax(np.where(np.isfinite(states), np.abs(states), 0.0), axis=(0, 1, 3))
+    """Absolute tolerance of each state (accuracy.atol of its largest value), then the relative one.
+
+    Rows behind a lost step do not count: a step over a pole leaves 1e147, and no error would ever exceed its 1e-7.
+    """
+    _, errors, states = run(native, *operands, grid)
+    lost = ~(errors * accuracy.rtol < _LOST)
+    sound = (np.cumsum(lost, axis=1) - lost == 0)[:, :, None] & np.isfinite(states)
+    largest = np.max(np.where(sound, np.abs(states), 0.0), axis=(0, 1, 3))
     return np.append(accuracy.atol * np.where(largest > 0, largest, 1.0), accuracy.rtol)
 
 
-def _refined(native: Native, sets: list[tuple[np.ndarray, np.ndarray]], grid: Grid,
-             paths: Sequence[Path]) -> list[Density]:
-    """The density at which the worst set would just meet the tolerance."""
-    worst = np.zeros(grid.rows.shape[:2] + (LANES,))
-    for parameters, initial in sets:
-        _, errors = run(native, parameters, initial, grid)
-        failed = ~np.isfinite(errors).all(axis=1, keepdims=True)
-        worst = np.maximum(worst, np.where(failed, 0.0, errors))
+def _refined(native: Native, sets: list[tuple[np.ndarray, np.ndarray]], grid: Grid, which: np.ndarray,
+             share: float) -> tuple[list[Density], float]:
+    """The density of each course at which that share of the sets would just meet the tolerance, step by step.
+
+    Also the worst error on this grid, of that share.
+    """
+    found = np.stack([run(native, *operands, grid).errors for operands in sets])
+    found = np.where(np.isfinite(found).all(axis=2, keepdims=True), found, 0.0)
     rows = np.moveaxis(grid.rows, -1, 1).reshape(-1, *grid.rows.shape[1:3])
-    errors = np.moveaxis(worst, -1, 1).reshape(len(rows), -1)
-    return [_density(rows[k], errors[k]) for k in range(len(paths))]
+    errors = np.moveaxis(found, -1, 2).reshape(len(sets), len(rows), -1)[:, : len(which)]
+    densities, worst = [], 0.0
+    for course in range(which.max() + 1):
+        mine = np.flatnonzero(which == course)
+        needed = errors[:, mine].reshape(-1, errors.shape[-1])
+        needed = np.quantile(needed, share, axis=0, method="higher")
+        densities.append(_density(rows[mine[0]], needed))
+        worst = max(worst, float(needed.max()))
+    return densities, worst
 
 
 def _density(rows: np.ndarray, errors: np.ndarray) -> Density:
@@ -246,7 +308,7 @@ def _density(rows: np.ndarray, errors: np.ndarray) -> Density:
         return Density(np.array([t[0], t[0] + 1.0]), np.array([1.0]))
     t, h, e = t[moves], h[moves], errors[moves]
     needed = _SAFETY * np.clip(e, 1e-12, 1e12) ** (1 / ERROR_ORDER) / h
-    needed = np.minimum(needed, _MOST_STEPS / (t[-1] + h[-1] - t[0]) + 1.0 / h)
+    needed = np.minimum(needed, _MOST_STEPS / (t[-1] + h[-1] - t[0]) + 2.0 / h)
     return Density(np.append(t, t[-1] + h[-1]), needed)
 
 

@@ -5,7 +5,7 @@ Source: XLA FFI C API 0.3, `xla/ffi/api/c_api.h` as installed with jaxlib; the o
 
 from collections.abc import Sequence
 
-_F64 = 12
+_F64, _S64 = 12, 5
 _EXECUTE = 3  # stage
 _INVALID = 3  # XLA_FFI_Error_Code_INVALID_ARGUMENT
 
@@ -24,6 +24,23 @@ def handlers_text(sizes: dict[str, int], suffix: str) -> str:
             + _handler(f"backward_{suffix}", "backward", BACKWARD, 4, fixed, suffix))
 
 
+def counter_text(suffix: str) -> str:
+    """A handler that adds a number to the cell whose address it is given, and returns 0 (see `counter`)."""
+    buffers = (("increment", ("1",)), ("address", ("1",), _S64), ("nothing", ("1",)))
+    act = """
+define internal void @add(ptr %increment, ptr %address, ptr %nothing) {
+  %by = load double, ptr %increment, align 8
+  %whole = fptosi double %by to i64
+  %cell = load ptr, ptr %address, align 8
+  %before = atomicrmw add ptr %cell, i64 %whole monotonic
+  store double 0.0, ptr %nothing, align 8
+  ret void
+}
+declare void @llvm.memset.p0.i64(ptr, i8, i64, i1)
+"""
+    return act + _message(suffix) + _handler(f"handle_{suffix}", "add", buffers, 2, {"1": 1}, suffix, free=())
+
+
 def _message(suffix: str) -> str:
     text = "thymodel kernel: buffers of the wrong type or shape"
     return f'@message_{suffix} = private constant [{len(text) + 1} x i8] c"{text}\\00"\n'
@@ -34,7 +51,8 @@ def _field(name: str, base: str, offset: int, kind: str) -> list[str]:
             f"%{name} = load {kind}, ptr %{name}.at, align 4"]
 
 
-def _handler(name: str, target: str, buffers: Sequence, args: int, fixed: dict[str, int], suffix: str) -> str:
+def _handler(name: str, target: str, buffers: Sequence, args: int, fixed: dict[str, int], suffix: str,
+             free: Sequence[str] = ("G", "S", "C", "V")) -> str:
     lines = [f"define ptr @{name}(ptr %frame) {{", "entry:", *_field("extension", "frame", 8, "ptr"),
              "%has = icmp ne ptr %extension, null", "br i1 %has, label %extended, label %run", *_metadata(), "run:",
              *_field("stage", "frame", 32, "i32"), *_field("args", "frame", 56, "i64"),
@@ -43,11 +61,11 @@ def _handler(name: str, target: str, buffers: Sequence, args: int, fixed: dict[s
              f"%ok.rets = icmp eq i64 %rets, {len(buffers) - args}", "%ok.counts = and i1 %ok.args, %ok.rets",
              "%ok.both = and i1 %ok.counts, %ok.stage", "br i1 %ok.both, label %check0, label %refuse"]
     bound: dict[str, str] = {}
-    for k, (_, dims) in enumerate(buffers):
-        lines += _check(k, k if k < args else k - args, "72" if k < args else "112", dims, fixed, bound, len(buffers))
-    data = ", ".join(f"ptr %data{k}" for k in range(len(buffers)))
-    sizes = ", ".join(f"i64 {bound[d]}" for d in ("G", "S", "C", "V"))
-    lines += [f"check{len(buffers)}:", f"call void @{target}({data}, {sizes})", "ret ptr null", *_refusal(suffix), "}"]
+    for k, (_, dims, *kind) in enumerate(buffers):
+        lines += _check(k, k if k < args else k - args, "72" if k < args else "112", dims, fixed, bound,
+                        *(kind or [_F64]))
+    given = ", ".join([*(f"ptr %data{k}" for k in range(len(buffers))), *(f"i64 {bound[d]}" for d in free)])
+    lines += [f"check{len(buffers)}:", f"call void @{target}({given})", "ret ptr null", *_refusal(suffix), "}"]
     return "\n".join(lines) + "\n"
 
 
@@ -65,13 +83,13 @@ def _metadata() -> list[str]:
 
 
 def _check(k: int, place: int, pointers: str, dims: Sequence[str], fixed: dict[str, int], bound: dict[str, str],
-           count: int) -> list[str]:
+           kind: int) -> list[str]:
     """Type and rank of buffer k, then its dimensions: the first sight of a free one binds it."""
     b = f"b{k}"
     lines = [f"check{k}:", *_field(f"{b}.all", "frame", int(pointers), "ptr"), *_field(b, f"{b}.all", 8 * place, "ptr"),
              *_field(f"{b}.type", b, 16, "i32"), *_field(f"data{k}", b, 24, "ptr"), *_field(f"{b}.rank", b, 32, "i64"),
-             f"%{b}.f64 = icmp eq i32 %{b}.type, {_F64}", f"%{b}.deep = icmp eq i64 %{b}.rank, {len(dims)}",
-             f"%{b}.right = and i1 %{b}.f64, %{b}.deep", f"br i1 %{b}.right, label %shape{k}, label %refuse",
+             f"%{b}.kind = icmp eq i32 %{b}.type, {kind}", f"%{b}.deep = icmp eq i64 %{b}.rank, {len(dims)}",
+             f"%{b}.right = and i1 %{b}.kind, %{b}.deep", f"br i1 %{b}.right, label %shape{k}, label %refuse",
              f"shape{k}:", *_field(f"{b}.dims", b, 40, "ptr")]
     truth = "true"
     for j, dim in enumerate(dims):

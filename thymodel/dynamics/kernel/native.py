@@ -65,12 +65,12 @@ def compile_model(model: Model, observables: Sequence[str]) -> Native:
     sizes = {"N": len(model.states), "M": len(names), "R": len(ROW) + len(model.inputs), "O": len(observables),
              "L": LANES}
     body = kernel_text(make_phases(model, observables), sizes["N"], sizes["M"], len(model.inputs), sizes["O"])
-    key = hashlib.sha256(f"{llvmlite.__version__} {_host()} {body} {handlers_text(sizes, '')}".encode()).hexdigest()
+    key = content_key(body + handlers_text(sizes, ""))
     forward, backward = (f"thymodel_{what}_{key[:16]}" for what in ("forward", "backward"))
     with _lock:
         if key not in _engines:
             text = body + handlers_text(sizes, key[:16])
-            _engines[key] = engine = _build(text, key)
+            _engines[key] = engine = build(text, key)
             for name, what in ((forward, "forward"), (backward, "backward")):
                 address = engine.get_function_address(f"{what}_{key[:16]}")
                 jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(ctypes.c_void_p(address)), platform="cpu")
@@ -78,11 +78,14 @@ def compile_model(model: Model, observables: Sequence[str]) -> Native:
                   _engines[key].get_function_address("forward"), body)
 
 
-def _host() -> str:
-    return f"{llvm.get_process_triple()} {llvm.get_host_cpu_name()} {llvm.get_host_cpu_features().flatten()}"
+def content_key(text: str) -> str:
+    """Digest of code, compiler and processor: the same key, the same machine code."""
+    host = f"{llvm.get_process_triple()} {llvm.get_host_cpu_name()} {llvm.get_host_cpu_features().flatten()}"
+    return hashlib.sha256(f"{llvmlite.__version__} {host} {text}".encode()).hexdigest()
 
 
-def _build(text: str, key: str):
+def build(text: str, key: str):
+    """LLVM IR text -> loaded machine code, from the cache where it holds that key."""
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     target = llvm.Target.from_triple(llvm.get_process_triple())

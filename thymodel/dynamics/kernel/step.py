@@ -184,11 +184,22 @@ def _shared(model: Model, names: Sequence[str]) -> list[str]:
     """
     chosen: list[str] = []
     best = _solve_cost(model, names, chosen)
-    for name in _moving(model):
+    for name in [name for name in _moving(model) if str(name) in _reached(model)]:
         cost = _solve_cost(model, names, [*chosen, str(name)])
         if cost < best:
             chosen, best = [*chosen, str(name)], cost
     return chosen
+
+
+def _reached(model: Model) -> set[str]:
+    """Names that the rates use, directly or through named expressions."""
+    reached: set[str] = set()
+    todo = [state.rate for state in model.states.values()]
+    while todo:
+        for name in {str(s) for s in todo.pop().free_symbols} - reached:
+            reached.add(name)
+            todo += [model.expressions[name]] if name in model.expressions else []
+    return reached
 
 
 def _solve_cost(model: Model, names: Sequence[str], shared: Sequence[str]) -> int:

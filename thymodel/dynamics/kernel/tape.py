@@ -166,7 +166,7 @@ def lower(tape: Tape, expression: sympy.Basic, known: dict[sympy.Basic, int],
         return known[expression]
     if expression in named:
         place = lower(tape, named[expression], known, named)
-    elif expression.is_number and isinstance(expression, sympy.Expr):
+    elif isinstance(expression, sympy.Number | sympy.NumberSymbol):  # expit(2) is a number too, but none for float()
         place = constant(tape, float(expression))
     else:
         place = _compose(tape, expression, lambda e: lower(tape, e, known, named))
