@@ -16,7 +16,9 @@ import json
 import os
 import platform
 import re
+import resource
 import shlex
+import signal
 import subprocess
 import sys
 import tempfile
@@ -44,7 +46,7 @@ HUGE = 1e6  # times the initial state: a solution that ends beyond it has explod
 SETS = ("typical", "shown", "unseen 1", "unseen 2")
 GRADIENTS_EVERY, COMPILED_EVERY = 10, 20  # models whose gradient is compared, and that go through `jax.jit`
 GRADIENT_TOLERANCE = 1e-2  # of the sum of the terms' sizes: it steers a sampler, and does not decide what is accepted
-SECONDS = 180  # for one model; then its process ends and the model counts as a hang
+SECONDS = 120  # of processor time for one model; then its process ends and the model counts as a hang
 BATCH = 50
 
 
@@ -263,7 +265,8 @@ def _hill(x, ec50, n):
 FUNCTIONS: dict[str, Callable] = {
     "exp": np.exp, "log": np.log, "log1p": np.log1p, "sqrt": np.sqrt, "tanh": np.tanh, "sin": np.sin, "cos": np.cos,
     "expit": lambda x: 1 / (1 + np.exp(-x)), "softplus": lambda x: np.logaddexp(0, x), "maximum": np.maximum,
-    "minimum": np.minimum, "hill": _hill}
+    "minimum": np.minimum, "hill": _hill,
+    "re": lambda x: x, "im": lambda x: 0.0}  # sympy does not know that expit and others are real
 
 
 def write_out(model) -> Written:
@@ -646,13 +649,13 @@ def _relative(a: float, b: float) -> float:
 
 def run_batch(seed: int, numbers: Sequence[int], work: Path) -> None:
     """Examines models in this process; a file a model, begun before it and finished after it."""
+    faulthandler.register(signal.SIGXCPU, chain=True)
     for number in numbers:
         begun, done = work / f"{number}.begun", work / f"{number}.json"
         begun.touch()
-        faulthandler.dump_traceback_later(SECONDS, exit=True)
         start = time.process_time()
+        resource.setrlimit(resource.RLIMIT_CPU, (int(start) + SECONDS, resource.RLIM_INFINITY))
         result = examine(seed, number)
-        faulthandler.cancel_dump_traceback_later()
         done.write_text(json.dumps(result | {"seconds": time.process_time() - start}))
         begun.unlink()
 
@@ -670,7 +673,7 @@ def examine_all(args: argparse.Namespace, work: Path) -> list[dict[str, Any]]:
         child = subprocess.run([*words, *map(str, todo[:BATCH])], capture_output=True, text=True,
                                env={**os.environ, "XDG_CACHE_HOME": str(work / "cache"), "JAX_PLATFORMS": "cpu"})
         for begun in work.glob("*.begun"):
-            outcome = "hang" if "Timeout" in child.stderr else "crash"
+            outcome = {-signal.SIGXCPU: "hang"}.get(child.returncode, "crash" if child.returncode < 0 else "raised")
             result = {"number": int(begun.stem), "kind": make_case(args.seed, int(begun.stem)).kind, "rows": [],
                       "outcome": outcome, "text": f"exit {child.returncode}: {child.stderr[-400:]}", "seconds": 0.0}
             (work / f"{begun.stem}.json").write_text(json.dumps(result))
