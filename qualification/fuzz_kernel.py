@@ -427,7 +427,7 @@ def prepared(model, case: Case, self_test: bool):
             solving._tested[model.digest, observables] = (kernel.compile_model(model, observables), "")
     plans = [solving.plan(model, [Dose(*dose) for dose in p.doses], {"z": p.course}, p.visits) for p in case.persons]
     schedule = jax.tree.map(jnp.asarray, solving.stack(plans * len(SETS)))
-    typical, shown = (_everyone(case, [name] * len(SETS)) for name in SETS[:2])
+    typical, shown = (everyone(case, [name] * len(SETS)) for name in SETS[:2])
 
     def handed_over(*args):
         raise HandedOver(args[-1])
@@ -437,14 +437,9 @@ def prepared(model, case: Case, self_test: bool):
                                draws={name: value[None] for name, value in shown.items()}, kind="native")
 
 
-def _everyone(case: Case, sets: Sequence[str] = SETS) -> dict[str, np.ndarray]:
+def everyone(case: Case, sets: Sequence[str] = SETS) -> dict[str, np.ndarray]:
     """Values of all subjects of a solver: those of the first set, then of the second ..."""
     return {name: np.concatenate([case.values[key][name] for key in sets]) for name in case.values[SETS[0]]}
-
-
-def grid_of(solver):
-    """The steps of a solver."""
-    return solver.tables.grid if hasattr(solver, "tables") else solver.grid
 
 
 def kernel_answer(solver, values: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -452,7 +447,7 @@ def kernel_answer(solver, values: Mapping[str, np.ndarray]) -> tuple[np.ndarray,
     from thymodel.dynamics import kernel, solving
 
     observed, failed = solving.solve_many(solver, values)
-    _, error = kernel.native_solve(solver.native, values, grid_of(solver))
+    _, error = kernel.native_solve(solver.native, values, solver.tables.grid)
     return np.asarray(observed), np.asarray(failed), np.asarray(error)
 
 
@@ -478,7 +473,7 @@ def examine(seed: int, number: int) -> dict[str, Any]:
         return result | {"outcome": "raised", "text": f"{type(error).__name__}: {error}"[:300]}
     written = write_out(model)
     rows = judge(model, case, solver, written)
-    result |= {"outcome": "solved", "rows": rows, "steps": int(grid_of(solver).rows.shape[1])}
+    result |= {"outcome": "solved", "rows": rows, "steps": int(solver.tables.grid.rows.shape[1])}
     if number % GRADIENTS_EVERY == 0:
         good = {row["person"] for row in rows if row["set"] == SETS[1] and classify(row) == "agrees"}
         result["gradients"] = judge_gradients(model, case, solver, written, sorted(good))
@@ -497,7 +492,7 @@ def _solvable(model, case: Case) -> str:
 def judge(model, case: Case, solver, written: Written) -> list[dict[str, Any]]:
     """The kernel's answers beside the reference's, a row for every set and subject."""
     rows, count = [], len(case.persons)
-    observed, failed, error = kernel_answer(solver, _everyone(case))
+    observed, failed, error = kernel_answer(solver, everyone(case))
     for number, name in enumerate(SETS):
         truths = [solve_reference(model, written, person, _person_values(model, case, name, k))
                   for k, person in enumerate(case.persons)]
@@ -563,7 +558,7 @@ def judge_gradients(model, case: Case, solver, written: Written, persons: Sequen
     "own": central difference of the kernel itself on the same steps; "off": of scipy.
     """
     rng, count = np.random.default_rng([case.number, 7]), len(case.persons)
-    values = _everyone(case, [SETS[1]] * len(SETS))
+    values = everyone(case, [SETS[1]] * len(SETS))
     direction = {name: np.tile(rng.normal(size=count), len(SETS)) for name in values}
     visits = max(len(p.visits) for p in case.persons)
     weights = rng.normal(size=(count, visits, len(model.observables)))
@@ -631,7 +626,7 @@ def judge_compiled(solver, case: Case) -> dict[str, float]:
     """The same values and gradient through `jax.jit`, as a sampler calls them: largest relative difference."""
     import jax
 
-    values = {name: jax.numpy.asarray(v) for name, v in _everyone(case).items()}
+    values = {name: jax.numpy.asarray(v) for name, v in everyone(case).items()}
     weights = np.ones((1, 1, 1))
     value, slopes = jax.jit(jax.value_and_grad(_loss(solver, weights)))(values)
     plain, plain_slopes = _loss(solver, weights)(values), kernel_gradient(solver, values, weights)
