@@ -17,7 +17,7 @@ import numpy as np
 from scipy.stats import norm
 
 from thymodel.documents.data import StudyData
-from thymodel.documents.spec import FitSpec, load_fit_spec
+from thymodel.documents.spec import FitSpec, SolverTable, load_fit_spec
 from thymodel.results.fitting import load_study
 
 _HERE = Path(__file__).resolve().parent
@@ -72,8 +72,9 @@ def load_problem() -> Problem:
 
 
 def with_tolerance(spec: FitSpec, rtol: float) -> FitSpec:
-    """The spec at another tolerance, absolute to relative as 1 to 1,000 as by default."""
-    return replace(spec, solver=spec.solver.model_copy(update={"rtol": rtol, "atol": 1e-3 * rtol}))
+    """The spec at another tolerance, absolute to relative as by default."""
+    usual = SolverTable()
+    return replace(spec, solver=SolverTable(rtol=rtol, atol=rtol * usual.atol / usual.rtol))
 
 
 def _scales(known: dict) -> np.ndarray:

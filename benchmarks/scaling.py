@@ -1,8 +1,9 @@
 """Cost of one gradient against subjects, states and visits: a chain of transit compartments of any length.
 
-    python benchmarks/scaling.py [PLOT.png]          about 4 minutes; the plot goes to benchmarks/scaling.png by default
+    python benchmarks/scaling.py [PLOT.png]          about a minute; the plot goes to benchmarks/scaling.png by default
 
-One core. The observations are noise: what they are does not change what a gradient costs.
+One core; bars reach from the least to the 90% quantile. The observations are noise: what they are does not change
+what a gradient costs.
 """
 
 import hashlib
@@ -91,7 +92,7 @@ def write_problem(folder: Path, subjects: int, states: int, visits: int) -> None
 
 
 def measure(subjects: int, states: int, visits: int) -> tuple[list[float], int]:
-    """Seconds of each gradient, and steps of the subject that takes most."""
+    """Processor seconds of each gradient, and steps of the subject that takes most."""
     with tempfile.TemporaryDirectory() as folder:
         write_problem(Path(folder), subjects, states, visits)
         spec = load_fit_spec(folder)
@@ -100,7 +101,7 @@ def measure(subjects: int, states: int, visits: int) -> tuple[list[float], int]:
     assert solver.kind == "native", solver.why
     compiled = jax.jit(jax.value_and_grad(posterior.log_density))
     z = jnp.asarray(0.1 * np.random.default_rng(2).standard_normal(posterior.layout.size))
-    seconds = timing.interleaved({"native": [lambda: jax.block_until_ready(compiled(z))]}, ROUNDS)["native"]
+    seconds = timing.interleaved({"native": [lambda: jax.block_until_ready(compiled(z))]}, ROUNDS)["native"].processor
     lengths = np.asarray(solver.tables.grid.rows)[:, :, ROW.index("h")]
     return seconds, int(np.max(np.sum(lengths > 0, axis=1)))
 
@@ -125,7 +126,7 @@ def plot(found: dict, path: Path) -> None:
                  title=f"exponent {exponent(x, medians):.2f}")
         axis.set_xticks(x, [str(value) for value in x], minor=False)
         axis.minorticks_off()
-    axes[0].set_ylabel("one gradient (ms; median, least to 90%)")
+    axes[0].set_ylabel("one gradient (processor ms)")
     figure.savefig(path, dpi=150)
 
 
@@ -135,7 +136,8 @@ def main(path: Path) -> None:
              f"{1e3 * min(seconds):.3g} to {1e3 * max(seconds):.3g}",
              f"{1e6 * timing.median(seconds) / (MIDDLE | {what: value})['subjects']:.3g}"]
             for what, cases in found.items() for value, (seconds, steps) in cases.items()]
-    timing.show(["what varies", "number", "most steps", "one gradient, median ms", "range", "us a subject"], rows)
+    timing.show(["what varies", "number", "most steps", "one gradient, processor ms, median", "range",
+                 "us a subject"], rows)
     slopes = ", ".join(f"{what} {exponent(list(cases), [timing.median(s) for s, _ in cases.values()]):.2f}"
                        for what, cases in found.items())
     print(f"\nExponents of the cost: {slopes}. Else {MIDDLE}. Core {CORE}, {ROUNDS} gradients each. "

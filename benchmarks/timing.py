@@ -6,6 +6,7 @@ import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 
 def pin_to_one_core() -> int:
@@ -15,20 +16,28 @@ def pin_to_one_core() -> int:
     return core
 
 
-def interleaved(calls: Mapping[str, Sequence[Callable[[], object]]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each call: in every round each contender makes all its calls, so that drift meets all alike.
+class Seconds(NamedTuple):
+    """Of every call: by the clock, and of processor time, in which other processes on the machine do not count."""
+
+    clock: list[float]
+    processor: list[float]
+
+
+def interleaved(calls: Mapping[str, Sequence[Callable[[], object]]], rounds: int) -> dict[str, Seconds]:
+    """Times of each call: in every round each contender makes all its calls, so that drift meets all alike.
 
     The calls must wait for their result. One call of each goes first and is not counted.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    seconds = {name: Seconds([], []) for name in calls}
     for own in calls.values():
         own[0]()
     for _ in range(rounds):
         for name, own in calls.items():
             for call in own:
-                begin = time.perf_counter()
+                begin, used = time.perf_counter(), time.process_time()
                 call()
-                seconds[name].append(time.perf_counter() - begin)
+                seconds[name].processor.append(time.process_time() - used)
+                seconds[name].clock.append(time.perf_counter() - begin)
     return seconds
 
 
