@@ -26,7 +26,7 @@ from peak import peak_flops  # noqa: E402
 from thymodel.dynamics.kernel.step import ROW  # noqa: E402
 from thymodel.inference.posterior import Posterior, make_posterior  # noqa: E402
 
-LADDER = (1e-5, 3e-6, 2e-6, 1e-6, 7e-7, 5e-7, 4e-7, 3e-7, 2e-7, 1e-7, 5e-8, 2e-8)
+LADDER = (1e-6, 7e-7, 5e-7, 4e-7, 3e-7, 2e-7, 1e-7, 5e-8, 2e-8)
 ACCURACY = 2e-4  # log units
 IN_LOOP = 16  # gradients in one compiled loop, as a sampler runs them
 
