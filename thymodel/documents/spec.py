@@ -133,8 +133,8 @@ class SamplerTable(Table):
 
 
 class SolverTable(Table):
-    rtol: Positive = 1e-6
-    atol: Positive = 1e-9
+    rtol: Positive = 1e-5
+    atol: Positive = 1e-6  # of each state's largest value
 
 
 class GatesTable(Table):

@@ -19,7 +19,7 @@ class Accuracy(NamedTuple):
     """Local error allowed per step: rtol*|y| + atol*scale, scale being each state's typical largest value."""
 
     rtol: float = 1e-6
-    atol: float = 1e-9
+    atol: float = 1e-7
 
 
 class Schedule(NamedTuple):

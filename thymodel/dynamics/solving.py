@@ -33,6 +33,10 @@ _KERNEL_FACTOR = 100.0
 # error goes to 1 there; what meets the tolerance is thousands of times below) has lost the solution. A tenth would be
 # too strict: an outlying patient's fast rise (a fifth of a log count, once in some hundred draws) is not a pole.
 _LOST = 0.3
+_POOR = 30.0  # tolerances that a step may be off before the denser steps are taken
+_DENSE_ROWS = 1024
+_TYPICAL = 100.0  # tolerances that a step may be off at typical values, where no draw is an outlier
+_HALVED = 10.0  # tolerances by which a course may change when its steps are halved
 _MISSED = 10.0  # tolerances that a step laid for one very set of values may be off before diffrax takes over
 _STIFF_BEYOND = 4_096  # explicit steps of a pilot at 1e-6: stability, not accuracy, then sets their length
 
@@ -239,7 +243,8 @@ class Solver:
 def prepare(model: Model, values: Mapping[str, Any], schedule: Schedule, observables: Sequence[str],
             accuracy: Accuracy = Accuracy(), draws: Mapping[str, np.ndarray] | None = None,
             kind: str | None = None, least_rows: int = 1, share: float = 1.0, pooled: bool = False,
-            lost: float = _LOST) -> Solver:
+            tail: Mapping[str, np.ndarray] | None = None, lost: float = _LOST,
+            fixed: Mapping[str, float] | None = None) -> Solver:
     """A solver for a stacked schedule: the native kernel, or diffrax where the kernel cannot be used.
 
     Args:
@@ -247,6 +252,9 @@ def prepare(model: Model, values: Mapping[str, Any], schedule: Schedule, observa
         draws: further sets of values, arrays (draw, subject), for which the kernel's steps must also do.
         kind: "native" or "jax"; by default the environment variable THYMODEL_SOLVER, else "native".
         least_rows, share, pooled: how the kernel's steps are laid, as in `kernel.make_grid`.
+        tail: further draws, rarer ones: for these there is a second, denser table of steps, taken wherever a step of
+            the first misses its tolerance by far.
+        fixed: parameters that keep their value whatever the solver is called with; none is cheaper to solve.
         lost: a step of the kernel that is wrong by this part of the state itself counts as failed.
 
     Raises:
@@ -255,17 +263,32 @@ def prepare(model: Model, values: Mapping[str, Any], schedule: Schedule, observa
     """
     if _asked(kind) == "jax":
         return _prepare_jax(model, values, schedule, observables, accuracy, "diffrax, as asked")
-    native, trouble = _compiled(model, tuple(observables))
+    native, trouble = _compiled(model, tuple(observables), fixed or {})
     if native is None:
         return _prepare_jax(model, values, schedule, observables, accuracy, f"diffrax: the native kernel {trouble}")
     steps = Accuracy(_KERNEL_FACTOR * accuracy.rtol, _KERNEL_FACTOR * accuracy.atol)
     grid = kernel.make_grid(native, values, schedule, steps, draws, least_rows, share, pooled)
+    if tail is not None:
+        room = _DENSE_ROWS if least_rows > 1 else 1
+        dense = kernel.make_grid(native, values, schedule, steps, tail, room, limit=_DENSE_ROWS)
+        grid = kernel.with_dense(grid, dense, _POOR)
     tables = Tables(schedule, grid.tolerance[:-1] / steps.atol, accuracy, grid, lost)
-    tried = kernel.run(native, *kernel.operands(native, values, grid), grid)
-    sound = np.isfinite(tried.observed).all() and np.all(tried.errors * steps.rtol < _LOST)  # not so for NaN
-    if not sound:  # the adaptive method says where, or copes
+    if not _sound(native, values, grid, steps.rtol):  # the adaptive method says where, or copes
         return _prepare_jax(model, values, schedule, observables, accuracy, "diffrax: fixed steps failed")
     return Solver(model, tuple(observables), tables, "implicit", "native kernel", native)
+
+
+def _sound(native: kernel.Native, values: Mapping[str, Any], grid: kernel.Grid, rtol: float) -> bool:
+    """Whether the typical course is computed well: small embedded errors, and steps of half the length agree.
+
+    The estimate alone does not do: on a violent enough nonlinearity all stages of a step agree on a wrong value, and
+    a pulse in time between two steps is seen by none.
+    """
+    operands = kernel.operands(native, values, grid)
+    once, twice = (kernel.run(native, *operands, g) for g in (grid, kernel.halved(grid)))
+    largest = np.max(np.abs(twice.observed), axis=(0, 1, 3), initial=0.0, keepdims=True)
+    apart = np.abs(once.observed - twice.observed) <= _HALVED * rtol * np.where(largest > 0, largest, 1.0)
+    return bool(np.all(once.errors < _TYPICAL) and np.isfinite(once.observed).all() and apart.all())
 
 
 def _asked(kind: str | None) -> str:
@@ -280,12 +303,13 @@ def _prepare_jax(model, values, schedule: Schedule, observables, accuracy: Accur
     return Solver(model, tuple(observables), Tables(schedule, scale, accuracy, None), method, why)
 
 
-def _compiled(model: Model, observables: tuple[str, ...]) -> tuple[kernel.Native | None, str]:
+def _compiled(model: Model, observables: tuple[str, ...],
+              fixed: Mapping[str, float]) -> tuple[kernel.Native | None, str]:
     """The kernel of a model, after its self-test, or why there is none; tried once a process."""
-    key = (model.digest, observables)
+    key = (model.digest, observables, tuple(sorted(fixed.items())))
     if key not in _tested:
         try:
-            native = kernel.compile_model(model, observables)
+            native = kernel.compile_model(model, observables, fixed)
             trouble = kernel.self_test(native)
         except Exception as error:  # whatever a foreign LLVM, jaxlib or processor raises, diffrax remains
             native, trouble = None, f"{type(error).__name__}: {error}"
@@ -293,7 +317,7 @@ def _compiled(model: Model, observables: tuple[str, ...]) -> tuple[kernel.Native
     return _tested[key]
 
 
-_tested: dict[tuple[str, tuple[str, ...]], tuple[kernel.Native | None, str]] = {}
+_tested: dict[tuple, tuple[kernel.Native | None, str]] = {}
 
 
 def solve_many(solver: Solver, values: Mapping[str, Any],
@@ -351,7 +375,7 @@ def trajectories(model: Model, values: Mapping[str, Any], schedules: Sequence[Sc
     schedule = stack(schedules)
     known = {name: np.asarray(value, float) for name, value in values.items()}
     if _asked(kind) == "native":
-        native, _ = _compiled(model, tuple(observables))
+        native, _ = _compiled(model, tuple(observables), {})
         found = None if native is None else _laid_for(native, known, schedule, accuracy)
         if found is not None:
             return found

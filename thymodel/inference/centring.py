@@ -23,7 +23,8 @@ _NEAR_ZERO = 0.25  # an omega whose 5% quantile is below this share of its media
 
 def coordinates(lay: Layout) -> Coordinates:
     """The maps of this file for one layout."""
-    return Coordinates(len(lay.scales), partial(to_z, lay), partial(from_z, lay), partial(choose_weights, lay))
+    blocks = (len(lay.population), len(lay.scales)) if lay.scales else None
+    return Coordinates(len(lay.scales), blocks, partial(to_z, lay), partial(from_z, lay), partial(choose_weights, lay))
 
 
 def to_z(lay: Layout, c: Float[Array, " coordinate"], weights: Float[Array, " effect"]):

@@ -222,6 +222,13 @@ def subject_values(spec: FitSpec, population: Mapping[str, Array], effects: Mapp
     return values
 
 
+def settled(spec: FitSpec) -> dict[str, float]:
+    """Parameters that have one known value, the same for every subject."""
+    vary = {name for item in spec.between_subject.values() for name in item.parameters}
+    vary |= {item.parameter for item in spec.covariate_effects.values()}
+    return {name: value for name, value in spec.fixed.items() if name not in vary}
+
+
 def _individual(spec: FitSpec, name: str, typical, population, effects, covariates):
     terms = [(item.scale, effects[key]) for key, item in spec.between_subject.items() if name in item.parameters]
     for key, item in spec.covariate_effects.items():

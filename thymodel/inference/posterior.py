@@ -22,11 +22,13 @@ from thymodel.inference.population import (
     log_prior,
     population_values,
     random_effects,
+    settled,
     subject_values,
 )
 
 _PRIOR_DRAWS = 16
-_STRETCH = 1.5
+_STRETCHES = (1.5, 2.5)  # how far from the middle of the likely draws the rarer ones are
+_SHARE = 0.98  # of likely draws, for which the first steps must do
 _PRIOR_SHARE = 0.75  # of them, for which the first steps must do
 
 
@@ -80,7 +82,7 @@ def make_posterior(spec: FitSpec, data: StudyData, likely: np.ndarray | None = N
 
     Args:
         likely: points (point, coordinate) for which the solver's steps must do: a pilot's draws. Without them the
-            steps are those that most draws of the prior need, which outlying patients may exceed.
+            steps are those that most draws of the prior need. Denser ones are kept for rarer draws.
         least_rows: as in `solving.prepare`.
     """
     lay = layout(spec, tuple(subject.id for subject in data.subjects))
@@ -88,9 +90,10 @@ def make_posterior(spec: FitSpec, data: StudyData, likely: np.ndarray | None = N
     schedule, records = _arrays(spec, data, observables)
     typical = {name: p.value for name, p in spec.model.parameters.items()} | dict(spec.fixed)
     accuracy = Accuracy(spec.solver.rtol, spec.solver.atol)
-    draws = _some_draws(spec, lay, schedule, likely)
+    draws, tail = _some_draws(spec, lay, schedule, likely)
+    share = _PRIOR_SHARE if likely is None else _SHARE
     solver = solving.prepare(spec.model, typical, schedule, observables, accuracy, draws, least_rows=least_rows,
-                             share=_PRIOR_SHARE if likely is None else 1.0)
+                             share=share, tail=tail, fixed=settled(spec))
     places = _by_observable(records, len(observables))
     arrays = Data(solver.tables, *(tuple(Records(*(a[k] for a in records)) for k in group) for group in places))
 
@@ -151,18 +154,24 @@ def precise(spec: FitSpec) -> FitSpec:
     return replace(spec, solver=spec.solver.model_copy(update={"rtol": 1e-9, "atol": 1e-12}))
 
 
-def _some_draws(spec: FitSpec, lay: Layout, schedule: Schedule, likely: np.ndarray | None) -> dict[str, np.ndarray]:
-    """Subjects' parameters under `likely` draws, or those of the prior, (draw, subject)."""
+def _some_draws(spec: FitSpec, lay: Layout, schedule: Schedule,
+                likely: np.ndarray | None) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Subjects' parameters (draw, subject) under `likely` draws, or those of the prior, and under rarer ones."""
+    count = len(schedule.start)
+
+    @jax.jit
+    @jax.vmap
+    def values(point):
+        found = _values(spec, lay, schedule, population_values(lay, point), point)
+        return {name: jnp.broadcast_to(value, (count,)) for name, value in found.items()}
+
     if likely is None:
         z = np.random.default_rng(0).standard_normal((_PRIOR_DRAWS, lay.size))
-    else:  # and half as far out again: thousands of draws reach further than the pilot's
-        middle = likely.mean(axis=0)
-        z = np.concatenate([likely, middle + _STRETCH * (likely - middle)])
-    count = len(schedule.start)
-    values = jax.jit(jax.vmap(lambda point: _values(spec, lay, schedule, population_values(lay, point), point)))(
-        jnp.asarray(z))
-    return {name: np.broadcast_to(np.asarray(v).reshape(len(z), -1), (len(z), count))
-            for name, v in values.items()}
+        far = z
+    else:
+        z, middle = likely, likely.mean(axis=0)
+        far = np.concatenate([middle + stretch * (likely - middle) for stretch in _STRETCHES])
+    return tuple({name: np.asarray(v) for name, v in values(points).items()} for points in (z, far))
 
 
 def _log_likelihoods(spec: FitSpec, arrays: Data, population, observed) -> list[list[Float[Array, " record"]]]:

@@ -28,16 +28,21 @@ from thymodel.errors import Fault, InputError, ThymodelError
 LogDensity = Callable[..., Array]  # of z, and of further tables
 Progress = Callable[[int, int, int, int], None]  # chain, iterations done, iterations in all, divergences so far
 BLOCK = 25  # iterations between checkpoints: seconds of work
-_MAX_TREE_DEPTH = 10
+_MAX_TREE_DEPTH = (6, 10)  # in warm-up, where the step size is not yet worth long paths, and after it
 _PILOT_BLOCKS = 4
-_LIKELY = 128  # of the pilot's draws, handed to `refine`
+_LIKELY = 64  # of the pilot's draws, handed to `refine`
 _CURVATURE_FLOOR = 0.3  # of the prior's 1: where the log density bends up at the mode, the frame is no wider than this
 
 
 class Coordinates(NamedTuple):
-    """A family of one-to-one maps z = to_z(c, weights), with the log of their Jacobian; weights 0 is the identity."""
+    """A family of one-to-one maps z = to_z(c, weights), with the log of their Jacobian; weights 0 is the identity.
+
+    `blocks` (first, length) says that the coordinates from `first` on come in blocks of `length` which are independent
+    given those before; None where nothing is known.
+    """
 
     count: int  # of weights
+    blocks: tuple[int, int] | None
     to_z: Callable[[Array, Array], tuple[Array, Array]]
     from_z: Callable[[Array, Array], Array]
     choose_weights: Callable[[np.ndarray], np.ndarray]
@@ -45,7 +50,7 @@ class Coordinates(NamedTuple):
 
 def plain_coordinates() -> Coordinates:
     """No map but the identity."""
-    return Coordinates(0, lambda c, _: (c, jnp.asarray(0.0)), lambda z, _: z, lambda draws: np.zeros(0))
+    return Coordinates(0, None, lambda c, _: (c, jnp.asarray(0.0)), lambda z, _: z, lambda draws: np.zeros(0))
 
 
 class Frame(NamedTuple):
@@ -111,27 +116,39 @@ def find_mode(value_and_grad, size: int, free: np.ndarray) -> Array:
     return jnp.asarray(at(found.x))
 
 
-def frame_at(value_and_grad, points: Sequence[np.ndarray], weights: Array) -> Frame:
+def frame_at(value_and_grad, points: Sequence[np.ndarray], weights: Array,
+             blocks: tuple[int, int] | None = None) -> Frame:
     """The frame centred on the mean of `points`, scaled by the curvature averaged over them.
 
     Source: the averaged curvature stands for the expected information, the preconditioner of Girolami & Calderhead 2011
     (J R Stat Soc B 73:123) held constant.
     """
-    curvature = np.mean([_curvature(value_and_grad, point) for point in points], axis=0)
+    curvature = np.mean([_curvature(value_and_grad, point, blocks) for point in points], axis=0)
     values, vectors = np.linalg.eigh(curvature)
     root = (vectors / np.sqrt(np.maximum(values, _CURVATURE_FLOOR))) @ vectors.T
     return Frame(jnp.asarray(np.mean(points, axis=0)), jnp.asarray(root), weights)
 
 
-def _curvature(value_and_grad, point: np.ndarray) -> np.ndarray:
-    """Minus the Hessian, by central differences of the exact gradient; columns that fail count as the prior's."""
+def _curvature(value_and_grad, point: np.ndarray, blocks: tuple[int, int] | None) -> np.ndarray:
+    """Minus the Hessian, by central differences of the exact gradient; columns that fail count as the prior's.
+
+    Blocks that do not meet are moved together, so that a hundred patients cost no more gradients than one.
+    """
     size, width = len(point), 1e-3
-    columns = []
-    for away in width * np.eye(size):
+    first, length = blocks or (size, 1)
+    matrix = np.eye(size)
+    inner = np.arange(first, size).reshape(-1, length)
+    moves = [([k], [np.arange(size)]) for k in range(first)]
+    moves += [(inner[:, e], inner) for e in range(length)] if inner.size else []
+    for columns, rows in moves:
+        away = np.zeros(size)
+        away[columns] = width
         up, down = (np.asarray(value_and_grad(point + sign * away)[1]) for sign in (1, -1))
-        column = (down - up) / (2 * width)
-        columns.append(column if np.isfinite(column).all() else away / width)
-    matrix = np.stack(columns)
+        slope = (down - up) / (2 * width)
+        if np.isfinite(slope).all():
+            for column, mine in zip(columns, rows, strict=True):
+                matrix[mine, column] = slope[mine]
+    matrix[:first, first:] = matrix[first:, :first].T
     return 0.5 * (matrix + matrix.T)
 
 
@@ -291,7 +308,7 @@ def _pilot(machine: _Machine, maps: Coordinates, size: int, free: np.ndarray, se
     def value_and_grad(c):
         return machine.value_and_grad(c, none, tables)
 
-    frame = frame_at(value_and_grad, [np.asarray(find_mode(value_and_grad, size, free))], none)
+    frame = frame_at(value_and_grad, [np.asarray(find_mode(value_and_grad, size, free))], none, maps.blocks)
     mode, factor = np.asarray(frame.mode), np.asarray(frame.factor)
     randoms = np.random.default_rng(settings.seed).spawn(settings.chains)
     places = np.stack([_finite_start(lambda u: value_and_grad(mode + factor @ u)[0], random, size)
@@ -314,7 +331,8 @@ def _settle(late: Float[np.ndarray, "chain draw coordinate"], maps: Coordinates,
     some = late[:, :: late.shape[1] // 3]
     from_z = jax.jit(jax.vmap(maps.from_z, (0, None)))
     points = np.asarray(from_z(np.concatenate([some.reshape(-1, size), late[:, -1]]), weights))
-    found = frame_at(lambda c: machine.value_and_grad(c, weights, tables), points[: -len(late)], weights)
+    found = frame_at(lambda c: machine.value_and_grad(c, weights, tables), points[: -len(late)],
+                     weights, maps.blocks)
     return found, jnp.asarray(np.linalg.solve(np.asarray(found.factor), (points[-len(late):] - found.mode).T).T)
 
 

@@ -22,7 +22,7 @@ from thymodel.documents.data import StudyData
 from thymodel.documents.spec import Arm, FitSpec
 from thymodel.dynamics import solving
 from thymodel.errors import SolveError
-from thymodel.inference.population import Layout, population_values, random_effects, subject_values
+from thymodel.inference.population import Layout, population_values, random_effects, settled, subject_values
 
 _CHUNK = 16  # draws a call: enough to fill a core, small enough for memory
 _TRIED = 24  # draws for which the solver's steps are made
@@ -111,7 +111,7 @@ def _solved(spec: FitSpec, schedule: solving.Schedule, values: Mapping[str, Any]
     draws = len(next(iter(known.values())))
     some = {name: value[:: max(draws // _TRIED, 1)] for name, value in known.items()}
     solver = solving.prepare(spec.model, typical, schedule, observables, draws=some, pooled=pooled,
-                             share=_SHARE if pooled else 1.0, lost=_INEXACT)
+                             share=_SHARE if pooled else 1.0, lost=_INEXACT, fixed=settled(spec))
     run = jax.jit(partial(solving.solve_sets, solver))
 
     def solve(values: dict[str, np.ndarray]) -> np.ndarray:

@@ -8,9 +8,11 @@
 from thymodel.dynamics.kernel.check import self_test as self_test
 from thymodel.dynamics.kernel.counter import Counter as Counter
 from thymodel.dynamics.kernel.counter import make_counter as make_counter
+from thymodel.dynamics.kernel.grid import halved as halved
 from thymodel.dynamics.kernel.grid import make_grid as make_grid
 from thymodel.dynamics.kernel.grid import operands as operands
 from thymodel.dynamics.kernel.grid import run as run
+from thymodel.dynamics.kernel.grid import with_dense as with_dense
 from thymodel.dynamics.kernel.native import Grid as Grid
 from thymodel.dynamics.kernel.native import Native as Native
 from thymodel.dynamics.kernel.native import compile_model as compile_model

@@ -77,7 +77,7 @@ def _small_problem(native: Native) -> tuple[Grid, dict[str, jax.Array]]:
 def _by_numpy(native: Native, operands, grid: Grid, weights: np.ndarray):
     """Weighted sum over visits, and its derivative by the kernel's operands, of the first subject."""
     parameters, initial = (np.asarray(a) for a in operands)
-    phases = make_phases(native.model, native.observables)
+    phases = make_phases(native.model, native.observables, native.names)
     rows, tolerance = np.asarray(grid.rows)[0, :, :, 0], np.asarray(grid.tolerance)
     arrays = {"state": initial[0, :, 0].copy(), "parameter": parameters[0, 0, :, 0], "tolerance": tolerance}
     counts = np.bincount(np.asarray(grid.place)[0], minlength=len(grid.stored))

@@ -352,38 +352,75 @@ def _when(bit: int, name: str, body: Sequence[str]) -> str:
 
 
 def _row_text(sizes: dict[str, int]) -> str:
-    """%at (number of the row over all groups), %row and %flags from %group and %k."""
-    return f"""  %at.first = mul i64 %group, %rows
-  %at = add i64 %at.first, %k
-  %row.o = mul i64 %at, {sizes["R"]}
+    """%row, %kept and %flags of row %k of a course."""
+    return f"""  %row.o = mul i64 %k, {sizes["R"]}
   %row = getelementptr {V}, ptr %grid, i64 %row.o
-  %kept.o = mul i64 %at, {sizes["N"]}
+  %kept.o = mul i64 %k, {sizes["N"]}
   %kept = getelementptr {V}, ptr %scratch, i64 %kept.o
   %flags.p = getelementptr {V}, ptr %row, i64 {ROW.index("flags")}
   %flags.f = load double, ptr %flags.p, align 8
-  %flags = fptosi double %flags.f to i64"""
+  %flags = fptosi double %flags.f to i64
+  %idle = icmp eq i64 %flags, 0"""
 
 
 def _group_text(sizes: dict[str, int]) -> str:
-    return f"""  %visits.o = mul i64 %visits, {sizes["O"]}
-  %observed.o = mul i64 %visits.o, %group
-  %observed = getelementptr {V}, ptr %observations, i64 %observed.o
-  %initial.o = mul i64 %group, {sizes["N"]}
-  %initial = getelementptr {V}, ptr %initials, i64 %initial.o
-  %regimes.o = mul i64 %regimes, {sizes["M"]}
-  %all.o = mul i64 %regimes.o, %group
-  %all = getelementptr {V}, ptr %parameters, i64 %all.o"""
+    """Where what belongs to %group begins."""
+    parts = [("observed", "observations", f"{sizes['O']}", "%visits"), ("initial", "initials", f"{sizes['N']}", "1"),
+             ("all", "parameters", f"{sizes['M']}", "%regimes"), ("grid.1", "grid", f"{sizes['R']}", "%rows"),
+             ("grid.2", "dense", f"{sizes['R']}", "%dense.rows"), ("scratch.1", "scratch", f"{sizes['N']}", "%rows"),
+             ("scratch.2", "scratch.dense", f"{sizes['N']}", "%dense.rows"), ("used", "useds", "1", "1")]
+    lines = []
+    for name, array, each, count in parts:
+        lines += [f"%{name}.each = mul i64 {count}, {each}", f"%{name}.o = mul i64 %{name}.each, %group",
+                  f"%{name} = getelementptr {V}, ptr %{array}, i64 %{name}.o"]
+    return "\n".join(f"  {line}" for line in lines)
 
 
 def _forward_text(sizes: dict[str, int]) -> str:
+    """A group goes through its first table of steps, and where a step is poor, again through the denser one."""
     state, size = "%state", sizes["N"] * BYTES
     at = {"state": state, "parameter": "%current", "row": "%row"}
     return f"""
-define void @forward(ptr %parameters, ptr %initials, ptr %grid, ptr %tolerance, ptr %observations, ptr %errors,
-                     ptr %scratch, i64 %groups, i64 %rows, i64 %regimes, i64 %visits) {{
+define internal void @course(ptr %all, ptr %initial, ptr %grid, ptr %tolerance, ptr %observed, ptr %worst, ptr %errors,
+                             ptr %scratch, i64 %rows, i64 %regimes) noinline {{
 entry:
   %state = alloca [{sizes["N"]} x {V}], align {BYTES}
   %current = alloca [{max(sizes["M"], 1)} x {V}], align {BYTES}
+  %error = alloca {V}, align {BYTES}
+  store {V} zeroinitializer, ptr %error, align 8
+  store {V} zeroinitializer, ptr %worst, align 8
+  call void @llvm.memcpy.p0.p0.i64(ptr %state, ptr %initial, i64 {size}, i1 false)
+  br label %row.test
+row.test:
+  %k = phi i64 [0, %entry], [%k.next, %row.next]
+  %row.more = icmp slt i64 %k, %rows
+  br i1 %row.more, label %row.do, label %end
+row.do:
+{_row_text(sizes)}
+  br i1 %idle, label %row.next, label %row.act
+row.act:
+  call void @llvm.memcpy.p0.p0.i64(ptr %kept, ptr %state, i64 {size}, i1 false)
+{_when(REGIME, "regime", ["call void @load(ptr %all, ptr %current, ptr %row, i64 %regimes)"])}
+{_when(VISIT, "visit", [_call("observe", observed="%observed", **at)])}
+{_when(JUMP, "jump", [_call("jump", **at)])}
+{_when(STEP, "step", [
+    _call("step", tolerance="%tolerance", error="%error", **at),
+    f"%now = load {V}, ptr %error, align 8", f"%before = load {V}, ptr %worst, align 8",
+    f"%after = call {V} @llvm.maximum.v{LANES}f64({V} %before, {V} %now)", f"store {V} %after, ptr %worst, align 8",
+    "%kept.errors = icmp ne ptr %errors, null", "br i1 %kept.errors, label %keep, label %step.end", "keep:",
+    f"%errors.p = getelementptr {V}, ptr %errors, i64 %k", f"store {V} %now, ptr %errors.p, align 8"])}
+  br label %row.next
+row.next:
+  %k.next = add i64 %k, 1
+  br label %row.test
+end:
+  ret void
+}}
+
+define void @forward(ptr %parameters, ptr %initials, ptr %grid, ptr %dense, ptr %tolerance, ptr %poor,
+                     ptr %observations, ptr %worsts, ptr %useds, ptr %scratch, ptr %scratch.dense,
+                     i64 %groups, i64 %rows, i64 %regimes, i64 %visits, i64 %dense.rows, ptr %errors) {{
+entry:
   br label %group.test
 group.test:
   %group = phi i64 [0, %entry], [%group.next, %group.end]
@@ -391,28 +428,27 @@ group.test:
   br i1 %group.more, label %group.do, label %end
 group.do:
 {_group_text(sizes)}
-  call void @llvm.memcpy.p0.p0.i64(ptr %state, ptr %initial, i64 {size}, i1 false)
-  br label %row.test
-row.test:
-  %k = phi i64 [0, %group.do], [%k.next, %row.next]
-  %row.more = icmp slt i64 %k, %rows
-  br i1 %row.more, label %row.do, label %group.end
-row.do:
-{_row_text(sizes)}
-  %error = getelementptr {V}, ptr %errors, i64 %at
-  store {V} zeroinitializer, ptr %error, align 8
-  %idle = icmp eq i64 %flags, 0
-  br i1 %idle, label %row.next, label %row.act
-row.act:
-  call void @llvm.memcpy.p0.p0.i64(ptr %kept, ptr %state, i64 {size}, i1 false)
-{_when(REGIME, "regime", ["call void @load(ptr %all, ptr %current, ptr %row, i64 %regimes)"])}
-{_when(VISIT, "visit", [_call("observe", observed="%observed", **at)])}
-{_when(JUMP, "jump", [_call("jump", **at)])}
-{_when(STEP, "step", [_call("step", tolerance="%tolerance", error="%error", **at)])}
-  br label %row.next
-row.next:
-  %k.next = add i64 %k, 1
-  br label %row.test
+  %worst = getelementptr {V}, ptr %worsts, i64 %group
+  %errors.row = mul i64 %rows, %group
+  %errors.at = getelementptr {V}, ptr %errors, i64 %errors.row
+  %none = icmp eq ptr %errors, null
+  %errors.1 = select i1 %none, ptr null, ptr %errors.at
+  call void @course(ptr %all, ptr %initial, ptr %grid.1, ptr %tolerance, ptr %observed, ptr %worst, ptr %errors.1,
+                    ptr %scratch.1, i64 %rows, i64 %regimes)
+  store {V} zeroinitializer, ptr %used, align 8
+  %limit = load {V}, ptr %poor, align 8
+  %found = load {V}, ptr %worst, align 8
+  %bad.lanes = fcmp uge {V} %found, %limit
+  %bad = bitcast <{LANES} x i1> %bad.lanes to i{LANES}
+  %any = icmp ne i{LANES} %bad, 0
+  %have = icmp sgt i64 %dense.rows, 0
+  %again = and i1 %any, %have
+  br i1 %again, label %group.again, label %group.end
+group.again:
+  call void @course(ptr %all, ptr %initial, ptr %grid.2, ptr %tolerance, ptr %observed, ptr %worst, ptr null,
+                    ptr %scratch.2, i64 %dense.rows, i64 %regimes)
+  store {V} {splat(1.0)}, ptr %used, align 8
+  br label %group.end
 group.end:
   %group.next = add i64 %group, 1
   br label %group.test
@@ -426,33 +462,21 @@ def _backward_text(sizes: dict[str, int]) -> str:
     size = sizes["N"] * BYTES
     at = {"parameter": "%current", "row": "%row", "state_cotangent": "%initial", "parameter_cotangent": "%sum"}
     return f"""
-define void @backward(ptr %values, ptr %grid, ptr %scratch, ptr %observations, ptr %parameters, ptr %initials,
-                      i64 %groups, i64 %rows, i64 %regimes, i64 %visits) {{
+define internal void @back(ptr %theirs, ptr %all, ptr %initial, ptr %grid, ptr %observed, ptr %scratch, i64 %rows,
+                           i64 %regimes) noinline {{
 entry:
   %state = alloca [{sizes["N"]} x {V}], align {BYTES}
   %current = alloca [{max(sizes["M"], 1)} x {V}], align {BYTES}
   %sum = alloca [{max(sizes["M"], 1)} x {V}], align {BYTES}
   call void @llvm.memset.p0.i64(ptr %sum, i8 0, i64 {sizes["M"] * BYTES}, i1 false)
-  br label %group.test
-group.test:
-  %group = phi i64 [0, %entry], [%group.next, %group.end]
-  %group.more = icmp slt i64 %group, %groups
-  br i1 %group.more, label %group.do, label %end
-group.do:
-{_group_text(sizes)}
-  %theirs = getelementptr {V}, ptr %values, i64 %all.o
-  %all.bytes = mul i64 %regimes.o, {BYTES}
-  call void @llvm.memset.p0.i64(ptr %all, i8 0, i64 %all.bytes, i1 false)
-  call void @llvm.memset.p0.i64(ptr %initial, i8 0, i64 {size}, i1 false)
   br label %row.test
 row.test:
-  %left = phi i64 [%rows, %group.do], [%k, %row.back]
+  %left = phi i64 [%rows, %entry], [%k, %row.back]
   %row.more = icmp sgt i64 %left, 0
-  br i1 %row.more, label %row.do, label %group.end
+  br i1 %row.more, label %row.do, label %end
 row.do:
   %k = sub i64 %left, 1
 {_row_text(sizes)}
-  %idle = icmp eq i64 %flags, 0
   br i1 %idle, label %row.back, label %row.act
 row.act:
 {_when(REGIME_BACK, "back", ["call void @load(ptr %theirs, ptr %current, ptr %row, i64 %regimes)"])}
@@ -465,6 +489,33 @@ row.act:
   br label %row.back
 row.back:
   br label %row.test
+end:
+  ret void
+}}
+
+define void @backward(ptr %values, ptr %grid, ptr %dense, ptr %scratch, ptr %scratch.dense, ptr %useds,
+                      ptr %observations, ptr %parameters, ptr %initials,
+                      i64 %groups, i64 %rows, i64 %regimes, i64 %visits, i64 %dense.rows) {{
+entry:
+  br label %group.test
+group.test:
+  %group = phi i64 [0, %entry], [%group.next, %group.end]
+  %group.more = icmp slt i64 %group, %groups
+  br i1 %group.more, label %group.do, label %end
+group.do:
+{_group_text(sizes)}
+  %theirs = getelementptr {V}, ptr %values, i64 %all.o
+  %all.bytes = mul i64 %all.each, {BYTES}
+  call void @llvm.memset.p0.i64(ptr %all, i8 0, i64 %all.bytes, i1 false)
+  call void @llvm.memset.p0.i64(ptr %initial, i8 0, i64 {size}, i1 false)
+  %used.f = load double, ptr %used, align 8
+  %second = fcmp ogt double %used.f, 0.0
+  %grid.at = select i1 %second, ptr %grid.2, ptr %grid.1
+  %scratch.at = select i1 %second, ptr %scratch.2, ptr %scratch.1
+  %rows.at = select i1 %second, i64 %dense.rows, i64 %rows
+  call void @back(ptr %theirs, ptr %all, ptr %initial, ptr %grid.at, ptr %observed, ptr %scratch.at, i64 %rows.at,
+                  i64 %regimes)
+  br label %group.end
 group.end:
   %group.next = add i64 %group, 1
   br label %group.test

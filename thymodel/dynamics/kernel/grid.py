@@ -56,7 +56,7 @@ class Leg(NamedTuple):
 
 def make_grid(native: Native, values: Mapping[str, Any], schedule: Schedule, tolerance: Accuracy | int,
               draws: Mapping[str, np.ndarray] | None = None, least_rows: int = 1, share: float = 1.0,
-              pooled: bool = False) -> Grid:
+              pooled: bool = False, limit: int | None = None) -> Grid:
     """Steps for a design.
 
     Args:
@@ -70,6 +70,7 @@ def make_grid(native: Native, values: Mapping[str, Any], schedule: Schedule, tol
             would ask ten times the steps of all others; draws of a posterior do not, and 1 suits them.
         pooled: subjects with the same doses and visits share their steps, and `share` is over all of them: for
             thousands of virtual subjects.
+        limit: most rows; where the tolerance asks for more, it is missed.
     """
     schedule = jax.tree.map(np.asarray, schedule)
     paths, which = _paths(native.model, schedule, pooled)
@@ -80,13 +81,41 @@ def make_grid(native: Native, values: Mapping[str, Any], schedule: Schedule, tol
     sets = _operands(native, values, draws or {}, grid)
     for number in range(_MOST_ROUNDS):
         limits = _tolerances(native, sets[0], grid, accuracy)
-        densities, worst = _refined(native, sets, grid._replace(tolerance=limits), which, share)
+        refined, worst = _refined(native, sets, grid._replace(tolerance=limits), which, share)
         if number >= 3 and worst <= _GOOD_ENOUGH:
-            break
+            break  # with the steps that were tried
+        densities = refined
         grid = assemble(densities, limits)
     if isinstance(tolerance, int):
         densities = _with_steps(paths, densities, tolerance)
+    elif limit is not None and max(len(_rows(p, d)) for p, d in zip(paths, densities, strict=True)) > limit:
+        densities = _with_steps(paths, densities, limit)
     return assemble(densities, limits, least_rows, _ROUND)
+
+
+def with_dense(grid: Grid, dense: Grid, poor: float) -> Grid:
+    """The grid with the steps of another one behind it, for groups with a step that is off by `poor` tolerances."""
+    return grid._replace(dense=dense.rows, poor=np.full(LANES, poor))
+
+
+def halved(grid: Grid) -> Grid:
+    """The grid with every step made in two, the dense ones too: for a second opinion on its accuracy."""
+    return grid._replace(rows=_halved(grid.rows, len(grid.stored)), dense=_halved(grid.dense, len(grid.stored)))
+
+
+def _halved(rows, stored: int) -> np.ndarray:
+    rows = np.asarray(rows)
+    item = {name: ROW.index(name) for name in ROW}
+    first, second = rows.copy(), rows.copy()
+    first[:, :, item["h"]] *= 0.5
+    second[:, :, item["h"]] *= 0.5
+    second[:, :, item["t"]] += second[:, :, item["h"]]
+    second[:, :, item["visit"]], second[:, :, item["jump"]] = stored - 1, -1.0
+    second[:, :, item["amount"]] = 0.0
+    both = np.stack([first, second], axis=2).reshape(rows.shape[0], 2 * rows.shape[1], *rows.shape[2:])
+    if both.shape[1]:
+        both[:, :, item["flags"]] = _flags(both, stored)[:, :, None]
+    return both
 
 
 def operands(native: Native, values: Mapping[str, Any], grid: Grid) -> tuple[np.ndarray, np.ndarray]:
@@ -200,7 +229,8 @@ def _assemble(native: Native, schedule: Schedule, paths: Sequence[Path], which: 
     rows = np.moveaxis(rows.reshape(-1, LANES, *rows.shape[1:]), 1, -1)
     rows[:, :, ROW.index("flags")] = _flags(rows, stored)[:, :, None]
     places = np.stack([path.place for path in paths])[which]
-    return Grid(np.ascontiguousarray(rows), places, _covariates(schedule), limits, np.zeros(stored))
+    return Grid(np.ascontiguousarray(rows), places, _covariates(schedule), limits, np.zeros(stored),
+                np.zeros((len(rows), 0, *rows.shape[2:])), np.full(LANES, np.inf))
 
 
 def _covariates(schedule: Schedule) -> dict[str, np.ndarray]:
@@ -263,9 +293,12 @@ def run(native: Native, parameters: np.ndarray, initial: np.ndarray, grid: Grid)
     tolerance = np.repeat(np.asarray(grid.tolerance, float)[:, None], LANES, axis=1)
     observed = np.zeros((groups, len(grid.stored), len(native.observables), LANES))
     errors, states = np.zeros((groups, steps, LANES)), np.zeros((groups, steps, len(native.model.states), LANES))
-    function = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 7, *[ctypes.c_int64] * 4)(native.forward_address)
-    function(*[a.ctypes.data for a in (parameters, initial, rows, tolerance, observed, errors, states)],
-             groups, steps, parameters.shape[1], len(grid.stored))
+    nothing, per_group = np.full((groups, LANES), np.inf), np.zeros((2, groups, LANES))
+    function = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 11, *[ctypes.c_int64] * 5, ctypes.c_void_p)(
+        native.forward_address)
+    arrays = (parameters, initial, rows, nothing, tolerance, nothing, observed, *per_group, states, nothing)
+    function(*[a.ctypes.data for a in arrays], groups, steps, parameters.shape[1], len(grid.stored), 0,
+             errors.ctypes.data)
     return Run(observed, errors, states)
 
 
@@ -288,7 +321,8 @@ def _refined(native: Native, sets: list[tuple[np.ndarray, np.ndarray]], grid: Gr
     Also the worst error on this grid, of that share.
     """
     found = np.stack([run(native, *operands, grid).errors for operands in sets])
-    found = np.where(np.isfinite(found).all(axis=2, keepdims=True), found, 0.0)
+    found[1:] = np.where(np.isfinite(found[1:]).all(axis=2, keepdims=True), found[1:], 0.0)
+    found[0] = _until_lost(found[0])
     rows = np.moveaxis(grid.rows, -1, 1).reshape(-1, *grid.rows.shape[1:3])
     errors = np.moveaxis(found, -1, 2).reshape(len(sets), len(rows), -1)[:, : len(which)]
     densities, worst = [], 0.0
@@ -301,6 +335,14 @@ def _refined(native: Native, sets: list[tuple[np.ndarray, np.ndarray]], grid: Gr
     return densities, worst
 
 
+def _until_lost(errors: np.ndarray) -> np.ndarray:
+    """Errors (group, row, lane) of the typical course, which has to be found: halve the step where it becomes NaN, and
+    leave those behind as they are."""
+    lost = ~np.isfinite(errors)
+    behind = np.maximum.accumulate(lost, axis=1)
+    return np.where(lost & (np.cumsum(behind, axis=1) == 1), 1e12, np.where(behind, _SAFETY**-ERROR_ORDER, errors))
+
+
 def _density(rows: np.ndarray, errors: np.ndarray) -> Density:
     t, h = rows[:, ROW.index("t")], rows[:, ROW.index("h")]
     moves = h > 0
@@ -309,6 +351,7 @@ def _density(rows: np.ndarray, errors: np.ndarray) -> Density:
     t, h, e = t[moves], h[moves], errors[moves]
     needed = _SAFETY * np.clip(e, 1e-12, 1e12) ** (1 / ERROR_ORDER) / h
     needed = np.minimum(needed, _MOST_STEPS / (t[-1] + h[-1] - t[0]) + 2.0 / h)
+    needed *= min(1.0, _MOST_STEPS / float(np.sum(needed * h)))  # a course that asks for more is not for fixed steps
     return Density(np.append(t, t[-1] + h[-1]), needed)
 
 

@@ -9,19 +9,21 @@ _F64, _S64 = 12, 5
 _EXECUTE = 3  # stage
 _INVALID = 3  # XLA_FFI_Error_Code_INVALID_ARGUMENT
 
-FORWARD = (("regimes-parameters", ("G", "C", "M", "L")), ("initial states", ("G", "N", "L")),
-           ("grid", ("G", "S", "R", "L")), ("tolerance", ("N+1", "L")),
-           ("observed", ("G", "V", "O", "L")), ("error", ("G", "S", "L")), ("scratch", ("G", "S", "N", "L")))
-BACKWARD = (("regimes-parameters", ("G", "C", "M", "L")), ("grid", ("G", "S", "R", "L")),
-            ("scratch", ("G", "S", "N", "L")), ("observed cotangent", ("G", "V", "O", "L")),
+_VALUES = ("regimes-parameters", ("G", "C", "M", "L"))
+_TABLES = (("grid", ("G", "S", "R", "L")), ("dense grid", ("G", "D", "R", "L")))
+_KEPT = (("scratch", ("G", "S", "N", "L")), ("dense scratch", ("G", "D", "N", "L")))
+_USED = ("used", ("G", "L"))
+FORWARD = (_VALUES, ("initial states", ("G", "N", "L")), *_TABLES, ("tolerance", ("N+1", "L")), ("poor", ("L",)),
+           ("observed", ("G", "V", "O", "L")), ("worst", ("G", "L")), _USED, *_KEPT)
+BACKWARD = (_VALUES, *_TABLES, *_KEPT, _USED, ("observed cotangent", ("G", "V", "O", "L")),
             ("parameter cotangent", ("G", "C", "M", "L")), ("initial cotangent", ("G", "N", "L")))
 
 
 def handlers_text(sizes: dict[str, int], suffix: str) -> str:
-    """Both handlers. `sizes` are the fixed dimensions; G, C, S, V are read from the buffers and must agree."""
+    """Both handlers. `sizes` are the fixed dimensions; G, C, S, D, V are read from the buffers and must agree."""
     fixed = sizes | {"N+1": sizes["N"] + 1}
-    return (_message(suffix) + _handler(f"forward_{suffix}", "forward", FORWARD, 4, fixed, suffix)
-            + _handler(f"backward_{suffix}", "backward", BACKWARD, 4, fixed, suffix))
+    return (_message(suffix) + _handler(f"forward_{suffix}", "forward", FORWARD, 6, fixed, suffix, extra=("ptr null",))
+            + _handler(f"backward_{suffix}", "backward", BACKWARD, 7, fixed, suffix))
 
 
 def counter_text(suffix: str) -> str:
@@ -52,7 +54,7 @@ def _field(name: str, base: str, offset: int, kind: str) -> list[str]:
 
 
 def _handler(name: str, target: str, buffers: Sequence, args: int, fixed: dict[str, int], suffix: str,
-             free: Sequence[str] = ("G", "S", "C", "V")) -> str:
+             free: Sequence[str] = ("G", "S", "C", "V", "D"), extra: Sequence[str] = ()) -> str:
     lines = [f"define ptr @{name}(ptr %frame) {{", "entry:", *_field("extension", "frame", 8, "ptr"),
              "%has = icmp ne ptr %extension, null", "br i1 %has, label %extended, label %run", *_metadata(), "run:",
              *_field("stage", "frame", 32, "i32"), *_field("args", "frame", 56, "i64"),
@@ -64,7 +66,7 @@ def _handler(name: str, target: str, buffers: Sequence, args: int, fixed: dict[s
     for k, (_, dims, *kind) in enumerate(buffers):
         lines += _check(k, k if k < args else k - args, "72" if k < args else "112", dims, fixed, bound,
                         *(kind or [_F64]))
-    given = ", ".join([*(f"ptr %data{k}" for k in range(len(buffers))), *(f"i64 {bound[d]}" for d in free)])
+    given = ", ".join([*(f"ptr %data{k}" for k in range(len(buffers))), *(f"i64 {bound[d]}" for d in free), *extra])
     lines += [f"check{len(buffers)}:", f"call void @{target}({given})", "ret ptr null", *_refusal(suffix), "}"]
     return "\n".join(lines) + "\n"
 

@@ -21,7 +21,7 @@ from thymodel.documents.model import Model
 from thymodel.dynamics import symbolic
 from thymodel.dynamics.kernel.emit import LANES, kernel_text
 from thymodel.dynamics.kernel.handler import handlers_text
-from thymodel.dynamics.kernel.step import ROW, make_phases, parameter_names
+from thymodel.dynamics.kernel.step import ROW, Names, kernel_names, make_phases
 
 _engines: dict[str, Any] = {}  # by content, for the life of the process: XLA cannot forget a registered target
 _lock = threading.Lock()
@@ -30,7 +30,8 @@ _lock = threading.Lock()
 class Grid(NamedTuple):
     """Steps of every subject between its doses, visits and covariate changes; ordinary operands of a jitted function.
 
-    `rows` holds what `ROW` names (then infusion rates) per group of subjects, row and subject of the group.
+    `rows` holds what `ROW` names (then infusion rates) per group of subjects, row and subject of the group. `dense` is
+    a second table of steps, or of no rows: taken by groups in which a step of the first is off by `poor` tolerances.
     `place` says which stored visit each visit of the schedule is. `tolerance` is each state's absolute one, then the
     relative one: errors are counted in it.
     """
@@ -40,31 +41,36 @@ class Grid(NamedTuple):
     covariates: dict[str, Float[Any, "subject regime"]]
     tolerance: Float[Any, " state_and_one"]
     stored: Float[Any, " stored"]
+    dense: Float[Any, "group dense_row item lane"]
+    poor: Float[Any, " lane"]
 
 
 @dataclass(frozen=True, eq=False)  # compared and hashed as an object: it is a static argument
 class Native:
-    """A compiled model. `names` are the values that the kernel reads; addresses are of its two C functions."""
+    """A compiled model. `names.read` are the values that the kernel reads; addresses are of its two C functions."""
 
     model: Model
     observables: tuple[str, ...]
-    names: tuple[str, ...]
+    names: Names
     forward: str
     backward: str
     forward_address: int
     text: str
 
 
-def compile_model(model: Model, observables: Sequence[str]) -> Native:
+def compile_model(model: Model, observables: Sequence[str], fixed: Mapping[str, float] | None = None) -> Native:
     """Machine code for a model and a list of observables; 0.5 s or so, then from the cache.
+
+    Args:
+        fixed: parameters that are numbers here, whatever value is passed for them later.
 
     Raises:
         RuntimeError: LLVM refuses the code or XLA the target (another API version).
     """
-    names = parameter_names(model, observables)
-    sizes = {"N": len(model.states), "M": len(names), "R": len(ROW) + len(model.inputs), "O": len(observables),
+    names = kernel_names(model, observables, fixed or {})
+    sizes = {"N": len(model.states), "M": len(names.read), "R": len(ROW) + len(model.inputs), "O": len(observables),
              "L": LANES}
-    body = kernel_text(make_phases(model, observables), sizes["N"], sizes["M"], len(model.inputs), sizes["O"])
+    body = kernel_text(make_phases(model, observables, names), sizes["N"], sizes["M"], len(model.inputs), sizes["O"])
     key = content_key(body + handlers_text(sizes, ""))
     forward, backward = (f"thymodel_{what}_{key[:16]}" for what in ("forward", "backward"))
     with _lock:
@@ -141,12 +147,12 @@ def native_solve(native: Native, values: Mapping[str, Any], grid: Grid) -> tuple
     """
     count = len(grid.place)
     parameters, initial = kernel_operands(native, values, grid)
-    observed, error = _solve(native, parameters, initial, grid.rows,
-                             jnp.broadcast_to(grid.tolerance[:, None], (len(grid.tolerance), LANES)), grid.stored)
+    tolerance = jnp.broadcast_to(grid.tolerance[:, None], (len(grid.tolerance), LANES))
+    observed, worst = _solve(native, parameters, initial, grid.rows, grid.dense, tolerance, grid.poor, grid.stored)
     observed = jnp.moveaxis(observed, -1, 1).reshape(-1, *observed.shape[1:-1])[:count]
     observed = jnp.take_along_axis(observed, grid.place[:, :, None], axis=1)
-    error = jnp.max(error, axis=1).reshape(-1)[:count]
-    return jnp.where(jnp.isfinite(observed), observed, jnp.nan), jax.lax.stop_gradient(error)
+    worst = jax.lax.stop_gradient(worst.reshape(-1)[:count])
+    return jnp.where(jnp.isfinite(observed), observed, jnp.nan), worst
 
 
 def kernel_operands(native: Native, values: Mapping[str, Any], grid: Grid) -> tuple[Array, Array]:
@@ -156,7 +162,7 @@ def kernel_operands(native: Native, values: Mapping[str, Any], grid: Grid) -> tu
     for name in model.parameters:
         known[name] = jnp.broadcast_to(jnp.asarray(values[name], float), (count,))[:, None]
     known = symbolic.derive(model, known | grid.covariates)
-    columns = [jnp.broadcast_to(jnp.asarray(known[name], float), (count, regimes)) for name in native.names]
+    columns = [jnp.broadcast_to(jnp.asarray(known[name], float), (count, regimes)) for name in native.names.read]
     first = {name: value[:, 0] if jnp.ndim(value) else value for name, value in known.items()}
     initial = symbolic.initial(model, first)
     initial = jnp.broadcast_to(initial if initial.ndim == 2 else initial[:, None], (len(model.states), count))
@@ -177,32 +183,34 @@ def _by_group(array):
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _solve(native: Native, parameters, initial, rows, tolerance, stored):
-    observed, error, _ = _forward(native, parameters, initial, rows, tolerance, stored)
-    return observed, error
+def _solve(native: Native, parameters, initial, rows, dense, tolerance, poor, stored):
+    return tuple(_forward(native, parameters, initial, rows, dense, tolerance, poor, stored)[:2])
 
 
-def _forward(native: Native, parameters, initial, rows, tolerance, stored):
-    groups, steps, _, _ = rows.shape
-    shapes = [(groups, len(stored), len(native.observables), LANES), (groups, steps, LANES),
-              (groups, steps, len(native.model.states), LANES)]
-    return jax.ffi.ffi_call(native.forward, [jax.ShapeDtypeStruct(s, jnp.float64) for s in shapes],
-                            vmap_method="sequential")(parameters, initial, rows, tolerance)
+def _call(target: str, shapes: Sequence[tuple[int, ...]], *operands):
+    results = [jax.ShapeDtypeStruct(shape, jnp.float64) for shape in shapes]
+    return jax.ffi.ffi_call(target, results, vmap_method="sequential")(*operands)
 
 
-def _solve_forward(native: Native, parameters, initial, rows, tolerance, stored):
-    observed, error, scratch = _forward(native, parameters, initial, rows, tolerance, stored)
-    return (observed, error), (parameters, rows, scratch)
+def _forward(native: Native, parameters, initial, rows, dense, tolerance, poor, stored):
+    groups, steps, states = rows.shape[0], rows.shape[1], len(native.model.states)
+    return _call(native.forward, [(groups, len(stored), len(native.observables), LANES), (groups, LANES),
+                                  (groups, LANES), (groups, steps, states, LANES),
+                                  (groups, dense.shape[1], states, LANES)],
+                 parameters, initial, rows, dense, tolerance, poor)
+
+
+def _solve_forward(native: Native, parameters, initial, rows, dense, tolerance, poor, stored):
+    observed, worst, used, scratch, scratch_dense = _forward(native, parameters, initial, rows, dense, tolerance, poor,
+                                                             stored)
+    return (observed, worst), (parameters, rows, dense, scratch, scratch_dense, used)
 
 
 def _solve_backward(native: Native, kept, cotangents):
-    parameters, rows, scratch = kept
-    groups = rows.shape[0]
-    shapes = [parameters.shape, (groups, len(native.model.states), LANES)]
-    slopes, initial = jax.ffi.ffi_call(
-        native.backward, [jax.ShapeDtypeStruct(s, jnp.float64) for s in shapes],
-        vmap_method="sequential")(parameters, rows, scratch, cotangents[0])
-    return slopes, initial, None, None, None
+    parameters, rows = kept[:2]
+    slopes, initial = _call(native.backward, [parameters.shape, (len(rows), len(native.model.states), LANES)],
+                            *kept, cotangents[0])
+    return slopes, initial, None, None, None, None, None
 
 
 _solve.defvjp(_solve_forward, _solve_backward)

@@ -6,7 +6,7 @@ Source: E. Hairer, G. Wanner, Solving Ordinary Differential Equations II, 2nd ed
 (coefficients: their code rodas.f, METH = 1).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import sympy
@@ -80,21 +80,41 @@ def parameter_names(model: Model, observables: Sequence[str]) -> tuple[str, ...]
     return tuple(sorted(seen - moving - set(model.states) - {"t", "amount"}))
 
 
-def make_phases(model: Model, observables: Sequence[str]) -> Phases:
+class Names(NamedTuple):
+    """What the kernel reads at run time, in order, and the numbers that are part of its code."""
+
+    read: tuple[str, ...]
+    numbers: Mapping[str, float]
+
+
+def kernel_names(model: Model, observables: Sequence[str], fixed: Mapping[str, float]) -> Names:
+    """Constants, `fixed` parameters and what follows from these alone are numbers: no slopes are computed for them."""
+    numbers = {name: constant.value for name, constant in model.constants.items()} | dict(fixed)
+    static = static_expressions(model)
+    for name, expression in model.expressions.items():
+        if name in static and {str(s) for s in expression.free_symbols} <= set(numbers):
+            value = expression.subs({ex.symbol(key): number for key, number in numbers.items()}).evalf()
+            if value.is_Number and value.is_finite:
+                numbers[name] = float(value)
+    return Names(tuple(n for n in parameter_names(model, observables) if n not in numbers), numbers)
+
+
+def make_phases(model: Model, observables: Sequence[str], names: Names) -> Phases:
     """Every list of a model; a forward list and its adjoint are cut from the same tape."""
-    step, step_adjoint = _step(model, parameter_names(model, observables))
-    jump, jump_adjoint = _jump(model, parameter_names(model, observables))
-    look, look_adjoint = _observe(model, observables, parameter_names(model, observables))
+    step, step_adjoint = _step(model, names)
+    jump, jump_adjoint = _jump(model, names)
+    look, look_adjoint = _observe(model, observables, names)
     return Phases(step, step_adjoint, jump, jump_adjoint, look, look_adjoint)
 
 
 # --- the pieces of a model on a tape ---------------------------------------------------------------------------
 
 
-def _inputs(tape: Tape, model: Model, names: Sequence[str]) -> tuple[list[int], dict]:
+def _inputs(tape: Tape, model: Model, names: Names) -> tuple[list[int], dict]:
     """Places of the states, and the symbol table of the parameters."""
     states = [tp.variable(tape, "state", k) for k in range(len(model.states))]
-    return states, {ex.symbol(name): tp.variable(tape, "parameter", k) for k, name in enumerate(names)}
+    known = {ex.symbol(name): tp.constant(tape, value) for name, value in names.numbers.items()}
+    return states, known | {ex.symbol(name): tp.variable(tape, "parameter", k) for k, name in enumerate(names.read)}
 
 
 def _row(tape: Tape, name: str) -> int:
@@ -137,14 +157,14 @@ def _inflow(tape: Tape, model: Model, parameters: dict) -> list[int]:
 # --- one step --------------------------------------------------------------------------------------------------
 
 
-def _step(model: Model, names: Sequence[str]) -> tuple[Phase, Phase]:
+def _step(model: Model, names: Names) -> tuple[Phase, Phase]:
     tape = Tape()
     y, parameters = _inputs(tape, model, names)
     after, error = _rodas(tape, model, y, parameters, _shared(model, names))
     until = len(tape.operations)
     forward = Phase(tape, (*[Output("state", k, p) for k, p in enumerate(after)],
                            Output("error", 0, _scaled_error(tape, y, after, error))))
-    return forward, _adjoint(tape, after, until, len(y), len(names))
+    return forward, _adjoint(tape, after, until, len(y), len(names.read))
 
 
 def _rodas(tape: Tape, model: Model, y: list[int], parameters: dict,
@@ -176,7 +196,7 @@ def _rodas(tape: Tape, model: Model, y: list[int], parameters: dict,
     return [tp.add(tape, p, v) for p, v in zip(point, u[-1], strict=True)], u[-1]
 
 
-def _shared(model: Model, names: Sequence[str]) -> list[str]:
+def _shared(model: Model, names: Names) -> list[str]:
     """Named expressions that get an unknown of their own in the linear systems because that makes these sparser.
 
     A sum over many states that acts on many rates fills a block of the Jacobian; as a row and a column of its own it
@@ -202,7 +222,7 @@ def _reached(model: Model) -> set[str]:
     return reached
 
 
-def _solve_cost(model: Model, names: Sequence[str], shared: Sequence[str]) -> int:
+def _solve_cost(model: Model, names: Names, shared: Sequence[str]) -> int:
     """Operations of a factorisation and six solves."""
     tape = Tape()
     y, parameters = _inputs(tape, model, names)
@@ -306,7 +326,7 @@ def _scaled_error(tape: Tape, y: Sequence[int], after: Sequence[int], error: Seq
 # --- jumps and visits ------------------------------------------------------------------------------------------
 
 
-def _jump(model: Model, names: Sequence[str]) -> tuple[Phase, Phase]:
+def _jump(model: Model, names: Names) -> tuple[Phase, Phase]:
     """Every factor and increment is computed from the state before, as in `symbolic.infuse`."""
     tape = Tape()
     y, parameters = _inputs(tape, model, names)
@@ -324,10 +344,10 @@ def _jump(model: Model, names: Sequence[str]) -> tuple[Phase, Phase]:
             after[k] = tp.select(tape, here, value, after[k])
     until = len(tape.operations)
     forward = Phase(tape, tuple(Output("state", k, p) for k, p in enumerate(after)))
-    return forward, _adjoint(tape, after, until, len(y), len(names))
+    return forward, _adjoint(tape, after, until, len(y), len(names.read))
 
 
-def _observe(model: Model, observables: Sequence[str], names: Sequence[str]) -> tuple[Phase, Phase]:
+def _observe(model: Model, observables: Sequence[str], names: Names) -> tuple[Phase, Phase]:
     tape = Tape()
     y, parameters = _inputs(tape, model, names)
     known, named = _at(model, _row(tape, "t"), y, parameters), _moving(model)
@@ -337,7 +357,7 @@ def _observe(model: Model, observables: Sequence[str], names: Sequence[str]) -> 
     seeds = [tp.variable(tape, "observed_cotangent", k) for k in range(len(seen))]
     slopes = tp.adjoints(tape, _merge(tape, seen, seeds), until)
     stored = (_cotangents(tape, slopes, "state", len(y), "state_cotangent", True)
-              + _cotangents(tape, slopes, "parameter", len(names), "parameter_cotangent", True))
+              + _cotangents(tape, slopes, "parameter", len(names.read), "parameter_cotangent", True))
     return forward, Phase(tape, stored)
 
 
