@@ -270,7 +270,8 @@ def prepare(model: Model, values: Mapping[str, Any], schedule: Schedule, observa
     grid = kernel.make_grid(native, values, schedule, steps, draws, least_rows, share, pooled)
     if tail is not None:
         room = _DENSE_ROWS if least_rows > 1 else 1
-        dense = kernel.make_grid(native, values, schedule, steps, tail, room, limit=_DENSE_ROWS)
+        dense = kernel.make_grid(native, values, schedule, steps, tail, room, pooled=pooled,
+                                 limit=_DENSE_ROWS)
         grid = kernel.with_dense(grid, dense, _POOR)
     tables = Tables(schedule, grid.tolerance[:-1] / steps.atol, accuracy, grid, lost)
     if not _sound(native, values, grid, steps.rtol):  # the adaptive method says where, or copes

@@ -27,7 +27,7 @@ from thymodel.inference.population import (
 )
 
 _PRIOR_DRAWS = 16
-_STRETCHES = (1.5, 2.5)  # how far from the middle of the likely draws the rarer ones are
+_STRETCHES = (1.5, 2.0, 3.0)  # how far from the middle of the likely draws the rarer ones are
 _SHARE = 0.98  # of likely draws, for which the first steps must do
 _PRIOR_SHARE = 0.75  # of them, for which the first steps must do
 

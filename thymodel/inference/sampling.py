@@ -30,7 +30,7 @@ Progress = Callable[[int, int, int, int], None]  # chain, iterations done, itera
 BLOCK = 25  # iterations between checkpoints: seconds of work
 _MAX_TREE_DEPTH = (6, 10)  # in warm-up, where the step size is not yet worth long paths, and after it
 _PILOT_BLOCKS = 4
-_LIKELY = 64  # of the pilot's draws, handed to `refine`
+_LIKELY = 128  # of the pilot's draws, handed to `refine`
 _CURVATURE_FLOOR = 0.3  # of the prior's 1: where the log density bends up at the mode, the frame is no wider than this
 
 

@@ -31,28 +31,36 @@ def crossing_times(endpoint: Endpoint, times: Float[np.ndarray, " time"],
 
 
 def _first_lasting(endpoint: Endpoint, grid: np.ndarray, values: Float[np.ndarray, "course time"]) -> np.ndarray:
-    count, columns = len(grid), np.arange(len(grid))
-    first = np.argmin(values, axis=1)[:, None] if endpoint.after_nadir else np.zeros((len(values), 1), int)
-    above = values >= endpoint.threshold
-    before = np.concatenate([np.zeros((len(values), 1), bool), above[:, :-1]], axis=1)
-    begins = above & (columns >= first) & (~before | (columns == first))
-    crossing = _crossings(endpoint.threshold, grid, values)  # between k and k + 1, where the sides differ
-    reached = np.concatenate([np.full_like(values[:, :1], grid[0]), crossing], axis=1)
-    start = np.where(columns == first, grid, reached)
-    below = np.minimum.accumulate(np.where(above, count, columns)[:, ::-1], axis=1)[:, ::-1]  # next one not above
-    exits = np.take_along_axis(np.concatenate([crossing, np.full_like(values[:, :1], grid[-1])], axis=1),
-                               np.minimum(below, count) - 1, axis=1)
-    lasting = begins & (exits - start >= endpoint.sustained_for)
-    k = np.argmax(lasting, axis=1)[:, None]
-    time = np.take_along_axis(start, k, axis=1)[:, 0] - endpoint.clock_start
-    return np.where(lasting.any(axis=1), time, np.inf)
+    """Run after run above the threshold, all courses at once, until each has found one that lasts."""
+    columns, above = np.arange(len(grid)), values >= endpoint.threshold
+    first = np.argmin(values, axis=1) if endpoint.after_nadir else np.zeros(len(values), int)
+    found, since, todo = np.full(len(values), np.inf), first.copy(), np.arange(len(values))
+    while len(todo):
+        begin, some = _next(above[todo] & (columns >= since[todo, None]))
+        todo, begin = todo[some], begin[some]
+        end, ends = _next(~above[todo] & (columns > begin[:, None]))
+        entered = _crossing(endpoint.threshold, grid, values[todo], np.maximum(begin - 1, 0))
+        start = np.where(begin == first[todo], grid[begin], entered)
+        exit = np.where(ends, _crossing(endpoint.threshold, grid, values[todo], np.maximum(end - 1, 0)), grid[-1])
+        lasting = exit - start >= endpoint.sustained_for
+        found[todo[lasting]] = start[lasting] - endpoint.clock_start
+        since[todo] = end
+        todo = todo[ends & ~lasting]
+    return found
 
 
-def _crossings(threshold: float, grid: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Where the straight line from each point to the next meets the threshold; the next point where it does not."""
-    step = np.diff(values, axis=1)
-    fraction = np.clip((threshold - values[:, :-1]) / np.where(step == 0, 1.0, step), 0.0, 1.0)
-    return grid[:-1] + np.where(step == 0, 1.0, fraction) * np.diff(grid)
+def _next(condition: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """First column of each row where the condition holds, and whether there is one."""
+    place = np.argmax(condition, axis=1)
+    return place, condition[np.arange(len(condition)), place]
+
+
+def _crossing(threshold: float, grid: np.ndarray, values: np.ndarray, k: np.ndarray) -> np.ndarray:
+    """Where the straight line from point k to the next meets the threshold; the next point where it does not."""
+    after, rows = np.minimum(k + 1, len(grid) - 1), np.arange(len(values))
+    step = values[rows, after] - values[rows, k]
+    fraction = np.clip((threshold - values[rows, k]) / np.where(step == 0, 1.0, step), 0.0, 1.0)
+    return grid[k] + np.where(step == 0, 1.0, fraction) * (grid[after] - grid[k])
 
 
 def quantile_with_never(times: np.ndarray, probability: float, axis: int = -1) -> np.ndarray:

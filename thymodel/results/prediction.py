@@ -110,7 +110,7 @@ def _solved(spec: FitSpec, schedule: solving.Schedule, values: Mapping[str, Any]
     known = {name: np.asarray(value) for name, value in values.items()}
     draws = len(next(iter(known.values())))
     some = {name: value[:: max(draws // _TRIED, 1)] for name, value in known.items()}
-    solver = solving.prepare(spec.model, typical, schedule, observables, draws=some, pooled=pooled,
+    solver = solving.prepare(spec.model, typical, schedule, observables, draws=some, pooled=pooled, tail=some,
                              share=_SHARE if pooled else 1.0, lost=_INEXACT, fixed=settled(spec))
     run = jax.jit(partial(solving.solve_sets, solver))
 
@@ -128,7 +128,7 @@ def _again(spec: FitSpec, schedule: solving.Schedule, values: Mapping[str, np.nd
         own = {name: value[k, j] for name, value in values.items()}
         with contextlib.suppress(SolveError):
             alone = jax.tree.map(lambda a, j=j: a[j], schedule)
-            found[k, j] = solving.trajectories(spec.model, own, [alone], observables)[0]
+            found[k, j] = solving.trajectories(spec.model, own, [alone], observables, solving.Accuracy(1e-5, 1e-6))[0]
     return found
 
 

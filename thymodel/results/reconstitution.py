@@ -32,7 +32,8 @@ def arm_times(spec: FitSpec, lay: Layout, z: np.ndarray, arms: Sequence[Arm], su
     markers = list(dict.fromkeys(e.marker for e in endpoints.values()))
 
     def judge(found: np.ndarray) -> np.ndarray:
-        return np.stack([crossing_times(e, grid, found[..., markers.index(e.marker)]) for e in endpoints.values()], -1)
+        by_marker = np.ascontiguousarray(np.moveaxis(found, -1, 0))
+        return np.stack([crossing_times(e, grid, by_marker[markers.index(e.marker)]) for e in endpoints.values()], -1)
 
     times = courses(spec, lay, z, arms, subjects, markers, grid, judge, progress)
     return {name: times[..., k] for k, name in enumerate(endpoints)}

@@ -5,7 +5,9 @@ h goes with h**4, so each step tells the density that would just meet the tolera
 """
 
 import ctypes
+import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -22,6 +24,7 @@ from thymodel.dynamics.schedule import Accuracy, Schedule
 _FIRST_STEPS = 400  # of the pilot, spread over a subject's course; doubled where it fails
 _MOST_STEPS = 5_000
 _MOST_ROUNDS = 24  # a round can but double the density at a place: fast transients and kinks need many
+_PATIENCE = 6  # rounds in which the worst error has to halve
 _GOOD_ENOUGH = 2.0  # largest error of a step, in units of the tolerance
 _LOST = 0.3  # a step wrong by that part of the state itself: what follows is not the solution
 _ROUND = 64  # rows of a grid come in such steps: empty rows cost little, another shape compiles everything again
@@ -79,13 +82,17 @@ def make_grid(native: Native, values: Mapping[str, Any], schedule: Schedule, tol
     assemble = partial(_assemble, native, schedule, paths, which)
     grid = assemble(densities, np.append(np.full(len(native.model.states), 1e-300), accuracy.rtol))
     sets = _operands(native, values, draws or {}, grid)
-    for number in range(_MOST_ROUNDS):
+    history: list[float] = []
+    while len(history) < _MOST_ROUNDS:
         limits = _tolerances(native, sets[0], grid, accuracy)
         refined, worst = _refined(native, sets, grid._replace(tolerance=limits), which, share)
-        if number >= 3 and worst <= _GOOD_ENOUGH:
+        history.append(worst)
+        if len(history) > 3 and worst <= _GOOD_ENOUGH:
             break  # with the steps that were tried
         densities = refined
         grid = assemble(densities, limits)
+        if len(history) > _PATIENCE and worst > 0.5 * history[-_PATIENCE]:
+            break  # a kink that moves between the sets: no steps will meet the tolerance
     if isinstance(tolerance, int):
         densities = _with_steps(paths, densities, tolerance)
     elif limit is not None and max(len(_rows(p, d)) for p, d in zip(paths, densities, strict=True)) > limit:
@@ -320,7 +327,8 @@ def _refined(native: Native, sets: list[tuple[np.ndarray, np.ndarray]], grid: Gr
 
     Also the worst error on this grid, of that share.
     """
-    found = np.stack([run(native, *operands, grid).errors for operands in sets])
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        found = np.stack(list(pool.map(lambda operands: run(native, *operands, grid).errors, sets)))
     found[1:] = np.where(np.isfinite(found[1:]).all(axis=2, keepdims=True), found[1:], 0.0)
     found[0] = _until_lost(found[0])
     rows = np.moveaxis(grid.rows, -1, 1).reshape(-1, *grid.rows.shape[1:3])
@@ -329,7 +337,7 @@ def _refined(native: Native, sets: list[tuple[np.ndarray, np.ndarray]], grid: Gr
     for course in range(which.max() + 1):
         mine = np.flatnonzero(which == course)
         needed = errors[:, mine].reshape(-1, errors.shape[-1])
-        needed = np.quantile(needed, share, axis=0, method="higher")
+        needed = needed.max(axis=0) if share == 1.0 else np.quantile(needed, share, axis=0, method="higher")
         densities.append(_density(rows[mine[0]], needed))
         worst = max(worst, float(needed.max()))
     return densities, worst
