@@ -1,7 +1,8 @@
 """The kernel against numpy: the same operation lists, read one by one, for one subject. Slow and plain."""
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +11,9 @@ import numpy as np
 
 from thymodel.documents.regimen import Dose
 from thymodel.dynamics import schedule as schedules
-from thymodel.dynamics.kernel.emit import JUMP, STEP, VISIT
-from thymodel.dynamics.kernel.grid import make_grid
-from thymodel.dynamics.kernel.native import Grid, Native, cache_file, kernel_operands, native_solve
+from thymodel.dynamics.kernel.emit import JUMP, LANES, STEP, VISIT
+from thymodel.dynamics.kernel.grid import make_grid, operands, run, run_back
+from thymodel.dynamics.kernel.native import Grid, Native, cache_file, solve_by_handler
 from thymodel.dynamics.kernel.step import ROW, Phase, make_phases
 from thymodel.dynamics.kernel.tape import needed
 
@@ -26,57 +27,87 @@ _FUNCTIONS: dict[str, Callable] = {
 
 
 def self_test(native: Native) -> str | None:
-    """Why the kernel must not be used here, or None: one subject's values and gradient against numpy.
+    """Why the kernel must not be used here, or None: one subject's values and slopes against numpy, and the way into
+    and out of JAX.
 
-    A kernel that passed is remembered beside its object code, for this jaxlib: the test costs seconds of compilation.
+    What passed is remembered beside the object code, the way through JAX for this jaxlib.
     """
-    passed = cache_file(f"{native.forward}-{jaxlib.__version__}.good")
-    if passed.exists():
-        return None
-    trouble = _trouble(native)
-    if trouble is None:
+    for name, test in ((native.forward, _compare), (f"handler-{jaxlib.__version__}", _through_jax)):
+        passed = cache_file(f"{name}.good")
+        if passed.exists():
+            continue
+        try:
+            trouble = test(native)
+        except Exception as error:  # whatever a foreign LLVM or jaxlib raises, the other solver remains
+            trouble = f"{type(error).__name__}: {error}"
+        if trouble is not None:
+            return trouble
         with contextlib.suppress(OSError):  # no cache, no memory: the test runs again next time
             passed.parent.mkdir(parents=True, exist_ok=True)
             passed.touch()
-    return trouble
-
-
-def _trouble(native: Native) -> str | None:
-    try:
-        grid, values = _small_problem(native)
-        weights = jnp.arange(1.0, 1.0 + len(native.observables))
-
-        def weighted(known: Mapping[str, jax.Array]) -> jax.Array:
-            return jnp.sum(native_solve(native, known, grid)[0] * weights)
-
-        value, slopes = jax.jit(jax.value_and_grad(weighted))(values)
-        prepare = jax.jit(lambda known: kernel_operands(native, known, grid))
-        expected, cotangents = _by_numpy(native, prepare(values), grid, np.asarray(weights))
-        back = jax.jit(lambda known, slope: jax.vjp(prepare, known)[1](slope)[0])(values, cotangents)
-    except Exception as error:  # whatever a foreign LLVM or jaxlib raises, the other solver remains
-        return f"{type(error).__name__}: {error}"
-    if not np.allclose(value, expected, rtol=1e-9, atol=0):
-        return f"a value differs from numpy: {float(value)!r} and {expected!r}"
-    for name in values:
-        if not np.allclose(slopes[name], back[name], rtol=1e-7, atol=1e-9 * (1.0 + abs(float(back[name][0])))):
-            return f"a derivative differs from numpy, by {name}: {float(slopes[name][0])!r}, {float(back[name][0])!r}"
     return None
 
 
-def _small_problem(native: Native) -> tuple[Grid, dict[str, jax.Array]]:
+def _compare(native: Native) -> str | None:
+    """Machine code against numpy, without JAX: it costs no compilation."""
+    grid, values = _small_problem(native)
+    weights = np.arange(1.0, 1.0 + len(native.observables))
+    parameters, initial = operands(native, values, grid)
+    once = run(native, parameters, initial, grid)
+    counts = np.zeros(len(grid.stored))
+    counts[: grid.place.max() + 1] = np.bincount(grid.place[0])
+    seeds = np.zeros_like(once.observed)
+    seeds[0, :, :, 0] = counts[:, None] * weights
+    slopes, slopes_initial = run_back(native, parameters, grid, once.states, seeds)
+    expected, cotangents = _by_numpy(native, (parameters, initial), grid, weights)
+    value = float(np.sum(np.where(seeds == 0, 0.0, once.observed * seeds)))
+    if not np.isclose(value, expected, rtol=1e-9, atol=0, equal_nan=True):
+        return f"a value differs from numpy: {value!r} and {expected!r}"
+    for name, found, wanted in zip(("parameter", "initial state"), (slopes[..., 0], slopes_initial[..., 0]),
+                                   (cotangents[0][..., 0], cotangents[1][..., 0]), strict=True):
+        scale = 1.0 + np.max(np.abs(wanted), initial=0.0)
+        if not np.allclose(found, wanted, rtol=1e-7, atol=1e-9 * scale, equal_nan=True):
+            return f"a derivative by a {name} differs from numpy"
+    return None
+
+
+def _through_jax(native: Native) -> str | None:
+    """The handlers: what XLA gets is what the machine code gives."""
+    grid, values = _small_problem(native)
+    parameters, initial = operands(native, values, grid)
+    once = run(native, parameters, initial, grid)
+    seeds = np.ones_like(once.observed)
+    seeds[:, grid.place.max() + 1:] = 0.0  # what is written there is never read
+    back = run_back(native, parameters, grid, once.states, seeds)
+    limits = np.repeat(np.asarray(grid.tolerance)[:, None], LANES, axis=1)
+
+    @jax.jit
+    def through(parameters, initial):
+        solve = partial(solve_by_handler, native, rows=grid.rows, dense=grid.dense, tolerance=limits, poor=grid.poor,
+                        stored=grid.stored)
+        (observed, _), pull = jax.vjp(lambda p, i: solve(p, i), parameters, initial)
+        return jnp.where(seeds > 0, observed, 0.0), pull((jnp.asarray(seeds), jnp.zeros((len(parameters), LANES))))
+
+    observed, slopes = through(parameters, initial)
+    same = [np.allclose(a, b, rtol=1e-12, atol=0, equal_nan=True)
+            for a, b in ((observed, once.observed * seeds), (slopes[0], back[0]), (slopes[1], back[1]))]
+    return None if all(same) else "values that come through JAX differ"
+
+
+def _small_problem(native: Native) -> tuple[Grid, dict[str, np.ndarray]]:
     """One subject at typical values, a dose of every input, eleven steps or so."""
     model = native.model
     doses = [Dose(model.start + 1.0 + k, name, 1.0) for k, name in enumerate(model.inputs)]
     courses = {name: ((-np.inf, item.value),) for name, item in model.covariates.items()}
     times = [model.start, model.start + 2.5, model.start + 20.0]
     schedule = schedules.stack([schedules.plan(model, doses, courses, times)])
-    values = {name: jnp.full(1, item.value) for name, item in model.parameters.items()}
+    values = {name: np.full(1, item.value) for name, item in model.parameters.items()}
     return make_grid(native, values, schedule, 12), values
 
 
-def _by_numpy(native: Native, operands, grid: Grid, weights: np.ndarray):
+def _by_numpy(native: Native, given, grid: Grid, weights: np.ndarray):
     """Weighted sum over visits, and its derivative by the kernel's operands, of the first subject."""
-    parameters, initial = (np.asarray(a) for a in operands)
+    parameters, initial = (np.asarray(a) for a in given)
     phases = make_phases(native.model, native.observables, native.names)
     rows, tolerance = np.asarray(grid.rows)[0, :, :, 0], np.asarray(grid.tolerance)
     arrays = {"state": initial[0, :, 0].copy(), "parameter": parameters[0, 0, :, 0], "tolerance": tolerance}
@@ -97,7 +128,7 @@ def _by_numpy(native: Native, operands, grid: Grid, weights: np.ndarray):
     for row, state in zip(reversed(rows), reversed(kept), strict=True):
         _back(phases, arrays, row, state, weights * counts[int(row[ROW.index("visit")])])
     cotangents[0][0, 0, :, 0], cotangents[1][0, :, 0] = arrays["parameter_cotangent"], arrays["state_cotangent"]
-    return total, (jnp.asarray(cotangents[0]), jnp.asarray(cotangents[1]))
+    return total, tuple(cotangents)
 
 
 def _back(phases, arrays: dict, row: np.ndarray, state: np.ndarray, seed: np.ndarray) -> None:

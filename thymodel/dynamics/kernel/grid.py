@@ -309,6 +309,18 @@ def run(native: Native, parameters: np.ndarray, initial: np.ndarray, grid: Grid)
     return Run(observed, errors, states)
 
 
+def run_back(native: Native, parameters: np.ndarray, grid: Grid, states: np.ndarray,
+             cotangent: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The adjoint without JAX: slopes by parameters and initial states of a sum over `Run.observed` times cotangent."""
+    groups, steps = grid.rows.shape[:2]
+    slopes, initial = np.zeros_like(parameters), np.zeros((groups, states.shape[2], LANES))
+    function = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 9, *[ctypes.c_int64] * 5)(native.backward_address)
+    rows, used = np.ascontiguousarray(grid.rows, float), np.zeros((groups, LANES))
+    arrays = (parameters, rows, used, states, used, used, np.ascontiguousarray(cotangent), slopes, initial)
+    function(*[a.ctypes.data for a in arrays], groups, steps, parameters.shape[1], len(grid.stored), 0)
+    return slopes, initial
+
+
 def _tolerances(native: Native, operands, grid: Grid, accuracy: Accuracy) -> np.ndarray:
     """Absolute tolerance of each state (accuracy.atol of its largest value), then the relative one.
 

@@ -55,6 +55,7 @@ class Native:
     forward: str
     backward: str
     forward_address: int
+    backward_address: int
     text: str
 
 
@@ -81,7 +82,7 @@ def compile_model(model: Model, observables: Sequence[str], fixed: Mapping[str, 
                 address = engine.get_function_address(f"{what}_{key[:16]}")
                 jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(ctypes.c_void_p(address)), platform="cpu")
     return Native(model, tuple(observables), names, forward, backward,
-                  _engines[key].get_function_address("forward"), body)
+                  _engines[key].get_function_address("forward"), _engines[key].get_function_address("backward"), body)
 
 
 def content_key(text: str) -> str:
@@ -148,7 +149,8 @@ def native_solve(native: Native, values: Mapping[str, Any], grid: Grid) -> tuple
     count = len(grid.place)
     parameters, initial = kernel_operands(native, values, grid)
     tolerance = jnp.broadcast_to(grid.tolerance[:, None], (len(grid.tolerance), LANES))
-    observed, worst = _solve(native, parameters, initial, grid.rows, grid.dense, tolerance, grid.poor, grid.stored)
+    observed, worst = solve_by_handler(native, parameters, initial, grid.rows, grid.dense, tolerance, grid.poor,
+                                       grid.stored)
     observed = jnp.moveaxis(observed, -1, 1).reshape(-1, *observed.shape[1:-1])[:count]
     observed = jnp.take_along_axis(observed, grid.place[:, :, None], axis=1)
     worst = jax.lax.stop_gradient(worst.reshape(-1)[:count])
@@ -183,7 +185,8 @@ def _by_group(array):
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _solve(native: Native, parameters, initial, rows, dense, tolerance, poor, stored):
+def solve_by_handler(native: Native, parameters, initial, rows, dense, tolerance, poor, stored):
+    """Observables by group and each subject's worst error: the FFI call with its derivative."""
     return tuple(_forward(native, parameters, initial, rows, dense, tolerance, poor, stored)[:2])
 
 
@@ -213,4 +216,4 @@ def _solve_backward(native: Native, kept, cotangents):
     return slopes, initial, None, None, None, None, None
 
 
-_solve.defvjp(_solve_forward, _solve_backward)
+solve_by_handler.defvjp(_solve_forward, _solve_backward)
