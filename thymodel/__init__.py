@@ -26,7 +26,7 @@ def _keep_compiled_programs() -> None:
     import platform
     from pathlib import Path
 
-    if jax.config.jax_compilation_cache_dir is not None:
+    if jax.config.values.get("jax_compilation_cache_dir") is not None:
         return
     try:
         processor = Path("/proc/cpuinfo").read_text().split("\n\n")[0]

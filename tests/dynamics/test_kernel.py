@@ -92,7 +92,8 @@ def _loss(native, grid):
 
 def test_values_are_those_of_diffrax(case):
     native, values, schedules, grid = case
-    expected = solving.trajectories(native.model, values, schedules, native.observables, Accuracy(1e-10, 1e-13), kind="jax")
+    expected = solving.trajectories(native.model, values, schedules, native.observables, Accuracy(1e-10, 1e-13),
+                                    kind="jax")
     observed, error = native_solve(native, values, grid)
     np.testing.assert_allclose(observed, expected, rtol=1e-6, atol=1e-7 * np.abs(expected).max())
     assert float(error.max()) < 1
@@ -127,7 +128,8 @@ def test_gradient_is_exact_for_the_grid_however_coarse(case):
 
 def test_jumps_infusions_and_covariate_steps_are_those_of_diffrax(toy):
     native, values, schedules, grid = toy
-    expected = solving.trajectories(native.model, values, schedules, native.observables, Accuracy(1e-9, 1e-12), kind="jax")
+    expected = solving.trajectories(native.model, values, schedules, native.observables, Accuracy(1e-9, 1e-12),
+                                    kind="jax")
     observed, _ = native_solve(native, values, grid)
     np.testing.assert_allclose(observed, expected, rtol=2e-5)  # the kinks of the toy cost both solvers accuracy
 

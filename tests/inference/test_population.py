@@ -273,7 +273,8 @@ def test_random_effects_are_omega_times_eta_and_correlated_where_the_spec_says_s
     eta = z[12:].reshape(3, 3)  # subject, then loss, p, h
     r = values["corr_loss_h"]
     assert r == pytest.approx(math.tanh(z[8]))
-    found = {name: np.asarray(v) for name, v in jax.jit(lambda z: random_effects(lay, z, population_values(lay, z)))(z).items()}
+    effects = jax.jit(lambda z: random_effects(lay, z, population_values(lay, z)))(z)
+    found = {name: np.asarray(v) for name, v in effects.items()}
     np.testing.assert_allclose(found["loss"], values["omega_loss"] * eta[:, 0], rtol=1e-13)
     np.testing.assert_allclose(found["p"], values["omega_p"] * eta[:, 1], rtol=1e-13)
     np.testing.assert_allclose(found["h"], values["omega_h"] * (r * eta[:, 0] + math.sqrt(1 - r**2) * eta[:, 2]),
@@ -285,7 +286,8 @@ def test_standard_etas_of_new_subjects_take_the_place_of_those_in_z(spec):
     z = np.random.default_rng(5).normal(size=lay.size)
     standard = np.random.default_rng(6).normal(size=(4, 3))
     wide = layout(spec, ("a", "b", "c", "d"))
-    whole = jax.jit(lambda z: random_effects(wide, z, population_values(wide, z)))(np.concatenate([z[:12], standard.ravel()]))
+    whole = jax.jit(lambda z: random_effects(wide, z, population_values(wide, z)))(
+        np.concatenate([z[:12], standard.ravel()]))
     found = jax.jit(lambda z: random_effects(lay, z, population_values(lay, z), jnp.asarray(standard)))(z)
     for name, values in found.items():
         np.testing.assert_allclose(values, whole[name], rtol=1e-15)

@@ -144,6 +144,7 @@ class GatesTable(Table):
     ess_bulk: Positive = 400.0
     ess_tail: Positive = 400.0
     divergences: Annotated[int, pydantic.Field(ge=0)] = 0
+    pareto_k: Positive = 0.7  # of the log density with every step of the solver made in two
     failed_solves: NonNegative = 0.001  # share; one that fails after warm-up is also a divergence
 
 
@@ -364,8 +365,8 @@ def _build_fit(document: FitDocument, model: Model, model_path: Path, path: Path
         correlation_shape=_correlation_shape(where, document, faults),
         covariate_effects={name: _effect(where, name, table, document, model, faults)
                            for name, table in document.covariate_effects.items()},
-        derived={name: item for name, table in document.derived.items()
-                 if (item := _derived(where, name, table, model, faults)) is not None},
+        derived={name: found for name, table in document.derived.items()
+                 if (found := _derived(where, name, table, model, faults)) is not None},
         likelihood={name: _error_model(where, name, table, model, faults)
                     for name, table in document.likelihood.items()},
         endpoints=_endpoints(where, document.endpoints, model, faults),

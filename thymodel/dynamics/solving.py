@@ -37,7 +37,6 @@ _POOR = 30.0  # tolerances that a step may be off before the denser steps are ta
 _DENSE_ROWS = 1024
 _TYPICAL = 100.0  # tolerances that a step may be off at typical values, where no draw is an outlier
 _HALVED = 10.0  # tolerances by which a course may change when its steps are halved
-_MISSED = 10.0  # tolerances that a step laid for one very set of values may be off before diffrax takes over
 _STIFF_BEYOND = 4_096  # explicit steps of a pilot at 1e-6: stability, not accuracy, then sets their length
 
 
@@ -274,13 +273,14 @@ def prepare(model: Model, values: Mapping[str, Any], schedule: Schedule, observa
                                  limit=_DENSE_ROWS)
         grid = kernel.with_dense(grid, dense, _POOR)
     tables = Tables(schedule, grid.tolerance[:-1] / steps.atol, accuracy, grid, lost)
-    if not _sound(native, values, grid, steps.rtol):  # the adaptive method says where, or copes
+    if _if_sound(native, values, grid, steps.rtol) is None:  # the adaptive method says where, or copes
         return _prepare_jax(model, values, schedule, observables, accuracy, "diffrax: fixed steps failed")
     return Solver(model, tuple(observables), tables, "implicit", "native kernel", native)
 
 
-def _sound(native: kernel.Native, values: Mapping[str, Any], grid: kernel.Grid, rtol: float) -> bool:
-    """Whether the typical course is computed well: small embedded errors, and steps of half the length agree.
+def _if_sound(native: kernel.Native, values: Mapping[str, Any], grid: kernel.Grid, rtol: float) -> np.ndarray | None:
+    """Observables of the typical course by steps of half the length; None unless those of the grid agree with them
+    and have small embedded errors.
 
     The estimate alone does not do: on a violent enough nonlinearity all stages of a step agree on a wrong value, and
     a pulse in time between two steps is seen by none.
@@ -289,7 +289,8 @@ def _sound(native: kernel.Native, values: Mapping[str, Any], grid: kernel.Grid, 
     once, twice = (kernel.run(native, *operands, g) for g in (grid, kernel.halved(grid)))
     largest = np.max(np.abs(twice.observed), axis=(0, 1, 3), initial=0.0, keepdims=True)
     apart = np.abs(once.observed - twice.observed) <= _HALVED * rtol * np.where(largest > 0, largest, 1.0)
-    return bool(np.all(once.errors < _TYPICAL) and np.isfinite(once.observed).all() and apart.all())
+    good = np.all(once.errors < _TYPICAL) and np.isfinite(twice.observed).all() and apart.all()
+    return twice.observed if good else None
 
 
 def _asked(kind: str | None) -> str:
@@ -392,12 +393,13 @@ def trajectories(model: Model, values: Mapping[str, Any], schedules: Sequence[Sc
 
 def _laid_for(native: kernel.Native, values: Mapping[str, Any], schedule: Schedule,
               accuracy: Accuracy) -> np.ndarray | None:
-    """Observables with steps laid for these very values; None where some step misses its tolerance by far."""
-    grid = kernel.make_grid(native, values, schedule, accuracy)
-    observed, errors, _ = kernel.run(native, *kernel.operands(native, values, grid), grid)
-    if not (np.all(errors < _MISSED) and np.isfinite(observed).all()):
+    """Observables with steps laid for these very values and then halved; None where halving changes much."""
+    steps = Accuracy(_KERNEL_FACTOR * accuracy.rtol, _KERNEL_FACTOR * accuracy.atol)
+    grid = kernel.make_grid(native, values, schedule, steps)
+    finer = _if_sound(native, values, grid, steps.rtol)
+    if finer is None:
         return None
-    by_subject = np.moveaxis(observed, -1, 1).reshape(-1, *observed.shape[1:-1])[: len(grid.place)]
+    by_subject = np.moveaxis(finer, -1, 1).reshape(-1, *finer.shape[1:-1])[: len(grid.place)]
     return np.take_along_axis(by_subject, grid.place[:, :, None], axis=1)
 
 

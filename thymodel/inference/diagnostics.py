@@ -60,13 +60,15 @@ def energy_fraction(energy: Float[np.ndarray, "chain draw"]) -> np.ndarray:
     return np.mean(np.diff(energy, axis=1) ** 2, axis=1) / np.var(energy, axis=1)
 
 
-def judge(table: pd.DataFrame, divergences: int, failed_solves: int, leapfrogs: int, gates: GatesTable) -> Verdict:
+def judge(table: pd.DataFrame, divergences: int, failed_solves: int, leapfrogs: int, gates: GatesTable,
+          certificate: Mapping[str, Any] | None = None) -> Verdict:
     """The verdict in words: every gate with its worst quantity.
 
     Args:
         table: population quantities and derived ones. Rows that do not vary, and times that some draws never reach,
             are not judged; any other row without an R-hat (a single chain, a draw that is not a number) fails.
         failed_solves: integrations that failed inside the sampler, of `leapfrogs` in all.
+        certificate: of the numerics, as in the record.
     """
     settled = table["rhat"].isna() & ((table["q05"] == table["q95"]) | np.isinf(table["mean"]))
     live = table[~settled]
@@ -78,6 +80,7 @@ def judge(table: pd.DataFrame, divergences: int, failed_solves: int, leapfrogs: 
         (failed_solves <= gates.failed_solves * leapfrogs,
          f"{failed_solves} of {leapfrogs} solves failed inside the sampler (allowed share {gates.failed_solves:g})"),
     ]
+    checks += [] if certificate is None else [(bool(certificate["good"]), _numerics(certificate, gates.pareto_k))]
     return Verdict(all(ok for ok, _ in checks), tuple(f"{'pass' if ok else 'FAIL'}: {text}" for ok, text in checks))
 
 
@@ -89,6 +92,13 @@ def _gate(values: pd.Series, bound: float, name: str, below: bool, digits: int) 
     value = float(values[where])
     good = value < bound if below else value > bound
     return good, f"worst {name} {value:.{digits}f} ({where}), gate {'<' if below else '>'} {bound:g}"
+
+
+def _numerics(certificate: Mapping[str, Any], bound: float) -> str:
+    if certificate["pareto_k"] is None:
+        return "a draw's log density is not finite when the solver's steps are halved"
+    return (f"halving the solver's steps changes the log density by {certificate['largest']:.2g} at most over "
+            f"{certificate['draws']} draws (Pareto k {certificate['pareto_k']:.2f}; gate < {bound:g} or change < 0.1)")
 
 
 def _count(value: int, bound: int, name: str) -> tuple[bool, str]:

@@ -171,7 +171,8 @@ def _some_draws(spec: FitSpec, lay: Layout, schedule: Schedule,
     else:
         z, middle = likely, likely.mean(axis=0)
         far = np.concatenate([middle + stretch * (likely - middle) for stretch in _STRETCHES])
-    return tuple({name: np.asarray(v) for name, v in values(points).items()} for points in (z, far))
+    near, rare = ({name: np.asarray(v) for name, v in values(points).items()} for points in (z, far))
+    return near, rare
 
 
 def _log_likelihoods(spec: FitSpec, arrays: Data, population, observed) -> list[list[Float[Array, " record"]]]:
@@ -202,7 +203,7 @@ def derived_values(spec: FitSpec, population: Mapping[str, Array]) -> dict[str, 
     """The quantities under [derived] of a spec, at typical values and at the model's own values of covariates."""
     if not spec.derived:
         return {}
-    typical = symbolic.typical_values(spec.model) | dict(spec.fixed)
+    typical: dict[str, Any] = symbolic.typical_values(spec.model) | dict(spec.fixed)
     typical |= {name: population[name] for name in spec.estimate}
     known = {symbol(name): value for name, value in symbolic.derive(spec.model, typical).items()}
     return {name: jnp.asarray(symbolic.evaluate(item.value, known)) for name, item in spec.derived.items()}

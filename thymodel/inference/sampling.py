@@ -41,7 +41,7 @@ class Coordinates(NamedTuple):
     given those before; None where nothing is known.
     """
 
-    count: int  # of weights
+    weights: int  # how many
     blocks: tuple[int, int] | None
     to_z: Callable[[Array, Array], tuple[Array, Array]]
     from_z: Callable[[Array, Array], Array]
@@ -138,7 +138,7 @@ def _curvature(value_and_grad, point: np.ndarray, blocks: tuple[int, int] | None
     first, length = blocks or (size, 1)
     matrix = np.eye(size)
     inner = np.arange(first, size).reshape(-1, length)
-    moves = [([k], [np.arange(size)]) for k in range(first)]
+    moves: list[tuple[Any, Any]] = [([k], [np.arange(size)]) for k in range(first)]
     moves += [(inner[:, e], inner) for e in range(length)] if inner.size else []
     for columns, rows in moves:
         away = np.zeros(size)
@@ -285,7 +285,7 @@ def _potential(value_and_grad, counter: Counter):
         def forward(u):
             density, slope = value_and_grad(frame.mode + frame.factor @ u, frame.weights, tables)
             value, slope = -density, -frame.factor.T @ slope
-            value = counter.count(value, ~jnp.isfinite(value), cell)
+            value = counter.add(value, ~jnp.isfinite(value), cell)
             return jnp.where(jnp.isnan(value), jnp.inf, value), slope
 
         potential.defvjp(forward, lambda slope, cotangent: (cotangent * slope,))
@@ -303,7 +303,7 @@ def thin(z: Float[np.ndarray, "chain draw coordinate"], count: int) -> Float[np.
 def _pilot(machine: _Machine, maps: Coordinates, size: int, free: np.ndarray, settings: Settings,
            tables) -> Float[np.ndarray, "chain draw coordinate"]:
     """The later half of a short run in the frame of the mode: where the posterior mass is. No part of the draws."""
-    none = jnp.zeros(maps.count)
+    none = jnp.zeros(maps.weights)
 
     def value_and_grad(c):
         return machine.value_and_grad(c, none, tables)

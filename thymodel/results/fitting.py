@@ -24,9 +24,9 @@ from thymodel.documents.data import StudyData, disposition, load_data
 from thymodel.documents.spec import FitSpec, SamplerTable, load_fit_spec
 from thymodel.documents.toml import digest, read_text
 from thymodel.errors import Fault, InputError
-from thymodel.inference import centring, diagnostics, sampling
+from thymodel.inference import centring, certificate, diagnostics, sampling
 from thymodel.inference.posterior import Posterior, constrain, make_posterior, precise
-from thymodel.inference.sampling import Draws, Settings
+from thymodel.inference.sampling import Draws, Settings, thin
 from thymodel.inference.sampling import Progress as SamplingProgress
 from thymodel.results import record as records
 from thymodel.results.curves import make_curves
@@ -39,6 +39,7 @@ from thymodel.results.residuals import misfit
 CHECKPOINT = ".checkpoint"
 _PACKAGES = ("thymodel", "numpy", "scipy", "sympy", "jax", "jaxlib", "diffrax", "numpyro", "llvmlite", "arviz", "pint",
              "pandas")
+_CERTIFIED = 400  # draws whose log density is computed again with finer steps
 _ROOM = 256  # rows of the solver's table: most fits need fewer, and then nothing is compiled twice
 _ENDPOINT_DRAWS = 1000  # at most; of every chain equally many
 _ENDPOINT_SUBJECTS = 64  # virtual, the same under every draw
@@ -248,7 +249,8 @@ def _write(posterior: Posterior, data: StudyData, data_file: Path, draws: Draws,
                "step_size": [float(step) for step in draws.step_size],
                "energy_fraction": [float(e) for e in diagnostics.energy_fraction(draws.energy)],
                "overrides": {key: value for key, value in overrides.items() if value is not None}}
-    verdict = records.verdict_of(spec, table, sampler)
+    certified = certificate.as_record(certificate.certify(posterior, thin(draws.z, _CERTIFIED), spec.gates.pareto_k))
+    verdict = records.verdict_of(spec, table, sampler, certified)
     clock.lap("summaries")
     beside = data_file.resolve().parent == spec.path.parent.resolve()
     content = {
@@ -267,7 +269,7 @@ def _write(posterior: Posterior, data: StudyData, data_file: Path, draws: Draws,
         "solver": {"kind": posterior.solver.kind, "why": posterior.solver.why, "method": posterior.solver.method,
                    "rtol": spec.solver.rtol, "atol": spec.solver.atol,
                    "scale": [float(s) for s in posterior.solver.tables.scale]},
-        "sampler": sampler, "fixed_points": _fixed_points(spec, data, draws),
+        "sampler": sampler, "certificate": certified, "fixed_points": _fixed_points(spec, data, draws),
         "environment": {"python": platform.python_version(), "platform": platform.platform(), "dtype": "float64",
                         "packages": _versions()},
         "seconds": clock.laps,
@@ -294,7 +296,8 @@ def _endpoint_content(endpoint) -> dict[str, Any]:
 
 def _units(spec: FitSpec) -> dict[str, str]:
     """Unit of every quantity of the table that has one; the rest are pure numbers."""
-    units = {name: item.unit for name, item in {**spec.estimate, **spec.derived}.items()}
+    units = {name: item.unit for name, item in spec.estimate.items()}
+    units |= {name: item.unit for name, item in spec.derived.items()}
     for observable, error in spec.likelihood.items():
         if "additive" in error.parameters:
             units[f"sigma_additive_{observable}"] = spec.model.observables[observable].unit

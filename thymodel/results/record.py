@@ -269,7 +269,7 @@ def _check_table(record: FitRecord) -> list[Fault]:
     same = np.isclose(stored.to_numpy(), recomputed.to_numpy(), rtol=1e-8, atol=1e-300, equal_nan=True)
     faults = [Fault(str(record.folder / TABLE), f"row {name}: differs from the draws")
               for name, equal in zip(stored.index, same, strict=True) if not equal.all()]
-    verdict = verdict_of(record.spec, recomputed, record.content["sampler"])
+    verdict = verdict_of(record.spec, recomputed, record.content["sampler"], record.content["certificate"])
     if verdict.passed != record.passed:
         faults.append(Fault(str(record.folder / JSON), "the verdict does not follow from the draws"))
     return faults
@@ -298,10 +298,12 @@ def named_draws(dataset: xr.Dataset) -> dict[str, np.ndarray]:
     return rows
 
 
-def verdict_of(spec: FitSpec, table: pd.DataFrame, sampler: Mapping[str, Any]) -> diagnostics.Verdict:
+def verdict_of(spec: FitSpec, table: pd.DataFrame, sampler: Mapping[str, Any],
+               certificate: Mapping[str, Any]) -> diagnostics.Verdict:
     """The verdict on a summary table; random effects are reported beside it, not gated one by one."""
     gated = table.loc[[name for name in table.index if not str(name).startswith("re_")]]
-    return diagnostics.judge(gated, sampler["divergences"], sampler["failed_solves"], sampler["leapfrogs"], spec.gates)
+    return diagnostics.judge(gated, sampler["divergences"], sampler["failed_solves"], sampler["leapfrogs"], spec.gates,
+                             certificate)
 
 
 def _check_log_density(record: FitRecord, data: Path | None) -> tuple[list[Fault], str]:

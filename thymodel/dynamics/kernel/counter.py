@@ -21,11 +21,11 @@ _engines: list = []  # for the life of the process: XLA cannot forget a register
 
 
 class Counter(NamedTuple):
-    """`count(value, event, cell)` gives the value back, having added one to the cell if the event is true."""
+    """`add(value, event, cell)` gives the value back, having added one to the cell if the event is true."""
 
     cell: Array
     read: Callable[[], int]
-    count: Callable[[Array, Array, Array], Array]
+    add: Callable[[Array, Array, Array], Array]
 
 
 def make_counter() -> Counter:
@@ -37,10 +37,10 @@ def make_counter() -> Counter:
         jax.ffi.register_ffi_target(_TARGET, jax.ffi.pycapsule(ctypes.c_void_p(address)), platform="cpu")
         _engines.append(engine)
     memory = np.zeros(1, np.int64)
-    return Counter(jnp.asarray([memory.ctypes.data], jnp.int64), lambda: int(memory[0]), _count)
+    return Counter(jnp.asarray([memory.ctypes.data], jnp.int64), lambda: int(memory[0]), _add)
 
 
-def _count(value: Array, event: Array, cell: Array) -> Array:
+def _add(value: Array, event: Array, cell: Array) -> Array:
     """The count passes through the value's own computation, or XLA would drop it as unused."""
     call = jax.ffi.ffi_call(_TARGET, jax.ShapeDtypeStruct((1,), jnp.float64), has_side_effect=True)
     return value + call(jnp.where(event, 1.0, 0.0)[None], cell)[0]

@@ -136,7 +136,8 @@ def operands(native: Native, values: Mapping[str, Any], grid: Grid) -> tuple[np.
 def _paths(model: Model, schedule: Schedule, pooled: bool) -> tuple[list[Path], np.ndarray]:
     """The courses of a design, and which of them each subject takes."""
     found: dict[Any, int] = {}
-    paths, which = [], []
+    paths: list[Path] = []
+    which = []
     for k in range(len(schedule.start)):
         s = jax.tree.map(lambda a, k=k: a[k], schedule)
         numbers, _ = _regimes(s)
@@ -321,12 +322,12 @@ def run_back(native: Native, parameters: np.ndarray, grid: Grid, states: np.ndar
     return slopes, initial
 
 
-def _tolerances(native: Native, operands, grid: Grid, accuracy: Accuracy) -> np.ndarray:
+def _tolerances(native: Native, typical: tuple[np.ndarray, np.ndarray], grid: Grid, accuracy: Accuracy) -> np.ndarray:
     """Absolute tolerance of each state (accuracy.atol of its largest value), then the relative one.
 
     Rows behind a lost step do not count: a step over a pole leaves 1e147, and no error would ever exceed its 1e-7.
     """
-    _, errors, states = run(native, *operands, grid)
+    _, errors, states = run(native, typical[0], typical[1], grid)
     lost = ~(errors * accuracy.rtol < _LOST)
     sound = (np.cumsum(lost, axis=1) - lost == 0)[:, :, None] & np.isfinite(states)
     largest = np.max(np.where(sound, np.abs(states), 0.0), axis=(0, 1, 3))
@@ -340,7 +341,7 @@ def _refined(native: Native, sets: list[tuple[np.ndarray, np.ndarray]], grid: Gr
     Also the worst error on this grid, of that share.
     """
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = np.stack(list(pool.map(lambda operands: run(native, *operands, grid).errors, sets)))
+        found = np.stack(list(pool.map(lambda given: run(native, given[0], given[1], grid).errors, sets)))
     found[1:] = np.where(np.isfinite(found[1:]).all(axis=2, keepdims=True), found[1:], 0.0)
     found[0] = _until_lost(found[0])
     rows = np.moveaxis(grid.rows, -1, 1).reshape(-1, *grid.rows.shape[1:3])
