@@ -88,6 +88,28 @@ def test_correlated_effects_have_their_shape(spec_of):
     assert (spec.correlated, spec.correlation_shape) == (("x0", "k"), 2.0)
 
 
+DERIVED = """
+[derived.half]
+value = "{value}"
+unit = "{unit}"
+[sampler]"""
+
+
+def test_a_derived_quantity_has_its_expression_and_unit(spec_of):
+    spec = spec_of(GOOD.replace("[sampler]", DERIVED.format(value="log(2)/k", unit="day")))
+    assert spec.derived["half"].unit == "day"
+    assert {str(s) for s in spec.derived["half"].value.free_symbols} == {"k"}
+
+
+@pytest.mark.parametrize(("value", "unit", "expected"), [
+    ("log(2)/k", "cell", "derived.half.unit"), ("log(2)/nobody", "day", "nobody"), ("x0 + k", "day", "derived.half"),
+    ("log(2)/(k", "day", "derived.half"), ("log(2)/k", "fortnights of", "derived.half")])
+def test_a_bad_derived_quantity_is_a_fault_of_its_own(spec_of, value, unit, expected):
+    with pytest.raises(InputError) as caught:
+        spec_of(GOOD.replace("[sampler]", DERIVED.format(value=value, unit=unit)))
+    assert len(caught.value.faults) == 1 and expected in str(caught.value)
+
+
 @pytest.mark.parametrize("folder", sorted(path.parent.name for path in FITS.glob("*/spec.toml")))
 def test_a_shipped_spec_loads(folder):
     assert load_fit_spec(FITS / folder).name == folder

@@ -10,7 +10,15 @@ import pytest
 from thymodel.documents.model import load_model, parse_model
 from thymodel.documents.regimen import Dose
 from thymodel.dynamics import solving
-from thymodel.dynamics.kernel import compile_model, make_grid, native_solve, self_test
+from thymodel.dynamics.kernel import (
+    compile_model,
+    halved,
+    make_counter,
+    make_grid,
+    native_solve,
+    self_test,
+    with_dense,
+)
 from thymodel.dynamics.solving import Accuracy
 
 FINE = 400  # steps; the method's error is then near 1e-8
@@ -264,3 +272,54 @@ def test_a_spoilt_cache_entry_is_built_again(tmp_path, monkeypatch):
     monkeypatch.setattr(jax.ffi, "register_ffi_target", lambda *_, **__: None)
     compile_model(native.model, ["y"])
     assert file.read_bytes() == good
+
+
+# --- a second, denser table ----------------------------------------------------------------------------------------
+
+
+def test_a_poor_step_is_taken_again_with_the_denser_steps_and_so_is_its_slope(toy):
+    native, values, schedules, grid = toy
+    coarse = make_grid(native, values, solving.stack(schedules), 12)
+    both = with_dense(coarse, grid, 0.0)  # every step is poor: the dense table alone must count
+    np.testing.assert_array_equal(native_solve(native, values, both)[0], native_solve(native, values, grid)[0])
+    slopes, expected = jax.grad(_loss(native, both))(values), jax.grad(_loss(native, grid))(values)
+    for name in values:
+        np.testing.assert_array_equal(slopes[name], expected[name], err_msg=name)
+
+
+def test_good_steps_are_not_taken_again(toy):
+    native, values, schedules, grid = toy
+    coarse = make_grid(native, values, solving.stack(schedules), 12)
+    both = with_dense(coarse, grid, 1e9)
+    np.testing.assert_array_equal(native_solve(native, values, both)[0], native_solve(native, values, coarse)[0])
+    assert not np.array_equal(native_solve(native, values, both)[0], native_solve(native, values, grid)[0])
+
+
+def test_halving_the_steps_of_a_coarse_grid_brings_it_closer(case):
+    native, values, schedules, grid = case
+    coarse = make_grid(native, values, solving.stack(schedules), 20)
+    exact = np.asarray(native_solve(native, values, grid)[0])
+    far, near = (np.abs(np.asarray(native_solve(native, values, g)[0]) - exact).max() for g in (coarse, halved(coarse)))
+    assert near < 0.3 * far  # a sixteenth where the order is seen
+
+
+def test_fixed_parameters_give_the_same_values_and_no_slope(toy):
+    native, values, _, grid = toy
+    numbers = {name: float(values[name][0]) for name in ("m",)}
+    same = {**values, "m": jnp.full(2, numbers["m"])}
+    fixed = compile_model(native.model, native.observables, numbers)
+    np.testing.assert_allclose(native_solve(fixed, same, grid)[0], native_solve(native, same, grid)[0], rtol=1e-12)
+    slopes, expected = jax.grad(_loss(fixed, grid))(same), jax.grad(_loss(native, grid))(same)
+    np.testing.assert_allclose(slopes["k"], expected["k"], rtol=1e-9)
+    assert np.all(np.asarray(slopes["m"]) == 0.0) and np.all(np.asarray(expected["m"]) != 0.0)
+
+
+def test_events_inside_a_compiled_loop_are_counted():
+    counter, other = make_counter(), make_counter()
+
+    @jax.jit
+    def climb(x, cell):
+        return jax.lax.fori_loop(0, 10, lambda _, y: counter.add(y, y > 4.5, cell) + 1.0, x)
+
+    assert float(climb(0.0, counter.cell)) == 10.0
+    assert (counter.read(), other.read()) == (5, 0)

@@ -198,3 +198,22 @@ def test_progress_is_told_chain_by_chain_after_each_block():
     target.draw(Settings(chains=2, warmup=BLOCK, draws=BLOCK // 2, seed=1), progress=lambda *news: told.append(news))
     total = BLOCK + BLOCK // 2
     assert [news[:3] for news in told] == [(0, BLOCK, total), (1, BLOCK, total), (0, total, total), (1, total, total)]
+
+
+def test_the_curvature_of_blocks_moved_together_is_the_whole_curvature():
+    random = np.random.default_rng(4)
+    head, length, subjects = 3, 2, 4
+    size = head + length * subjects
+    matrix = np.zeros((size, size))
+    for k in range(subjects):
+        own = [*range(head), *range(head + length * k, head + length * (k + 1))]
+        part = random.standard_normal((len(own), len(own)))
+        matrix[np.ix_(own, own)] += part @ part.T + np.eye(len(own))
+
+    def value_and_grad(x):
+        return -0.5 * x @ matrix @ x, -matrix @ x
+
+    point = random.standard_normal(size)
+    for blocks in ((head, length), None):
+        frame = sampling.frame_at(value_and_grad, [point], jnp.zeros(0), blocks)
+        np.testing.assert_allclose(frame.factor @ frame.factor.T, np.linalg.inv(matrix), rtol=1e-6, atol=1e-8)

@@ -82,17 +82,18 @@ def make_grid(native: Native, values: Mapping[str, Any], schedule: Schedule, tol
     assemble = partial(_assemble, native, schedule, paths, which)
     grid = assemble(densities, np.append(np.full(len(native.model.states), 1e-300), accuracy.rtol))
     sets = _operands(native, values, draws or {}, grid)
-    history: list[float] = []
-    while len(history) < _MOST_ROUNDS:
+    tried: list[tuple[float, list[Density]]] = []
+    while len(tried) < _MOST_ROUNDS:
         limits = _tolerances(native, sets[0], grid, accuracy)
         refined, worst = _refined(native, sets, grid._replace(tolerance=limits), which, share)
-        history.append(worst)
-        if len(history) > 3 and worst <= _GOOD_ENOUGH:
-            break  # with the steps that were tried
+        tried.append((worst, densities))
+        if len(tried) > 3 and worst <= _GOOD_ENOUGH:
+            break
+        if len(tried) > _PATIENCE and worst > 0.5 * tried[-_PATIENCE][0]:
+            break  # a kink that moves between the sets: no steps will meet the tolerance
         densities = refined
         grid = assemble(densities, limits)
-        if len(history) > _PATIENCE and worst > 0.5 * history[-_PATIENCE]:
-            break  # a kink that moves between the sets: no steps will meet the tolerance
+    densities = tried[-1][1] if tried[-1][0] <= _GOOD_ENOUGH else min(tried, key=lambda one: one[0])[1]
     if isinstance(tolerance, int):
         densities = _with_steps(paths, densities, tolerance)
     elif limit is not None and max(len(_rows(p, d)) for p, d in zip(paths, densities, strict=True)) > limit:
