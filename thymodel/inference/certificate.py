@@ -73,6 +73,5 @@ def _finer(tables: Tables) -> Tables:
 
 def as_record(certificate: Certificate) -> dict[str, Any]:
     """For JSON, where infinity has no place."""
-    numbers = {key: value if not isinstance(value, float) or np.isfinite(value) else None
-               for key, value in certificate._asdict().items()}
-    return numbers
+    return {key: value if not isinstance(value, float) or np.isfinite(value) else None
+            for key, value in certificate._asdict().items()}
