@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.integrate
 
 from thymodel.documents.model import load_model, parse_model
 from thymodel.documents.regimen import Dose
@@ -197,6 +198,62 @@ def test_error_in_units_of_the_tolerance_falls_with_it(toy):
     _, error = native_solve(native, values, grid)
     _, tighter = native_solve(native, values, grid._replace(tolerance=grid.tolerance * 0.1))
     np.testing.assert_allclose(tighter, 10 * error, rtol=1e-9)
+
+
+def _one_state(rate, k):
+    """x' = rate from 0, with a fast constant k; visits after one and ten days."""
+    text = f"""
+title = "one state"
+description = "one state"
+[parameters]
+k = {{ unit = "1/day", value = {k}, prior = "lognormal(median={k}, sd=1)", source = "test" }}
+slow = {{ unit = "1/day", value = 0.1, prior = "lognormal(median=0.1, sd=1)", source = "test" }}
+[states.x]
+unit = "1"
+initial = "0"
+rate = "{rate}"
+[observables.x]
+unit = "1"
+value = "x"
+"""
+    model = parse_model(text, "one_state")
+    return compile_model(model, ["x"]), solving.stack([solving.plan(model, [], {}, [1.0, 10.0])])
+
+
+@pytest.mark.parametrize("faster", [1.0, 30.0, 1e4])
+def test_a_course_that_slides_along_a_kink_is_followed_with_steps_laid_for_a_slower_one(faster):
+    # x fills what is free at rate k and leaves slowly: free stays a little above 0, and stages overshoot it
+    native, schedule = _one_state("k*max(1 - x - 0.5*expit(slow*t - 1), 0) - slow*x", 10)
+    grid = make_grid(native, {"k": 10.0, "slow": 0.1}, schedule, Accuracy(1e-5, 1e-7))
+    found, error = native_solve(native, {"k": 10.0 * faster, "slow": 0.1}, grid)
+    k = 10.0 * faster
+    times = np.array([1.0, 10.0])
+    free = _smooth_free(k, times)
+    np.testing.assert_allclose(found[0, :, 0], 1 - free - 0.5 / (1 + np.exp(1 - 0.1 * times)), rtol=0, atol=1e-3)
+    assert np.isfinite(error[0])
+
+
+def _smooth_free(k, times):
+    """What is free where it never reaches 0, by scipy: the equation without its kink."""
+    def rate(t, x):
+        return k * (1 - x - 0.5 / (1 + np.exp(1 - 0.1 * t))) - 0.1 * x
+
+    solved = scipy.integrate.solve_ivp(rate, (0, times[-1]), [0.0], "Radau", times, rtol=1e-9, atol=1e-12)
+    return 1 - solved.y[0] - 0.5 / (1 + np.exp(1 - 0.1 * times))
+
+
+@pytest.mark.parametrize(("rate", "inside"), [("slow*abs(slow*t - 0.35)", True), ("slow*max(slow*t, 0.35)", True),
+                                              ("slow*piecewise(1, t*slow < 0.35, 2)", True),
+                                              ("slow*max(slow*t, 2)", False)])
+def test_a_step_over_a_kink_says_how_wrong_it_can_be(rate, inside):
+    native, schedule = _one_state(rate, 10)
+    grid = make_grid(native, {"k": 10.0, "slow": 0.1}, schedule, 2)  # two or so steps: one goes over 3.5 days
+    grid = grid._replace(tolerance=np.array([1.0, 0.0]))  # errors are then those of x itself
+    found, error = native_solve(native, {"k": 10.0, "slow": 0.1}, grid)
+    fine = make_grid(native, {"k": 10.0, "slow": 0.1}, schedule, 4000)
+    off = np.abs(np.asarray(found - native_solve(native, {"k": 10.0, "slow": 0.1}, fine)[0])).max()
+    assert (off > 1e-3) == inside
+    assert float(error[0]) >= 0.5 * off - 1e-12
 
 
 def test_wrong_shapes_are_refused(toy):

@@ -177,7 +177,8 @@ def _agree(left: dict, right: dict, places=slice(None), names=None) -> None:
 
 def test_infused_progenitors_leave_the_blood_exponentially(solved):  # (2)
     after = np.array(DAYS[AT[7.5]:AT[30]]) - 7.0
-    np.testing.assert_allclose(solved["dose 4"]["y_P"][AT[7.5]:AT[30]], 4 * np.exp(-0.7 * after), rtol=SAME)
+    found = solved["dose 4"]["y_P"][AT[7.5]:AT[30]]
+    np.testing.assert_allclose(found, 4 * np.exp(-0.7 * after), rtol=SAME, atol=1e-11)  # FINE holds 1e-13 of 4 a step
 
 
 def test_homing_alone_fills_a_share_set_by_the_dose(solved):  # (3)

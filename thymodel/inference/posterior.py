@@ -170,7 +170,7 @@ def _some_draws(spec: FitSpec, lay: Layout, schedule: Schedule,
         far = z
     else:
         z, middle = likely, likely.mean(axis=0)
-        far = np.concatenate([middle + stretch * (likely - middle) for stretch in _STRETCHES])
+        far = np.concatenate([middle + stretch * (likely[::2] - middle) for stretch in _STRETCHES])
     near, rare = ({name: np.asarray(v) for name, v in values(points).items()} for points in (z, far))
     return near, rare
 

@@ -82,23 +82,39 @@ def make_grid(native: Native, values: Mapping[str, Any], schedule: Schedule, tol
     assemble = partial(_assemble, native, schedule, paths, which)
     grid = assemble(densities, np.append(np.full(len(native.model.states), 1e-300), accuracy.rtol))
     sets = _operands(native, values, draws or {}, grid)
-    tried: list[tuple[float, list[Density]]] = []
-    while len(tried) < _MOST_ROUNDS:
+    tried: list[tuple[np.ndarray, list[Density]]] = []
+    most = _MOST_STEPS if limit is None else limit
+    good = stay = np.zeros(len(paths), bool)
+    while len(tried) < _MOST_ROUNDS and not (good | stay).all():
         limits = _tolerances(native, sets[0], grid, accuracy)
-        refined, worst = _refined(native, sets, grid._replace(tolerance=limits), which, share)
-        tried.append((worst, densities))
-        if len(tried) > 3 and worst <= _GOOD_ENOUGH:
-            break
-        if len(tried) > _PATIENCE and worst > 0.5 * tried[-_PATIENCE][0]:
-            break  # a kink that moves between the sets: no steps will meet the tolerance
-        densities = refined
+        refined, worst = _refined(native, sets, grid._replace(tolerance=limits), which, share, most, stay)
+        tried.append((np.where(stay, tried[-1][0], worst) if tried else worst, densities))
+        good, stalled = _settled([worst for worst, _ in tried])
+        stay = stay | stalled | (good if limit is not None else False)
+        densities = [best if there else new for best, new, there in zip(_best(tried), refined, stay, strict=True)]
         grid = assemble(densities, limits)
-    densities = tried[-1][1] if tried[-1][0] <= _GOOD_ENOUGH else min(tried, key=lambda one: one[0])[1]
+    densities = _best(tried)
     if isinstance(tolerance, int):
         densities = _with_steps(paths, densities, tolerance)
-    elif limit is not None and max(len(_rows(p, d)) for p, d in zip(paths, densities, strict=True)) > limit:
-        densities = _with_steps(paths, densities, limit)
+    elif limit is not None:
+        densities = [_with_steps([p], [d], limit)[0] if len(_rows(p, d)) > limit else d
+                     for p, d in zip(paths, densities, strict=True)]
     return assemble(densities, limits, least_rows, _ROUND)
+
+
+def _settled(errors: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Of each course, from its worst error round by round: whether it is good enough, and whether it is beyond help
+    (a kink that moves between the sets: no steps will meet the tolerance)."""
+    good = (errors[-1] <= _GOOD_ENOUGH) & (len(errors) > 3)
+    stalled = errors[-1] > 0.5 * errors[-_PATIENCE] if len(errors) > _PATIENCE else np.zeros_like(good)
+    return good, stalled & ~good
+
+
+def _best(tried: Sequence[tuple[np.ndarray, list[Density]]]) -> list[Density]:
+    """Of each course, the last density if that is good enough, else the one with the least error."""
+    errors = np.stack([worst for worst, _ in tried])
+    rounds = np.where(errors[-1] <= _GOOD_ENOUGH, len(tried) - 1, errors.argmin(axis=0))
+    return [tried[r][1][k] for k, r in enumerate(rounds)]
 
 
 def with_dense(grid: Grid, dense: Grid, poor: float) -> Grid:
@@ -336,24 +352,30 @@ def _tolerances(native: Native, typical: tuple[np.ndarray, np.ndarray], grid: Gr
 
 
 def _refined(native: Native, sets: list[tuple[np.ndarray, np.ndarray]], grid: Grid, which: np.ndarray,
-             share: float) -> tuple[list[Density], float]:
-    """The density of each course at which that share of the sets would just meet the tolerance, step by step.
+             share: float, most: int, stay: np.ndarray) -> tuple[list[Density], np.ndarray]:
+    """The density of each course at which that share of the sets would just meet the tolerance, step by step, with
+    `most` steps in all; and the worst error of each course on this grid, of that share.
 
-    Also the worst error on this grid, of that share.
+    Groups of which all courses may `stay` as they are are not run. The others all go on together, so that courses
+    which are the same up to some time get the same steps up to it.
     """
+    groups = np.unique(np.flatnonzero(~stay[which]) // LANES)
+    part = grid._replace(rows=grid.rows[groups])
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = np.stack(list(pool.map(lambda given: run(native, given[0], given[1], grid).errors, sets)))
+        some = list(pool.map(lambda given: run(native, given[0][groups], given[1][groups], part).errors, sets))
+    found = np.zeros((len(sets), *np.delete(grid.rows.shape, 2)))
+    found[:, groups] = some
     found[1:] = np.where(np.isfinite(found[1:]).all(axis=2, keepdims=True), found[1:], 0.0)
     found[0] = _until_lost(found[0])
     rows = np.moveaxis(grid.rows, -1, 1).reshape(-1, *grid.rows.shape[1:3])
     errors = np.moveaxis(found, -1, 2).reshape(len(sets), len(rows), -1)[:, : len(which)]
-    densities, worst = [], 0.0
+    densities, worst = [], np.zeros(which.max() + 1)
     for course in range(which.max() + 1):
         mine = np.flatnonzero(which == course)
         needed = errors[:, mine].reshape(-1, errors.shape[-1])
         needed = needed.max(axis=0) if share == 1.0 else np.quantile(needed, share, axis=0, method="higher")
-        densities.append(_density(rows[mine[0]], needed))
-        worst = max(worst, float(needed.max()))
+        densities.append(_density(rows[mine[0]], needed, most))
+        worst[course] = needed.max()
     return densities, worst
 
 
@@ -365,15 +387,15 @@ def _until_lost(errors: np.ndarray) -> np.ndarray:
     return np.where(lost & (np.cumsum(behind, axis=1) == 1), 1e12, np.where(behind, _SAFETY**-ERROR_ORDER, errors))
 
 
-def _density(rows: np.ndarray, errors: np.ndarray) -> Density:
+def _density(rows: np.ndarray, errors: np.ndarray, most: int) -> Density:
     t, h = rows[:, ROW.index("t")], rows[:, ROW.index("h")]
     moves = h > 0
     if not moves.any():
         return Density(np.array([t[0], t[0] + 1.0]), np.array([1.0]))
     t, h, e = t[moves], h[moves], errors[moves]
     needed = _SAFETY * np.clip(e, 1e-12, 1e12) ** (1 / ERROR_ORDER) / h
-    needed = np.minimum(needed, _MOST_STEPS / (t[-1] + h[-1] - t[0]) + 2.0 / h)
-    needed *= min(1.0, _MOST_STEPS / float(np.sum(needed * h)))  # a course that asks for more is not for fixed steps
+    needed = np.minimum(needed, most / (t[-1] + h[-1] - t[0]) + 2.0 / h)
+    needed *= min(1.0, most / float(np.sum(needed * h)))  # a course that asks for more is not for fixed steps
     return Density(np.append(t, t[-1] + h[-1]), needed)
 
 

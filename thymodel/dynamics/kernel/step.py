@@ -30,6 +30,7 @@ _C = ((),
       (8.083246795921522, -7.981132988064893, -31.52159432874371, 16.31930543123136, -6.058818238834054))
 _D = (0.25, -0.1043, 0.1035, -0.03620000000000023, 0.0, 0.0)
 _TIME = (0.0, 0.386, 0.21, 0.63, 1.0, 1.0)
+_JUST_BEFORE = 1 - 1e-6  # of a step: where a condition on time is asked whether it still holds
 ERROR_ORDER = 4  # the embedded error of a step goes with h**4
 
 # Numbers of a grid row, each for the subjects of a group; infusion rates of the inputs follow.
@@ -130,13 +131,21 @@ def _at(model: Model, t: int, y: Sequence[int], parameters: dict) -> dict:
     return parameters | {ex.symbol("t"): t} | {ex.symbol(name): y[k] for k, name in enumerate(model.states)}
 
 
+class Rates(NamedTuple):
+    """Places of the states' rates, of the expressions asked for beside them, and of every subexpression on the way."""
+
+    rates: list[int]
+    sums: list[int]
+    known: dict[sympy.Basic, int]
+
+
 def _rates(tape: Tape, model: Model, t: int, y: Sequence[int], parameters: dict, inflow: Sequence[int],
-           named: dict, shared: Sequence[str] = ()) -> tuple[list[int], list[int]]:
-    """Places of the states' rates, and of the expressions `shared`."""
+           named: dict, shared: Sequence[str] = (), branches: Mapping[sympy.Basic, int] = {}) -> Rates:
+    """The rates at a point, on the branches of kinked functions that hold there, or on those given."""
     known = _at(model, t, y, parameters)
-    rates = [tp.add(tape, tp.lower(tape, state.rate, known, named), inflow[k])
+    rates = [tp.add(tape, tp.lower(tape, state.rate, known, named, branches), inflow[k])
              for k, state in enumerate(model.states.values())]
-    return rates, [tp.lower(tape, ex.symbol(name), known, named) for name in shared]
+    return Rates(rates, [tp.lower(tape, ex.symbol(name), known, named, branches) for name in shared], known)
 
 
 def _inflow(tape: Tape, model: Model, parameters: dict) -> list[int]:
@@ -169,10 +178,16 @@ def _step(model: Model, names: Names) -> tuple[Phase, Phase]:
 
 def _rodas(tape: Tape, model: Model, y: list[int], parameters: dict,
            shared: Sequence[str]) -> tuple[list[int], list[int]]:
-    """State after the step and its embedded error. Equations are multiplied by h*gamma: h = 0 is then no step."""
+    """State after the step and its embedded error. Equations are multiplied by h*gamma: h = 0 is then no step.
+
+    A step stays on the branches of max, min, abs and of conditions that hold at its beginning, so that its stages see
+    one smooth system, and a solution that slides along a kink is followed from its own side. That the branches no
+    longer hold at its end is part of its error: h times what the rates there differ.
+    """
     t, h, named = _row(tape, "t"), _row(tape, "h"), _moving(model)
     hg, inflow = tp.multiply(tape, h, tp.constant(tape, GAMMA)), _inflow(tape, model, parameters)
-    rates, sums = _rates(tape, model, t, y, parameters, inflow, named, shared)
+    rates, sums, known = _rates(tape, model, t, y, parameters, inflow, named, shared)
+    branches = tp.branches(tape, known)
     until = len(tape.operations)
     drift = tp.tangents(tape, {t: tp.constant(tape, 1.0)}, until)
     slopes = [drift.get(r) for r in rates]
@@ -186,14 +201,21 @@ def _rodas(tape: Tape, model: Model, y: list[int], parameters: dict,
             point = [_combine(tape, y[k], _A[stage], [v[k] for v in u]) for k in range(len(y))]
         if stage:
             time = tp.add(tape, t, tp.multiply(tape, h, tp.constant(tape, _TIME[stage])))
-            rates, _ = _rates(tape, model, time, point, parameters, inflow, named)
+            rates, _, _ = _rates(tape, model, time, point, parameters, inflow, named, branches=branches)
         right = [_combine(tape, tp.multiply(tape, hg, r), [c * GAMMA for c in _C[stage]], [v[k] for v in u])
                  for k, r in enumerate(rates)]
         weight = tp.multiply(tape, tp.multiply(tape, hg, h), tp.constant(tape, _D[stage]))
         right = [r if s is None else tp.add(tape, r, tp.multiply(tape, weight, s))
                  for r, s in zip(right, slopes, strict=True)]
         u.append(_back_substitute(tape, factors, right, len(sums)))
-    return [tp.add(tape, p, v) for p, v in zip(point, u[-1], strict=True)], u[-1]
+    error = u[-1]
+    if branches:
+        late = tp.add(tape, t, tp.multiply(tape, h, tp.constant(tape, _JUST_BEFORE)))
+        held, own = (_rates(tape, model, late, point, parameters, inflow, named, branches=b)[0] for b in (branches, {}))
+        wrong = [tp.multiply(tape, h, tp.subtract(tape, a, b)) for a, b in zip(held, own, strict=True)]
+        error = [e if a == b else tp.total(tape, [tp.call(tape, "abs", e), tp.call(tape, "abs", w)])
+                 for e, w, a, b in zip(error, wrong, held, own, strict=True)]
+    return [tp.add(tape, p, v) for p, v in zip(point, u[-1], strict=True)], error
 
 
 def _shared(model: Model, names: Names) -> list[str]:
@@ -227,7 +249,7 @@ def _solve_cost(model: Model, names: Names, shared: Sequence[str]) -> int:
     tape = Tape()
     y, parameters = _inputs(tape, model, names)
     zero = [tp.constant(tape, 0.0)] * len(y)
-    rates, sums = _rates(tape, model, _row(tape, "t"), y, parameters, zero, _moving(model), shared)
+    rates, sums, _ = _rates(tape, model, _row(tape, "t"), y, parameters, zero, _moving(model), shared)
     factors = _factorise(tape, _matrix(tape, y, rates, sums, len(tape.operations), _row(tape, "h")), len(y) + len(sums))
     entries = [*factors.lower.values(), *factors.upper.values(), *factors.inverse.values()]
     return len(tp.needed(tape, entries)) + 6 * len(entries)

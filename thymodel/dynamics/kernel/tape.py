@@ -155,22 +155,48 @@ _CALLS = {
 
 
 def lower(tape: Tape, expression: sympy.Basic, known: dict[sympy.Basic, int],
-          named: Mapping[sympy.Basic, sympy.Expr]) -> int:
+          named: Mapping[sympy.Basic, sympy.Expr], held: Mapping[sympy.Basic, int] = {}) -> int:
     """The place of an expression's value.
 
     Args:
         known: places of symbols; collects every subexpression on the way.
         named: what further symbols stand for, written out where they are met.
+        held: from `branches`: the branch to take, whatever the arguments are here.
     """
     if expression in known:
         return known[expression]
     if expression in named:
-        place = lower(tape, named[expression], known, named)
+        place = lower(tape, named[expression], known, named, held)
+    elif expression in held:
+        place = _on_branch(tape, expression, held[expression], lambda e: lower(tape, e, known, named, held))
     elif isinstance(expression, sympy.Number | sympy.NumberSymbol):  # expit(2) is a number too, but none for float()
         place = constant(tape, float(expression))
     else:
-        place = _compose(tape, expression, lambda e: lower(tape, e, known, named))
+        place = _compose(tape, expression, lambda e: lower(tape, e, known, named, held))
     known[expression] = place
+    return place
+
+
+def branches(tape: Tape, known: Mapping[sympy.Basic, int]) -> dict[sympy.Basic, int]:
+    """Which way every kink and condition met by `lower` goes: places of truth values, of `sign` its value."""
+    found: dict[sympy.Basic, int] = {}
+    for expression in known:
+        if isinstance(expression, sympy.core.relational.Relational | sympy.sign):
+            found[expression] = known[expression]
+        elif isinstance(expression, ex.maximum | ex.minimum):
+            name = "ge" if isinstance(expression, ex.maximum) else "le"
+            found[expression] = call(tape, name, *[known[arg] for arg in expression.args])
+        elif isinstance(expression, sympy.Abs):
+            found[expression] = call(tape, "ge", known[expression.args[0]], constant(tape, 0.0))
+    return found
+
+
+def _on_branch(tape: Tape, expression: sympy.Basic, place: int, recurse) -> int:
+    if isinstance(expression, ex.maximum | ex.minimum):
+        return select(tape, place, *[recurse(arg) for arg in expression.args])
+    if isinstance(expression, sympy.Abs):
+        inside = recurse(expression.args[0])
+        return select(tape, place, inside, negative(tape, inside))
     return place
 
 
