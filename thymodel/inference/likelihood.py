@@ -16,7 +16,7 @@ from thymodel.documents.spec import ErrorModel
 
 def log_likelihood(error: ErrorModel, sigma: Mapping[str, Array], prediction: Float[Array, " n"],
                    value: Float[Array, " n"], censoring: Int[Array, " n"] | None,
-                   limit: Float[Array, " n"]) -> Float[Array, " n"]:
+                   limit: Float[Array, " n"] | None) -> Float[Array, " n"]:
     """Log probability of each observation.
 
     Args:
@@ -24,7 +24,7 @@ def log_likelihood(error: ErrorModel, sigma: Mapping[str, Array], prediction: Fl
         prediction: observable, in its unit.
         value: observation; the LLOQ where `censoring` is 1, the upper limit where it is -1.
         censoring: None where every value is quantified, which spares the distribution functions.
-        limit: other bound of a censored interval, NaN where there is none.
+        limit: other bound of a censored interval, NaN where there is none; None where no value has one.
 
     Returns:
         log density where quantified; log P(y < value), log P(y > value) or log P(between) where censored (Beal's M3,
@@ -32,14 +32,15 @@ def log_likelihood(error: ErrorModel, sigma: Mapping[str, Array], prediction: Fl
     """
     center, spread, place, log_slope = _standardise(error, sigma, prediction)
     z = (place(value) - center) / spread
-    if censoring is None:
-        return _log_density(error, z) - jnp.log(spread) + log_slope(value)
-    other = jnp.where(jnp.isnan(limit), 0.0, limit)
-    z_limit = (place(other) - center) / spread
     density = _log_density(error, z) - jnp.log(spread) + log_slope(value)
-    below = jnp.where(jnp.isnan(limit), log_cdf(error, z), _log_between(error, z_limit, z))
-    above = jnp.where(jnp.isnan(limit), log_cdf(error, -z), _log_between(error, z, z_limit))
-    return jnp.where(censoring == 0, density, jnp.where(censoring == 1, below, above))
+    if censoring is None:
+        return density
+    beyond = log_cdf(error, censoring * z)
+    if limit is not None:
+        z_limit = (place(jnp.where(jnp.isnan(limit), 0.0, limit)) - center) / spread
+        between = _log_between(error, jnp.minimum(z, z_limit), jnp.maximum(z, z_limit))
+        beyond = jnp.where(jnp.isnan(limit), beyond, between)
+    return jnp.where(censoring == 0, density, beyond)
 
 
 def _standardise(error: ErrorModel, sigma: Mapping[str, Array], prediction):

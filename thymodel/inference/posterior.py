@@ -46,12 +46,14 @@ class Records(NamedTuple):
 class Data(NamedTuple):
     """The arrays of a posterior, operands of its density: data of the same shape need no new program.
 
-    `quantified` and `censored` hold the records of each observable, in the order of the spec.
+    `quantified`, `censored` (beyond one limit) and `between` (two limits) hold the records of each observable, in the
+    order of the spec: apart, for a distribution function costs far more than a density, and a difference of two thrice.
     """
 
     solver: solving.Tables
     quantified: tuple[Records, ...]
     censored: tuple[Records, ...]
+    between: tuple[Records, ...]
 
 
 @dataclass(frozen=True)
@@ -126,11 +128,11 @@ def make_posterior(spec: FitSpec, data: StudyData, likely: np.ndarray | None = N
         failures=lambda z: jnp.any(solve_all(population_values(lay, z), z, solver.tables)[1]))
 
 
-def _by_observable(records: Records, observables: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Places of each observable's quantified and censored records; apart, for censored ones cost far more."""
-    mine = [records.observable == k for k in range(observables)]
-    return ([np.flatnonzero(own & (records.censoring == 0)) for own in mine],
-            [np.flatnonzero(own & (records.censoring != 0)) for own in mine])
+def _by_observable(records: Records, observables: int) -> list[list[np.ndarray]]:
+    """Places of each observable's records in the groups of `Data`."""
+    quantified, bounded = records.censoring == 0, ~np.isnan(records.limit)
+    kinds = (quantified, ~quantified & ~bounded, ~quantified & bounded)
+    return [[np.flatnonzero(kind & (records.observable == k)) for k in range(observables)] for kind in kinds]
 
 
 def _arrays(spec: FitSpec, data: StudyData, observables: Sequence[str]) -> tuple[Schedule, Records]:
@@ -176,15 +178,16 @@ def _some_draws(spec: FitSpec, lay: Layout, schedule: Schedule,
 
 
 def _log_likelihoods(spec: FitSpec, arrays: Data, population, observed) -> list[list[Float[Array, " record"]]]:
-    """Log likelihood of each record, quantified and censored ones; each observable's error model sees its own only."""
+    """Log likelihood of each record, group by group; each observable's error model sees its own only."""
     found = []
-    for group in (arrays.quantified, arrays.censored):
+    for group in (arrays.quantified, arrays.censored, arrays.between):
         terms = []
         for (name, error), own in zip(spec.likelihood.items(), group, strict=True):
             sigma = {key: population[error_name(name, key)] for key in error.parameters}
             predicted = observed[own.subject, own.visit, own.observable]
-            censoring = own.censoring if group is arrays.censored else None
-            terms.append(likelihood.log_likelihood(error, sigma, predicted, own.value, censoring, own.limit))
+            censoring = None if group is arrays.quantified else own.censoring
+            limit = own.limit if group is arrays.between else None
+            terms.append(likelihood.log_likelihood(error, sigma, predicted, own.value, censoring, limit))
         found.append(terms)
     return found
 
