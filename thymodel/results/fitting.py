@@ -41,7 +41,7 @@ _PACKAGES = ("thymodel", "numpy", "scipy", "sympy", "jax", "jaxlib", "diffrax", 
              "pandas")
 _CERTIFIED = 400  # draws whose log density is computed again with finer steps
 _ROOM = 256  # rows of the solver's table: most fits need fewer, and then nothing is compiled twice
-_ENDPOINT_DRAWS = 1000  # at most; of every chain equally many
+_ENDPOINT_DRAWS = 1600  # at most; of every chain equally many
 _ENDPOINT_SUBJECTS = 64  # virtual, the same under every draw
 
 

@@ -25,7 +25,7 @@ from thymodel.errors import SolveError
 from thymodel.inference.population import Layout, population_values, random_effects, settled, subject_values
 
 _CHUNK = 16  # draws a call: enough to fill a core, small enough for memory
-_TRIED = 24  # draws for which the solver's steps are made
+_TRIED = (24, 8)  # draws for which the solver's steps are made: one by one, and where many subjects share steps
 _SHARE = 0.99  # of them and of the virtual subjects; the rest may be less exact,
 _INEXACT = 0.01  # but one wrong by this part of a state is solved again by itself
 
@@ -109,7 +109,7 @@ def _solved(spec: FitSpec, schedule: solving.Schedule, values: Mapping[str, Any]
     typical = {name: p.value for name, p in spec.model.parameters.items()} | dict(spec.fixed)
     known = {name: np.asarray(value) for name, value in values.items()}
     draws = len(next(iter(known.values())))
-    some = {name: value[:: max(draws // _TRIED, 1)] for name, value in known.items()}
+    some = {name: value[:: max(draws // _TRIED[pooled], 1)] for name, value in known.items()}
     solver = solving.prepare(spec.model, typical, schedule, observables, draws=some, pooled=pooled, tail=some,
                              share=_SHARE if pooled else 1.0, lost=_INEXACT, fixed=settled(spec))
     run = jax.jit(partial(solving.solve_sets, solver))

@@ -363,12 +363,12 @@ def _row_text(sizes: dict[str, int]) -> str:
   %idle = icmp eq i64 %flags, 0"""
 
 
-def _group_text(sizes: dict[str, int]) -> str:
-    """Where what belongs to %group begins."""
+def _group_text(sizes: dict[str, int], kept: tuple[str, str]) -> str:
+    """Where what belongs to %group begins; `kept`: how many rows of each table the scratch has room for."""
     parts = [("observed", "observations", f"{sizes['O']}", "%visits"), ("initial", "initials", f"{sizes['N']}", "1"),
              ("all", "parameters", f"{sizes['M']}", "%regimes"), ("grid.1", "grid", f"{sizes['R']}", "%rows"),
-             ("grid.2", "dense", f"{sizes['R']}", "%dense.rows"), ("scratch.1", "scratch", f"{sizes['N']}", "%rows"),
-             ("scratch.2", "scratch.dense", f"{sizes['N']}", "%dense.rows"), ("used", "useds", "1", "1")]
+             ("grid.2", "dense", f"{sizes['R']}", "%dense.rows"), ("scratch.1", "scratch", f"{sizes['N']}", kept[0]),
+             ("scratch.2", "scratch.dense", f"{sizes['N']}", kept[1]), ("used", "useds", "1", "1")]
     lines = []
     for name, array, each, count in parts:
         lines += [f"%{name}.each = mul i64 {count}, {each}", f"%{name}.o = mul i64 %{name}.each, %group",
@@ -377,13 +377,17 @@ def _group_text(sizes: dict[str, int]) -> str:
 
 
 def _forward_text(sizes: dict[str, int]) -> str:
-    """A group goes through its first table of steps, and where a step is poor, again through the denser one."""
+    """A group goes through its first table of steps, and where a step is poor, again through the denser one.
+
+    States are kept for the adjoint if the scratch has a place for every row, and else not at all.
+    """
     state, size = "%state", sizes["N"] * BYTES
     at = {"state": state, "parameter": "%current", "row": "%row"}
     return f"""
 define internal void @course(ptr %all, ptr %initial, ptr %grid, ptr %tolerance, ptr %observed, ptr %worst, ptr %errors,
-                             ptr %scratch, i64 %rows, i64 %regimes) noinline {{
+                             ptr %scratch, i64 %rows, i64 %regimes, i64 %kept.rows) noinline {{
 entry:
+  %keeps = icmp eq i64 %kept.rows, %rows
   %state = alloca [{sizes["N"]} x {V}], align {BYTES}
   %current = alloca [{max(sizes["M"], 1)} x {V}], align {BYTES}
   %error = alloca {V}, align {BYTES}
@@ -399,7 +403,11 @@ row.do:
 {_row_text(sizes)}
   br i1 %idle, label %row.next, label %row.act
 row.act:
+  br i1 %keeps, label %keep.state, label %go
+keep.state:
   call void @llvm.memcpy.p0.p0.i64(ptr %kept, ptr %state, i64 {size}, i1 false)
+  br label %go
+go:
 {_when(REGIME, "regime", ["call void @load(ptr %all, ptr %current, ptr %row, i64 %regimes)"])}
 {_when(VISIT, "visit", [_call("observe", observed="%observed", **at)])}
 {_when(JUMP, "jump", [_call("jump", **at)])}
@@ -419,7 +427,8 @@ end:
 
 define void @forward(ptr %parameters, ptr %initials, ptr %grid, ptr %dense, ptr %tolerance, ptr %poor,
                      ptr %observations, ptr %worsts, ptr %useds, ptr %scratch, ptr %scratch.dense,
-                     i64 %groups, i64 %rows, i64 %regimes, i64 %visits, i64 %dense.rows, ptr %errors) {{
+                     i64 %groups, i64 %rows, i64 %regimes, i64 %visits, i64 %dense.rows, i64 %kept.rows,
+                     i64 %dense.kept, ptr %errors) {{
 entry:
   br label %group.test
 group.test:
@@ -427,14 +436,14 @@ group.test:
   %group.more = icmp slt i64 %group, %groups
   br i1 %group.more, label %group.do, label %end
 group.do:
-{_group_text(sizes)}
+{_group_text(sizes, ("%kept.rows", "%dense.kept"))}
   %worst = getelementptr {V}, ptr %worsts, i64 %group
   %errors.row = mul i64 %rows, %group
   %errors.at = getelementptr {V}, ptr %errors, i64 %errors.row
   %none = icmp eq ptr %errors, null
   %errors.1 = select i1 %none, ptr null, ptr %errors.at
   call void @course(ptr %all, ptr %initial, ptr %grid.1, ptr %tolerance, ptr %observed, ptr %worst, ptr %errors.1,
-                    ptr %scratch.1, i64 %rows, i64 %regimes)
+                    ptr %scratch.1, i64 %rows, i64 %regimes, i64 %kept.rows)
   store {V} zeroinitializer, ptr %used, align 8
   %limit = load {V}, ptr %poor, align 8
   %found = load {V}, ptr %worst, align 8
@@ -446,7 +455,7 @@ group.do:
   br i1 %again, label %group.again, label %group.end
 group.again:
   call void @course(ptr %all, ptr %initial, ptr %grid.2, ptr %tolerance, ptr %observed, ptr %worst, ptr null,
-                    ptr %scratch.2, i64 %dense.rows, i64 %regimes)
+                    ptr %scratch.2, i64 %dense.rows, i64 %regimes, i64 %dense.kept)
   store {V} {splat(1.0)}, ptr %used, align 8
   br label %group.end
 group.end:
@@ -503,7 +512,7 @@ group.test:
   %group.more = icmp slt i64 %group, %groups
   br i1 %group.more, label %group.do, label %end
 group.do:
-{_group_text(sizes)}
+{_group_text(sizes, ("%rows", "%dense.rows"))}
   %theirs = getelementptr {V}, ptr %values, i64 %all.o
   %all.bytes = mul i64 %all.each, {BYTES}
   call void @llvm.memset.p0.i64(ptr %all, i8 0, i64 %all.bytes, i1 false)

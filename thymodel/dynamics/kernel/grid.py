@@ -218,28 +218,27 @@ def _uniform(path: Path) -> Density:
     return Density(edges, np.maximum(_FIRST_STEPS / span, 1.0 / lengths))
 
 
-def _steps(leg: Leg, density: Density) -> np.ndarray:
-    """Times from start to end of a leg, each step taking an equal share of the density."""
-    if leg.end <= leg.start:
-        return np.array([leg.start])
-    total = np.concatenate([[0.0], np.cumsum(density.value * np.diff(density.edges))])
-    low, high = np.interp([leg.start, leg.end], density.edges, total)
-    count = max(1, int(np.ceil(high - low - 1e-9)))
-    times = np.interp(np.linspace(low, high, count + 1), total, density.edges)
-    times[0], times[-1] = leg.start, leg.end
-    return times
-
-
 def _rows(path: Path, density: Density) -> np.ndarray:
-    """The grid's rows of one subject (row, item), flags left 0."""
-    rows = []
-    for leg in path.legs:
-        times = _steps(leg, density)
-        steps = np.diff(times) if len(times) > 1 else np.zeros(1)
-        for j, h in enumerate(steps):
-            visit, jump, amount = (leg.visit, leg.jump, leg.amount) if j == 0 else (-1, -1, 0.0)
-            rows.append([times[j], h, jump, amount, visit, leg.regime, 0.0, *leg.infusion])
-    return np.array(rows)
+    """The grid's rows of one subject (row, item), flags left 0; steps of a leg take equal shares of its density."""
+    legs = path.legs
+    starts, ends = np.array([leg.start for leg in legs]), np.array([leg.end for leg in legs])
+    total = np.concatenate([[0.0], np.cumsum(density.value * np.diff(density.edges))])
+    low, high = np.interp(starts, density.edges, total), np.interp(ends, density.edges, total)
+    counts = np.where(ends > starts, np.maximum(1, np.ceil(high - low - 1e-9)), 1).astype(int)
+    leg, first = np.repeat(np.arange(len(legs)), counts), np.cumsum(counts) - counts
+    share = (np.arange(len(leg)) - first[leg]) / counts[leg]
+    rows = np.zeros((len(leg), len(ROW) + len(legs[0].infusion)))
+    t = np.interp(low[leg] + share * (high - low)[leg], total, density.edges)
+    t[first] = starts
+    until = np.append(t[1:], ends[-1])
+    until[first + counts - 1] = ends
+    rows[:, ROW.index("t")], rows[:, ROW.index("h")] = t, until - t
+    rows[:, ROW.index("regime")] = np.array([leg.regime for leg in legs])[leg]
+    rows[:, len(ROW):] = np.stack([leg.infusion for leg in legs])[leg]
+    rows[:, [ROW.index("jump"), ROW.index("visit")]] = -1.0
+    for name in ("jump", "amount", "visit"):
+        rows[first, ROW.index(name)] = [getattr(leg, name) for leg in legs]
+    return rows
 
 
 def _assemble(native: Native, schedule: Schedule, paths: Sequence[Path], which: np.ndarray,
@@ -319,11 +318,11 @@ def run(native: Native, parameters: np.ndarray, initial: np.ndarray, grid: Grid)
     observed = np.zeros((groups, len(grid.stored), len(native.observables), LANES))
     errors, states = np.zeros((groups, steps, LANES)), np.zeros((groups, steps, len(native.model.states), LANES))
     nothing, per_group = np.full((groups, LANES), np.inf), np.zeros((2, groups, LANES))
-    function = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 11, *[ctypes.c_int64] * 5, ctypes.c_void_p)(
+    function = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 11, *[ctypes.c_int64] * 7, ctypes.c_void_p)(
         native.forward_address)
     arrays = (parameters, initial, rows, nothing, tolerance, nothing, observed, *per_group, states, nothing)
     function(*[a.ctypes.data for a in arrays], groups, steps, parameters.shape[1], len(grid.stored), 0,
-             errors.ctypes.data)
+             steps, 0, errors.ctypes.data)
     return Run(observed, errors, states)
 
 

@@ -12,17 +12,20 @@ _INVALID = 3  # XLA_FFI_Error_Code_INVALID_ARGUMENT
 _VALUES = ("regimes-parameters", ("G", "C", "M", "L"))
 _TABLES = (("grid", ("G", "S", "R", "L")), ("dense grid", ("G", "D", "R", "L")))
 _KEPT = (("scratch", ("G", "S", "N", "L")), ("dense scratch", ("G", "D", "N", "L")))
+_ROOM = (("scratch", ("G", "K", "N", "L")), ("dense scratch", ("G", "E", "N", "L")))  # as many rows, or none
 _USED = ("used", ("G", "L"))
 FORWARD = (_VALUES, ("initial states", ("G", "N", "L")), *_TABLES, ("tolerance", ("N+1", "L")), ("poor", ("L",)),
-           ("observed", ("G", "V", "O", "L")), ("worst", ("G", "L")), _USED, *_KEPT)
+           ("observed", ("G", "V", "O", "L")), ("worst", ("G", "L")), _USED, *_ROOM)
 BACKWARD = (_VALUES, *_TABLES, *_KEPT, _USED, ("observed cotangent", ("G", "V", "O", "L")),
             ("parameter cotangent", ("G", "C", "M", "L")), ("initial cotangent", ("G", "N", "L")))
 
 
 def handlers_text(sizes: dict[str, int], suffix: str) -> str:
-    """Both handlers. `sizes` are the fixed dimensions; G, C, S, D, V are read from the buffers and must agree."""
+    """Both handlers. `sizes` are the fixed dimensions; the others are read from the buffers and must agree."""
     fixed = sizes | {"N+1": sizes["N"] + 1}
-    return (_message(suffix) + _handler(f"forward_{suffix}", "forward", FORWARD, 6, fixed, suffix, extra=("ptr null",))
+    return (_message(suffix)
+            + _handler(f"forward_{suffix}", "forward", FORWARD, 6, fixed, suffix, ("G", "S", "C", "V", "D", "K", "E"),
+                       extra=("ptr null",))
             + _handler(f"backward_{suffix}", "backward", BACKWARD, 7, fixed, suffix))
 
 

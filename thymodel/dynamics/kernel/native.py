@@ -187,7 +187,7 @@ def _by_group(array):
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def solve_by_handler(native: Native, parameters, initial, rows, dense, tolerance, poor, stored):
     """Observables by group and each subject's worst error: the FFI call with its derivative."""
-    return tuple(_forward(native, parameters, initial, rows, dense, tolerance, poor, stored)[:2])
+    return tuple(_forward(native, parameters, initial, rows, dense, tolerance, poor, stored, (0, 0))[:2])
 
 
 def _call(target: str, shapes: Sequence[tuple[int, ...]], *operands):
@@ -195,17 +195,18 @@ def _call(target: str, shapes: Sequence[tuple[int, ...]], *operands):
     return jax.ffi.ffi_call(target, results, vmap_method="sequential")(*operands)
 
 
-def _forward(native: Native, parameters, initial, rows, dense, tolerance, poor, stored):
-    groups, steps, states = rows.shape[0], rows.shape[1], len(native.model.states)
+def _forward(native: Native, parameters, initial, rows, dense, tolerance, poor, stored, kept: tuple[int, int]):
+    """`kept`: of how many rows of each table the states are kept: all, for the adjoint, or none."""
+    groups, states = len(rows), len(native.model.states)
+    scratch = [(groups, count, states, LANES) for count in kept]
     return _call(native.forward, [(groups, len(stored), len(native.observables), LANES), (groups, LANES),
-                                  (groups, LANES), (groups, steps, states, LANES),
-                                  (groups, dense.shape[1], states, LANES)],
+                                  (groups, LANES), *scratch],
                  parameters, initial, rows, dense, tolerance, poor)
 
 
 def _solve_forward(native: Native, parameters, initial, rows, dense, tolerance, poor, stored):
     observed, worst, used, scratch, scratch_dense = _forward(native, parameters, initial, rows, dense, tolerance, poor,
-                                                             stored)
+                                                             stored, (rows.shape[1], dense.shape[1]))
     return (observed, worst), (parameters, rows, dense, scratch, scratch_dense, used)
 
 
