@@ -31,6 +31,10 @@ def _is_the_gaussian(z: np.ndarray) -> bool:
     return max(abs(m.mean()) / az.mcse(m, method="mean") for m in moments) < MOST
 
 
+def _pilot(z: np.ndarray, diverging: np.ndarray) -> _Pilot:
+    return _Pilot(z, np.zeros(diverging.shape), diverging)
+
+
 def _same(a: Draws, b: Draws) -> bool:
     return all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
 
@@ -39,7 +43,7 @@ def _same(a: Draws, b: Draws) -> bool:
 def lost_pilot(tmp_path) -> Path:
     """The checkpoint of a fit whose pilot did nothing but diverge."""
     z = np.random.default_rng(1).standard_normal((3, 50, 3))
-    sampling._Store(tmp_path / "lost", "gaussian").save_pilot(_Pilot(z, np.ones((3, 50), bool)))
+    sampling._Store(tmp_path / "lost", "gaussian").save_pilot(_pilot(z, np.ones((3, 50), bool)))
     return tmp_path / "lost"
 
 
@@ -48,7 +52,7 @@ def bad_frame(tmp_path_factory) -> Path:
     """The checkpoint of a fit whose frame lets no chain move along the last coordinate, begun in three places."""
     folder = tmp_path_factory.mktemp("bad") / "checkpoint"
     store = sampling._Store(folder, "gaussian")
-    store.save_pilot(_Pilot(np.random.default_rng(1).standard_normal((3, 50, 3)), np.zeros((3, 50), bool)))
+    store.save_pilot(_pilot(np.random.default_rng(1).standard_normal((3, 50, 3)), np.zeros((3, 50), bool)))
     frame = Frame(jnp.zeros(3), jnp.diag(jnp.array([1.0, 1.0, 1e-7])), jnp.zeros(0))
     store.save_start(frame, jnp.array([[0.0, 0.0, 2e7], [0.0, 0.0, 0.0], [0.0, 0.0, -2e7]]))
     return folder
@@ -88,11 +92,11 @@ def test_chains_in_different_places_are_drawn_again(fallen_back):
 
 def test_a_pilot_is_unfit_if_half_of_its_draws_diverge_or_stand_still():
     z, diverging = np.random.default_rng(2).standard_normal((4, 50, 3)), np.zeros((4, 50), bool)
-    assert sampling._unfit(_Pilot(z, diverging)) == ""
+    assert sampling._unfit(_pilot(z, diverging)) == ""
     diverging[:, :24] = True
-    assert sampling._unfit(_Pilot(z, diverging)) == ""
+    assert sampling._unfit(_pilot(z, diverging)) == ""
     z[:, 25:28] = z[:, 25:26]  # two more that do not move
-    assert sampling._unfit(_Pilot(z, diverging)) == "52% of the pilot's draws diverged or did not move"
+    assert sampling._unfit(_pilot(z, diverging)) == "52% of the pilot's draws diverged or did not move"
 
 
 def _some(divergences: int = 0, apart: float = 0.0, seed: int = 3, count: int = 1000) -> Draws:

@@ -10,6 +10,7 @@ iterations; a run that was killed goes on from there and gives the draws that it
 """
 
 import io
+import itertools
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,13 +21,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.optimize
 from jaxtyping import Array, Float
 from numpyro.infer.hmc import hmc
 
 from thymodel.dynamics.kernel import Counter, make_counter
 from thymodel.errors import Fault, InputError, ThymodelError
 from thymodel.inference.diagnostics import worst_rhat
+from thymodel.inference.modes import find_modes, in_the_mass, places_apart
 
 LogDensity = Callable[..., Array]  # of z, and of further tables
 Progress = Callable[[int, int, int, int], None]  # chain, iterations done, iterations in all, divergences so far
@@ -99,39 +100,11 @@ class _Pilot(NamedTuple):
     """The later half of a short run: where the posterior mass is. No part of the draws."""
 
     z: Float[np.ndarray, "chain draw coordinate"]
+    log_density: Float[np.ndarray, "chain draw"]
     diverging: np.ndarray
 
 
 # --- frames --------------------------------------------------------------------------------------------------
-
-
-def find_mode(value_and_grad, size: int, free: np.ndarray) -> Array:
-    """Mode over the coordinates `free`, the others held at 0.
-
-    The scales of random effects are held: with them free the density of a hierarchical model has no useful mode.
-
-    Raises:
-        ThymodelError: the log density is not finite where the search starts, at the prior medians.
-    """
-    if not np.isfinite(float(value_and_grad(np.zeros(size))[0])):
-        raise ThymodelError("the log density is not finite at the prior medians: some observation is impossible "
-                            "there, or the model cannot be integrated. hint: look at a prior predictive simulation")
-
-    def at(x) -> np.ndarray:
-        point = np.zeros(size)
-        point[free] = x
-        return point
-
-    def objective(x):
-        value, slope = value_and_grad(at(x))
-        value, slope = float(value), np.asarray(slope)[free]
-        if not np.isfinite(value) or not np.isfinite(slope).all():
-            return 1e30, np.zeros_like(slope)
-        return -value, -slope
-
-    found = scipy.optimize.minimize(objective, np.zeros(len(free)), jac=True, method="L-BFGS-B",
-                                    bounds=[(-6.0, 6.0)] * len(free), options={"maxiter": 300})
-    return jnp.asarray(at(found.x))
 
 
 def frame_at(value_and_grad, points: Sequence[np.ndarray], weights: Array,
@@ -201,10 +174,11 @@ def sample(log_density: LogDensity, size: int, free: np.ndarray, settings: Setti
         store.save_pilot(pilot)
     why, first, final = _unfit(pilot), None, tables
     if not why:
-        final = tables if refine is None else refine(thin(pilot.z, _LIKELY))
+        kept = in_the_mass(pilot.z, pilot.log_density)
+        final = tables if refine is None else refine(thin(pilot.z[kept], _LIKELY))
         start = store.load_start()
         if start is None:
-            start = _settle(pilot.z, maps, machine, final)
+            start = _settle(pilot.z, kept, maps, machine, final)
             store.save_start(*start)
         first = _run(machine, start, settings, final, store, progress)
         why = _flaw(first)
@@ -333,17 +307,19 @@ def thin(z: Float[np.ndarray, "chain draw coordinate"], count: int) -> Float[np.
 
 
 def _pilot(machine: _Machine, maps: Coordinates, size: int, free: np.ndarray, settings: Settings, tables) -> _Pilot:
-    """A short run in the frame of the mode."""
+    """A short run in the frame of the best mode; chains begin in every mode that may hold a share of the mass."""
     none = jnp.zeros(maps.weights)
 
     def value_and_grad(c):
         return machine.value_and_grad(c, none, tables)
 
-    frame = frame_at(value_and_grad, [np.asarray(find_mode(value_and_grad, size, free))], none, maps.blocks)
-    mode, factor = np.asarray(frame.mode), np.asarray(frame.factor)
-    randoms = np.random.default_rng(settings.seed).spawn(settings.chains)
-    places = np.stack([_finite_start(lambda u: value_and_grad(mode + factor @ u)[0], random, size)
-                       for random in randoms])
+    generator = np.random.default_rng(settings.seed)
+    randoms = generator.spawn(settings.chains)
+    modes = find_modes(value_and_grad, size, free, generator)
+    frame = frame_at(value_and_grad, [modes[0].point], none, maps.blocks)
+    centres = itertools.cycle(places_apart(modes, np.asarray(frame.factor)))
+    places = np.stack([_near(value_and_grad, frame, centre, random)
+                       for centre, random in zip(centres, randoms, strict=False)])
     states, blocks = _begin(machine, frame, places, settings.seed + 1, tables), []
     for _ in range(_PILOT_BLOCKS):
         states, block = machine.run(states, frame, tables)
@@ -352,20 +328,27 @@ def _pilot(machine: _Machine, maps: Coordinates, size: int, free: np.ndarray, se
     return _Pilot(*(np.concatenate([block[name] for block in late], axis=1) for name in _Pilot._fields))
 
 
-def _settle(late: Float[np.ndarray, "chain draw coordinate"], maps: Coordinates, machine: _Machine,
+def _near(value_and_grad, frame: Frame, centre: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """A place in the frame, about one posterior width from a mode."""
+    mode, factor = np.asarray(frame.mode), np.asarray(frame.factor)
+    away = _finite_start(lambda u: value_and_grad(centre + factor @ u)[0], random, len(centre))
+    return np.linalg.solve(factor, centre - mode) + away
+
+
+def _settle(late: Float[np.ndarray, "chain draw coordinate"], kept: np.ndarray, maps: Coordinates, machine: _Machine,
             tables) -> tuple[Frame, Array]:
     """The frame for the main run, and a place in it for each chain to start from.
 
-    The pilot's draws choose the weights of the coordinates; the curvature averaged over some of them makes the frame.
+    The draws of the pilot's chains that are kept choose the weights of the coordinates; the curvature averaged over
+    some of them makes the frame. A chain that is not kept begins at a draw of those that are.
     """
-    size = late.shape[-1]
-    weights = jnp.asarray(maps.choose_weights(late.reshape(-1, size)))
-    some = late[:, :: late.shape[1] // 3]
-    from_z = jax.jit(jax.vmap(maps.from_z, (0, None)))
-    points = np.asarray(from_z(np.concatenate([some.reshape(-1, size), late[:, -1]]), weights))
-    found = frame_at(lambda c: machine.value_and_grad(c, weights, tables), points[: -len(late)],
-                     weights, maps.blocks)
-    return found, jnp.asarray(np.linalg.solve(np.asarray(found.factor), (points[-len(late):] - found.mode).T).T)
+    size, good = late.shape[-1], late[kept]
+    weights = jnp.asarray(maps.choose_weights(good.reshape(-1, size)))
+    some = good[:, :: good.shape[1] // 3].reshape(-1, size)
+    last = np.where(kept[:, None], late[:, -1], thin(good, len(late)))
+    points = np.asarray(jax.jit(jax.vmap(maps.from_z, (0, None)))(np.concatenate([some, last]), weights))
+    found = frame_at(lambda c: machine.value_and_grad(c, weights, tables), points[: len(some)], weights, maps.blocks)
+    return found, jnp.asarray(np.linalg.solve(np.asarray(found.factor), (points[len(some):] - found.mode).T).T)
 
 
 def _plain_start(machine: _Machine, maps: Coordinates, size: int, settings: Settings,
