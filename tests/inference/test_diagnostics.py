@@ -132,3 +132,8 @@ def test_a_time_that_some_draws_never_reach_is_not_judged():
     times[times > 95] = np.inf
     free = np.random.default_rng(8).normal(size=(4, 500))
     assert judge(summary_table({"cd4_200.median": times, "free": free}), 0, 0, 5000, GATES).passed
+
+
+def test_the_way_that_the_draws_were_made_is_said_and_not_judged():
+    verdict = judge(_table(), 0, 0, 5000, GATES, way="plain NUTS, for a reason")
+    assert verdict.passed and verdict.sentences[-1] == "note: plain NUTS, for a reason"

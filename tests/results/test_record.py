@@ -57,6 +57,14 @@ def resealed(folder: Path, **changes) -> None:
 # --- an intact record ----------------------------------------------------------------------------------------
 
 
+def test_a_record_says_how_its_draws_were_made_if_not_in_the_usual_way(tiny_fit):
+    way, sentences = tiny_fit.content["sampler"]["way"], tiny_fit.content["verdict"]["sentences"]
+    assert [s for s in sentences if s.startswith("note: ")] == ([f"note: {way}"] if way else [])
+    other = {**tiny_fit.content["sampler"], "way": "plain NUTS"}
+    verdict = records.verdict_of(tiny_fit.spec, tiny_fit.table, other, tiny_fit.content["certificate"])
+    assert verdict.passed and verdict.sentences[-1] == "note: plain NUTS"
+
+
 def test_an_intact_record_verifies(tiny_fit):
     found = verify(load_record(tiny_fit.folder))
     assert found.faults == () and any("log density recomputed at 3 points" in note for note in found.notes)

@@ -22,7 +22,7 @@ COLUMNS = ("mean", "sd", "median", "q05", "q95", "mcse_mean", "mcse_sd", "rhat",
 
 @dataclass(frozen=True)
 class Verdict:
-    """`passed`, and a sentence for each gate."""
+    """`passed`, a sentence for each gate, and a note if the draws were not made in the usual way."""
 
     passed: bool
     sentences: tuple[str, ...]
@@ -60,8 +60,28 @@ def energy_fraction(energy: Float[np.ndarray, "chain draw"]) -> np.ndarray:
     return np.mean(np.diff(energy, axis=1) ** 2, axis=1) / np.var(energy, axis=1)
 
 
+def worst_rhat(z: Float[np.ndarray, "chain draw coordinate"]) -> float:
+    """Largest R-hat over the coordinates and their distances from the median.
+
+    Infinite where nothing moves; 1 where the draws are too few to say anything.
+
+    Source: Gelman et al. 2013, Bayesian Data Analysis, section 11.4 (chains in halves); Vehtari et al. 2021, Bayesian
+    Anal 16:667 (distances, for chains that differ in width).
+    """
+    half = z.shape[1] // 2
+    if half < 2:
+        return 1.0
+    halves = np.concatenate([z[:, :half], z[:, -half:]])
+    both = np.concatenate([halves, np.abs(halves - np.median(halves, axis=(0, 1)))], axis=-1)
+    within = both.var(axis=1, ddof=1).mean(axis=0)
+    between = both.mean(axis=1).var(axis=0, ddof=1)
+    if not (np.isfinite(both).all() and (within > 0.0).all()):
+        return float("inf")
+    return float(np.sqrt((half - 1) / half + between / within).max())
+
+
 def judge(table: pd.DataFrame, divergences: int, failed_solves: int, leapfrogs: int, gates: GatesTable,
-          certificate: Mapping[str, Any] | None = None) -> Verdict:
+          certificate: Mapping[str, Any] | None = None, way: str = "") -> Verdict:
     """The verdict in words: every gate with its worst quantity.
 
     Args:
@@ -69,6 +89,7 @@ def judge(table: pd.DataFrame, divergences: int, failed_solves: int, leapfrogs: 
             are not judged; any other row without an R-hat (a single chain, a draw that is not a number) fails.
         failed_solves: integrations that failed inside the sampler, of `leapfrogs` in all.
         certificate: of the numerics, as in the record.
+        way: how the draws were made if not in the usual way; said, not judged.
     """
     settled = table["rhat"].isna() & ((table["q05"] == table["q95"]) | np.isinf(table["mean"]))
     live = table[~settled]
@@ -81,7 +102,8 @@ def judge(table: pd.DataFrame, divergences: int, failed_solves: int, leapfrogs: 
          f"{failed_solves} of {leapfrogs} solves failed inside the sampler (allowed share {gates.failed_solves:g})"),
     ]
     checks += [] if certificate is None else [(bool(certificate["good"]), _numerics(certificate, gates.pareto_k))]
-    return Verdict(all(ok for ok, _ in checks), tuple(f"{'pass' if ok else 'FAIL'}: {text}" for ok, text in checks))
+    sentences = [f"{'pass' if ok else 'FAIL'}: {text}" for ok, text in checks]
+    return Verdict(all(ok for ok, _ in checks), (*sentences, *([f"note: {way}"] if way else [])))
 
 
 def _gate(values: pd.Series, bound: float, name: str, below: bool, digits: int) -> tuple[bool, str]:

@@ -3,11 +3,14 @@
 Before sampling, a pilot run chooses coordinates: a one-to-one map of the caller's (`Coordinates`), then a linear one,
 mode + L u, where L L' is the inverse of the curvature averaged over the pilot's draws. The target is unchanged
 (Jacobians are included; that of a linear map is constant), and NUTS meets a density of nearly unit scale.
+Where the pilot is unfit, or the draws in its coordinates are not good, plain NUTS begins at draws of the prior in the
+caller's coordinates, and `Draws.way` says so.
 The whole state of every chain, adaptation included, is an array tree, written to a checkpoint after each block of
 iterations; a run that was killed goes on from there and gives the draws that it would have given.
 """
 
 import io
+import itertools
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,12 +21,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.optimize
 from jaxtyping import Array, Float
 from numpyro.infer.hmc import hmc
 
 from thymodel.dynamics.kernel import Counter, make_counter
 from thymodel.errors import Fault, InputError, ThymodelError
+from thymodel.inference.diagnostics import worst_rhat
+from thymodel.inference.modes import find_modes, in_the_mass, places_apart
 
 LogDensity = Callable[..., Array]  # of z, and of further tables
 Progress = Callable[[int, int, int, int], None]  # chain, iterations done, iterations in all, divergences so far
@@ -31,6 +35,10 @@ BLOCK = 25  # iterations between checkpoints: seconds of work
 _MAX_TREE_DEPTH = (6, 10)  # in warm-up, where the step size is not yet worth long paths, and after it
 _PILOT_BLOCKS = 4
 _LIKELY = 128  # of the pilot's draws, handed to `refine`
+_UNFIT = 0.5  # of the pilot's draws divergent or not moved from the last: no more than chance shows where the mass is
+_DIVERGENT = 0.001  # of the draws: so many happen in a good run, and a plain one, many times as long, has them as well
+_STUCK = 1.05  # R-hat that only chains in different places reach when they are long; _FEW / draws is for chance
+_FEW = 10.0  # independent draws of two chains or more: R-hat - 1 < 10 / draws in all but one of 10 000 coordinates
 _CURVATURE_FLOOR = 0.3  # of the prior's 1: where the log density bends up at the mode, the frame is no wider than this
 
 
@@ -70,7 +78,10 @@ class Settings(NamedTuple):
 
 
 class Draws(NamedTuple):
-    """Draws after warm-up, chain by chain, in the coordinates of the log density."""
+    """Draws after warm-up, chain by chain, in the coordinates of the log density.
+
+    `way` is empty where the pilot's coordinates served; otherwise it says how these draws were made, and why.
+    """
 
     z: Float[np.ndarray, "chain draw coordinate"]
     log_density: Float[np.ndarray, "chain draw"]
@@ -82,38 +93,18 @@ class Draws(NamedTuple):
     warmup_leapfrogs: int
     warmup_divergences: int
     failed: int
+    way: str = ""
+
+
+class _Pilot(NamedTuple):
+    """The later half of a short run: where the posterior mass is. No part of the draws."""
+
+    z: Float[np.ndarray, "chain draw coordinate"]
+    log_density: Float[np.ndarray, "chain draw"]
+    diverging: np.ndarray
 
 
 # --- frames --------------------------------------------------------------------------------------------------
-
-
-def find_mode(value_and_grad, size: int, free: np.ndarray) -> Array:
-    """Mode over the coordinates `free`, the others held at 0.
-
-    The scales of random effects are held: with them free the density of a hierarchical model has no useful mode.
-
-    Raises:
-        ThymodelError: the log density is not finite where the search starts, at the prior medians.
-    """
-    if not np.isfinite(float(value_and_grad(np.zeros(size))[0])):
-        raise ThymodelError("the log density is not finite at the prior medians: some observation is impossible "
-                            "there, or the model cannot be integrated. hint: look at a prior predictive simulation")
-
-    def at(x) -> np.ndarray:
-        point = np.zeros(size)
-        point[free] = x
-        return point
-
-    def objective(x):
-        value, slope = value_and_grad(at(x))
-        value, slope = float(value), np.asarray(slope)[free]
-        if not np.isfinite(value) or not np.isfinite(slope).all():
-            return 1e30, np.zeros_like(slope)
-        return -value, -slope
-
-    found = scipy.optimize.minimize(objective, np.zeros(len(free)), jac=True, method="L-BFGS-B",
-                                    bounds=[(-6.0, 6.0)] * len(free), options={"maxiter": 300})
-    return jnp.asarray(at(found.x))
 
 
 def frame_at(value_and_grad, points: Sequence[np.ndarray], weights: Array,
@@ -158,7 +149,7 @@ def _curvature(value_and_grad, point: np.ndarray, blocks: tuple[int, int] | None
 def sample(log_density: LogDensity, size: int, free: np.ndarray, settings: Settings, checkpoint: Path | None = None,
            identity: str = "", progress: Progress | None = None, coordinates: Coordinates | None = None,
            tables: tuple[Any, ...] = (), refine: Callable[[np.ndarray], tuple[Any, ...]] | None = None) -> Draws:
-    """Draws from exp(log_density) by NUTS.
+    """Draws from exp(log_density) by NUTS; by plain NUTS where the pilot's coordinates do not serve.
 
     Args:
         log_density: of z, a vector of `size` coordinates, each on the scale of a standard normal, and of `tables`.
@@ -181,16 +172,31 @@ def sample(log_density: LogDensity, size: int, free: np.ndarray, settings: Setti
     if pilot is None:
         pilot = _pilot(machine, maps, size, free, settings, tables)
         store.save_pilot(pilot)
-    final = tables if refine is None else refine(thin(pilot, _LIKELY))
-    start = store.load_start()
-    if start is None:
-        start = _settle(pilot, maps, machine, final)
-        store.save_start(*start)
-    frame, places = start
+    why, first, final = _unfit(pilot), None, tables
+    if not why:
+        kept = in_the_mass(pilot.z, pilot.log_density)
+        final = tables if refine is None else refine(thin(pilot.z[kept], _LIKELY))
+        start = store.load_start()
+        if start is None:
+            start = _settle(pilot.z, kept, maps, machine, final)
+            store.save_start(*start)
+        first = _run(machine, start, settings, final, store, progress)
+        why = _flaw(first)
+        if not why:
+            return first
+    start = _plain_start(machine, maps, size, settings, final)
+    plain = _run(machine, start, settings._replace(seed=settings.seed + 2), final, store.inside("plain"), progress)
+    return _better(first, plain, why)
+
+
+def _run(machine: "_Machine", start: tuple[Frame, Array], settings: Settings, tables, store: "_Store",
+         progress: Progress | None) -> Draws:
+    """Warm-up and draws in one frame; continued where the store holds a part of them."""
     total = settings.warmup + settings.draws
-    states, blocks = store.load_blocks(_begin(machine, frame, places, settings.seed, final))
+    frame, places = start
+    states, blocks = store.load_blocks(_begin(machine, frame, places, settings.seed, tables))
     while len(blocks) * BLOCK < total:
-        states, block = machine.run(states, frame, final)
+        states, block = machine.run(states, frame, tables)
         blocks.append(block)
         store.save_block(states, block, len(blocks) - 1)
         if progress is not None:
@@ -300,40 +306,59 @@ def thin(z: Float[np.ndarray, "chain draw coordinate"], count: int) -> Float[np.
     return flat[np.unique(np.linspace(0, len(flat) - 1, min(count, len(flat))).astype(int))]
 
 
-def _pilot(machine: _Machine, maps: Coordinates, size: int, free: np.ndarray, settings: Settings,
-           tables) -> Float[np.ndarray, "chain draw coordinate"]:
-    """The later half of a short run in the frame of the mode: where the posterior mass is. No part of the draws."""
+def _pilot(machine: _Machine, maps: Coordinates, size: int, free: np.ndarray, settings: Settings, tables) -> _Pilot:
+    """A short run in the frame of the best mode; chains begin in every mode that may hold a share of the mass."""
     none = jnp.zeros(maps.weights)
 
     def value_and_grad(c):
         return machine.value_and_grad(c, none, tables)
 
-    frame = frame_at(value_and_grad, [np.asarray(find_mode(value_and_grad, size, free))], none, maps.blocks)
-    mode, factor = np.asarray(frame.mode), np.asarray(frame.factor)
-    randoms = np.random.default_rng(settings.seed).spawn(settings.chains)
-    places = np.stack([_finite_start(lambda u: value_and_grad(mode + factor @ u)[0], random, size)
-                       for random in randoms])
+    generator = np.random.default_rng(settings.seed)
+    randoms = generator.spawn(settings.chains)
+    modes = find_modes(value_and_grad, size, free, generator)
+    frame = frame_at(value_and_grad, [modes[0].point], none, maps.blocks)
+    centres = itertools.cycle(places_apart(modes, np.asarray(frame.factor)))
+    places = np.stack([_near(value_and_grad, frame, centre, random)
+                       for centre, random in zip(centres, randoms, strict=False)])
     states, blocks = _begin(machine, frame, places, settings.seed + 1, tables), []
     for _ in range(_PILOT_BLOCKS):
         states, block = machine.run(states, frame, tables)
-        blocks.append(block["z"])
-    return np.concatenate(blocks[len(blocks) // 2 :], axis=1)
+        blocks.append(block)
+    late = blocks[len(blocks) // 2 :]
+    return _Pilot(*(np.concatenate([block[name] for block in late], axis=1) for name in _Pilot._fields))
 
 
-def _settle(late: Float[np.ndarray, "chain draw coordinate"], maps: Coordinates, machine: _Machine,
+def _near(value_and_grad, frame: Frame, centre: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """A place in the frame, about one posterior width from a mode."""
+    mode, factor = np.asarray(frame.mode), np.asarray(frame.factor)
+    away = _finite_start(lambda u: value_and_grad(centre + factor @ u)[0], random, len(centre))
+    return np.linalg.solve(factor, centre - mode) + away
+
+
+def _settle(late: Float[np.ndarray, "chain draw coordinate"], kept: np.ndarray, maps: Coordinates, machine: _Machine,
             tables) -> tuple[Frame, Array]:
     """The frame for the main run, and a place in it for each chain to start from.
 
-    The pilot's draws choose the weights of the coordinates; the curvature averaged over some of them makes the frame.
+    The draws of the pilot's chains that are kept choose the weights of the coordinates; the curvature averaged over
+    some of them makes the frame. A chain that is not kept begins at a draw of those that are.
     """
-    size = late.shape[-1]
-    weights = jnp.asarray(maps.choose_weights(late.reshape(-1, size)))
-    some = late[:, :: late.shape[1] // 3]
-    from_z = jax.jit(jax.vmap(maps.from_z, (0, None)))
-    points = np.asarray(from_z(np.concatenate([some.reshape(-1, size), late[:, -1]]), weights))
-    found = frame_at(lambda c: machine.value_and_grad(c, weights, tables), points[: -len(late)],
-                     weights, maps.blocks)
-    return found, jnp.asarray(np.linalg.solve(np.asarray(found.factor), (points[-len(late):] - found.mode).T).T)
+    size, good = late.shape[-1], late[kept]
+    weights = jnp.asarray(maps.choose_weights(good.reshape(-1, size)))
+    some = good[:, :: good.shape[1] // 3].reshape(-1, size)
+    last = np.where(kept[:, None], late[:, -1], thin(good, len(late)))
+    points = np.asarray(jax.jit(jax.vmap(maps.from_z, (0, None)))(np.concatenate([some, last]), weights))
+    found = frame_at(lambda c: machine.value_and_grad(c, weights, tables), points[: len(some)], weights, maps.blocks)
+    return found, jnp.asarray(np.linalg.solve(np.asarray(found.factor), (points[len(some):] - found.mode).T).T)
+
+
+def _plain_start(machine: _Machine, maps: Coordinates, size: int, settings: Settings,
+                 tables) -> tuple[Frame, Array]:
+    """The frame that changes nothing, and a place of the prior for each chain."""
+    frame = Frame(jnp.zeros(size), jnp.eye(size), jnp.zeros(maps.weights))
+    randoms = np.random.default_rng(settings.seed + 2).spawn(settings.chains)
+    places = [_finite_start(lambda z: machine.value_and_grad(z, frame.weights, tables)[0], random, size)
+              for random in randoms]
+    return frame, jnp.asarray(np.stack(places))
 
 
 def _begin(machine: _Machine, frame: Frame, places: Array, seed: int, tables):
@@ -347,12 +372,12 @@ def _stacked(trees: Sequence[Any]) -> Any:
 
 
 def _finite_start(log_density, random: np.random.Generator, size: int) -> np.ndarray:
-    """A point about one posterior width from the mode where the density is finite."""
+    """A draw of the standard normal, drawn in until the density is finite there."""
     for attempt in range(50):
         u = random.standard_normal(size) * 0.9**attempt
         if np.isfinite(float(log_density(u))):
             return u
-    raise ThymodelError("no start with a finite log density was found around the mode")
+    raise ThymodelError("no start with a finite log density was found")
 
 
 def _collect(blocks: list[dict[str, np.ndarray]], states, settings: Settings) -> Draws:
@@ -362,6 +387,48 @@ def _collect(blocks: list[dict[str, np.ndarray]], states, settings: Settings) ->
     return Draws(**late, failed=int(whole["failed"].sum()), step_size=np.asarray(states.adapt_state.step_size),
                  warmup_leapfrogs=int(whole["leapfrogs"][:, :warmup].sum()),
                  warmup_divergences=int(whole["diverging"][:, :warmup].sum()))
+
+
+# --- which way -----------------------------------------------------------------------------------------------
+
+
+def _unfit(pilot: _Pilot) -> str:
+    """Why a pilot does not show where the mass is; empty if it does."""
+    still = np.zeros_like(pilot.diverging)
+    still[:, 1:] = (np.diff(pilot.z, axis=1) == 0.0).all(axis=-1)
+    lost = float(np.mean(pilot.diverging | still))
+    return f"{lost:.0%} of the pilot's draws diverged or did not move" if lost >= _UNFIT else ""
+
+
+def _flaw(draws: Draws) -> str:
+    """Why draws are not good, in words; empty if they are."""
+    divergences, rhat = int(draws.diverging.sum()), worst_rhat(draws.z)
+    found = []
+    if divergences > _DIVERGENT * draws.diverging.size:
+        found.append(f"{divergences} of {draws.diverging.size} draws divergent")
+    if not rhat < _stuck(draws):
+        found.append(f"chains in different places (R-hat {rhat:.2f})")
+    return ", ".join(found)
+
+
+def _stuck(draws: Draws) -> float:
+    return _STUCK + _FEW / draws.z.shape[1]
+
+
+def _better(first: Draws | None, plain: Draws, why: str) -> Draws:
+    """The one run or the other, never a mixture: chains that agree come first, then fewer divergences, then R-hat."""
+    if first is None:
+        return plain._replace(way=f"plain NUTS from draws of the prior, for {why}")
+
+    def badness(draws: Draws) -> tuple[bool, int, float]:
+        rhat = worst_rhat(draws.z)
+        return not rhat < _stuck(draws), int(draws.diverging.sum()), rhat
+
+    said = "{} was kept, for it is the better: the run in the pilot's coordinates had {}, the plain run {}"
+    other = _flaw(plain) or f"{int(plain.diverging.sum())} divergent draws and R-hat {worst_rhat(plain.z):.3f}"
+    if badness(plain) < badness(first):
+        return plain._replace(way=said.format("plain NUTS from draws of the prior", why, other))
+    return first._replace(way=said.format("NUTS in the pilot's coordinates", why, other))
 
 
 # --- checkpoint ----------------------------------------------------------------------------------------------
@@ -375,12 +442,16 @@ class _Store:
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
 
-    def load_pilot(self) -> np.ndarray | None:
-        found = self._load("pilot.npz")
-        return None if found is None else found["late"]
+    def inside(self, name: str) -> "_Store":
+        """A store of its own within this one."""
+        return _Store(self.folder and self.folder / name, self.identity)
 
-    def save_pilot(self, late: np.ndarray) -> None:
-        self._save("pilot.npz", {"late": late})
+    def load_pilot(self) -> _Pilot | None:
+        found = self._load("pilot.npz")
+        return None if found is None else _Pilot(*(found[name] for name in _Pilot._fields))
+
+    def save_pilot(self, pilot: _Pilot) -> None:
+        self._save("pilot.npz", pilot._asdict())
 
     def load_start(self) -> tuple[Frame, Array] | None:
         found = self._load("start.npz")

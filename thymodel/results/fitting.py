@@ -118,7 +118,7 @@ def _open_folder(spec: FitSpec, out: str | Path | None, resume: bool) -> Path:
     for name, text in (("spec.toml", spec.text), (spec.model_path.name, spec.model.text)):
         if (folder / name).exists() and read_text(folder / name) != text:
             raise InputError([Fault(str(folder / name), f"another {name} is there already", "use another --out")])
-    if (folder / CHECKPOINT / "state.npz").exists() and not resume:
+    if any((folder / CHECKPOINT).rglob("state.npz")) and not resume:
         raise InputError([Fault(str(folder / CHECKPOINT), "an interrupted fit is here",
                                 "continue it with --resume, or delete this directory")])
     if not resume:
@@ -149,7 +149,7 @@ def load_study(spec: FitSpec, given: str | Path | None) -> tuple[StudyData, Path
 
 
 def _sample(posterior: Posterior, data: StudyData, folder: Path, progress: Progress) -> tuple[Draws, Posterior]:
-    """Draws, and the posterior with the solver's steps laid for where they are."""
+    """Draws, and the posterior that they are of: with the solver's steps laid for where the pilot found the mass."""
     refined: list[Posterior] = []
     grid = posterior.solver.tables.grid
     rows = 1 if grid is None else grid.rows.shape[1]  # the same shape: the programs of the pilot serve for the draws
@@ -167,7 +167,7 @@ def _sample(posterior: Posterior, data: StudyData, folder: Path, progress: Progr
     draws = sampling.sample(posterior.density, lay.size, free, settings, folder / CHECKPOINT,
                             _identity(spec, data), progress.sampling, centring.coordinates(lay), (posterior.data,),
                             refine)
-    return draws, refined[-1]
+    return draws, (refined or [posterior])[-1]
 
 
 def _identity(spec: FitSpec, data: StudyData) -> str:
@@ -243,7 +243,7 @@ def _write(posterior: Posterior, data: StudyData, data_file: Path, draws: Draws,
     spec = posterior.spec
     table = records.read_table(io.BytesIO(files[records.TABLE]))
     sampler = {**spec.sampler.model_dump(), "name": "NUTS (NumPyro)", "divergences": int(draws.diverging.sum()),
-               "warmup_divergences": draws.warmup_divergences, "failed_solves": draws.failed,
+               "way": draws.way, "warmup_divergences": draws.warmup_divergences, "failed_solves": draws.failed,
                "leapfrogs": int(draws.leapfrogs.sum()) + draws.warmup_leapfrogs,
                "leapfrogs_per_draw": float(draws.leapfrogs.mean()),
                "step_size": [float(step) for step in draws.step_size],
