@@ -1,10 +1,13 @@
 """Random effects between non-centred and centred: coordinates in which their scale and they themselves are untied.
 
-With few data a subject's eta hardly depends on omega (non-centred is right, weight 0); with many, omega*eta is what the
-data fix (centred, weight 1). Each effect gets one weight w between, and the sampler moves in
-c = eta*(omega/omega_ref)**w. The target is unchanged: the map is one to one and its Jacobian is included.
+What the data leave open about a subject's eta shrinks as its scale omega grows: were everything normal, with
+information i about the effect omega*eta, its SD given omega would be 1/sqrt(1 + i*omega**2). The sampler moves in
+c = eta*sqrt(1 + i*omega**2): of unit scale at every omega, centred where the data say much and plain eta where omega is
+near zero, so that no funnel opens there. Population coordinates may be stretched besides (see `stretching`). The target
+is unchanged: the map is one to one and its Jacobian is included.
 
-Source: Papaspiliopoulos, Roberts & Sköld 2007, Stat Sci 22:59, partially non-centred parametrisation.
+Source: Papaspiliopoulos, Roberts & Sköld 2007, Stat Sci 22:59, partially non-centred parametrisations, whose optimal
+weight for the normal model this is, at each omega.
 """
 
 from functools import partial
@@ -15,30 +18,42 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from thymodel.inference.population import Layout, quantiles
-from thymodel.inference.sampling import Coordinates
+from thymodel.inference.sampling import Coordinates, Curvature
+from thymodel.inference.stretching import choose_stretch, stretch, unstretch
 
-_LARGEST_WEIGHT = 0.8  # full centring meets a funnel if omega is small under some draws
-_NEAR_ZERO = 0.25  # an omega whose 5% quantile is below this share of its median may be near zero: not centred
+_MOST_LEARNED = 0.98  # of an eta's variance: what is left is not below the noise of a pilot
+_POINTS = 60  # at which the curvature along each population coordinate is looked at
 
 
 def coordinates(lay: Layout) -> Coordinates:
-    """The maps of this file for one layout."""
+    """The maps of this file for one layout. Weights: the information about each effect, then rates and places of the
+    population coordinates' stretches."""
     blocks = (len(lay.population), len(lay.scales)) if lay.scales else None
-    return Coordinates(len(lay.scales), blocks, partial(to_z, lay), partial(from_z, lay), partial(choose_weights, lay))
+    return Coordinates(len(lay.scales) + 2 * len(lay.population), blocks, partial(to_z, lay), partial(from_z, lay),
+                       partial(choose_weights, lay))
 
 
-def to_z(lay: Layout, c: Float[Array, " coordinate"], weights: Float[Array, " effect"]):
+def to_z(lay: Layout, c: Float[Array, " coordinate"], weights: Float[Array, " weight"]):
     """z and the log of the map's Jacobian at c."""
-    head, etas = _split(lay, c)
-    ratio = _ratio(lay, head) ** -weights
-    z = jnp.concatenate([head, (etas * ratio).reshape(-1)])
-    return z, len(lay.subjects) * jnp.sum(jnp.log(ratio))
+    stretched, etas = _split(lay, c)
+    information, rate, place = _parts(lay, weights)
+    head, log_slopes = stretch(stretched, rate, place)
+    log_widths = _log_widths(lay, head, information)
+    z = jnp.concatenate([head, (etas * jnp.exp(log_widths)).reshape(-1)])
+    return z, len(lay.subjects) * jnp.sum(log_widths) + jnp.sum(log_slopes)
 
 
-def from_z(lay: Layout, z: Float[Array, " coordinate"], weights: Float[Array, " effect"]) -> Array:
+def from_z(lay: Layout, z: Float[Array, " coordinate"], weights: Float[Array, " weight"]) -> Array:
     """c of a point z."""
     head, etas = _split(lay, z)
-    return jnp.concatenate([head, (etas * _ratio(lay, head) ** weights).reshape(-1)])
+    information, rate, place = _parts(lay, weights)
+    widths = jnp.exp(_log_widths(lay, head, information))
+    return jnp.concatenate([unstretch(head, rate, place), (etas / widths).reshape(-1)])
+
+
+def _parts(lay: Layout, weights):
+    effects, count = len(lay.scales), len(lay.population)
+    return weights[:effects], weights[effects: effects + count], weights[effects + count:]
 
 
 def _split(lay: Layout, x):
@@ -46,21 +61,34 @@ def _split(lay: Layout, x):
     return x[:count], x[count:].reshape(len(lay.subjects), len(lay.scales))
 
 
-def _ratio(lay: Layout, head) -> Float[Array, " effect"]:
-    """omega over its prior median, effect by effect; kept off zero, where the map would break."""
+def _log_widths(lay: Layout, head, information: Float[Array, " effect"]) -> Float[Array, " effect"]:
+    """Log of the SD that an eta would have, given its omega."""
+    return -0.5 * jnp.log1p(information * _omegas(lay, head) ** 2)
+
+
+def _omegas(lay: Layout, head) -> Float[Array, " effect"]:
     if not lay.scales:
         return jnp.zeros(0)
     names, priors = lay.population, list(lay.scales.values())
-    omegas = jnp.stack(quantiles(priors, head[np.array([names.index(f"omega_{name}") for name in lay.scales])]))
-    return jnp.maximum(omegas / jnp.stack(quantiles(priors, jnp.zeros(len(priors)))), 1e-6)
+    return jnp.stack(quantiles(priors, head[np.array([names.index(f"omega_{name}") for name in lay.scales])]))
 
 
-def choose_weights(lay: Layout, z: Float[np.ndarray, "draw coordinate"]) -> np.ndarray:
-    """A weight an effect from pilot draws: the share of its etas' prior variance that the data took away."""
+def choose_weights(lay: Layout, z: Float[np.ndarray, "draw coordinate"], curvature: Curvature) -> np.ndarray:
+    """Centring from pilot draws, then, in the centred coordinates, the stretch of each population coordinate."""
+    count = len(lay.population)
+    centred = np.concatenate([informations(lay, z), np.zeros(2 * count)])
+    some = z[np.unique(np.linspace(0, len(z) - 1, min(_POINTS, len(z))).astype(int))]
+    slopes = curvature(some, jnp.asarray(centred), count)
+    shapes = [choose_stretch(some[:, k], slopes[:, k]) for k in range(count)]
+    rate, place = np.array(shapes).reshape(-1, 2).T
+    return np.concatenate([centred[: len(lay.scales)], rate, place])
+
+
+def informations(lay: Layout, z: Float[np.ndarray, "draw coordinate"]) -> np.ndarray:
+    """About each effect, from how much of its etas' prior variance the data took away in a pilot, over its subjects."""
     if not lay.scales:
         return np.zeros(0)
     etas = z[:, len(lay.population):].reshape(len(z), len(lay.subjects), len(lay.scales))
-    learned = 1.0 - etas.var(axis=0).mean(axis=0)
-    ratio = np.asarray(jax.jit(jax.vmap(lambda x: _ratio(lay, x[: len(lay.population)])))(jnp.asarray(z)))
-    low, middle = np.quantile(ratio, [0.05, 0.5], axis=0)
-    return np.where(low < _NEAR_ZERO * middle, 0.0, np.clip(learned, 0.0, _LARGEST_WEIGHT))
+    learned = np.clip(1.0 - etas.var(axis=0).mean(axis=0), 0.0, _MOST_LEARNED)
+    omegas = np.asarray(jax.jit(jax.vmap(lambda x: _omegas(lay, x[: len(lay.population)])))(jnp.asarray(z)))
+    return learned / (1.0 - learned) / np.median(omegas**2, axis=0)

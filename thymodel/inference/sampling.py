@@ -42,6 +42,9 @@ _FEW = 10.0  # independent draws of two chains or more: R-hat - 1 < 10 / draws i
 _CURVATURE_FLOOR = 0.3  # of the prior's 1: where the log density bends up at the mode, the frame is no wider than this
 
 
+Curvature = Callable[[np.ndarray, Array, int], np.ndarray]  # (points z, weights, count): see `_along`
+
+
 class Coordinates(NamedTuple):
     """A family of one-to-one maps z = to_z(c, weights), with the log of their Jacobian; weights 0 is the identity.
 
@@ -53,12 +56,12 @@ class Coordinates(NamedTuple):
     blocks: tuple[int, int] | None
     to_z: Callable[[Array, Array], tuple[Array, Array]]
     from_z: Callable[[Array, Array], Array]
-    choose_weights: Callable[[np.ndarray], np.ndarray]
+    choose_weights: Callable[[np.ndarray, Curvature], np.ndarray]  # from draws z
 
 
 def plain_coordinates() -> Coordinates:
     """No map but the identity."""
-    return Coordinates(0, None, lambda c, _: (c, jnp.asarray(0.0)), lambda z, _: z, lambda draws: np.zeros(0))
+    return Coordinates(0, None, lambda c, _: (c, jnp.asarray(0.0)), lambda z, _: z, lambda draws, _: np.zeros(0))
 
 
 class Frame(NamedTuple):
@@ -114,7 +117,8 @@ def frame_at(value_and_grad, points: Sequence[np.ndarray], weights: Array,
     Source: the averaged curvature stands for the expected information, the preconditioner of Girolami & Calderhead 2011
     (J R Stat Soc B 73:123) held constant.
     """
-    curvature = np.mean([_curvature(value_and_grad, point, blocks) for point in points], axis=0)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        curvature = np.mean(list(pool.map(lambda point: _curvature(value_and_grad, point, blocks), points)), axis=0)
     values, vectors = np.linalg.eigh(curvature)
     root = (vectors / np.sqrt(np.maximum(values, _CURVATURE_FLOOR))) @ vectors.T
     return Frame(jnp.asarray(np.mean(points, axis=0)), jnp.asarray(root), weights)
@@ -141,6 +145,24 @@ def _curvature(value_and_grad, point: np.ndarray, blocks: tuple[int, int] | None
                 matrix[mine, column] = slope[mine]
     matrix[:first, first:] = matrix[first:, :first].T
     return 0.5 * (matrix + matrix.T)
+
+
+def _along(machine: "_Machine", maps: Coordinates, tables, z: np.ndarray, weights: Array, count: int) -> np.ndarray:
+    """Minus the second derivative of the log density along each of the first `count` coordinates with those weights, at
+    each of the points z; array (point, coordinate)."""
+    width, points = 1e-3, np.asarray(jax.jit(jax.vmap(maps.from_z, (0, None)))(z, weights))
+
+    def at(point: np.ndarray) -> list[float]:
+        found = []
+        for k in range(count):
+            away = np.zeros(len(point))
+            away[k] = width
+            up, down = (machine.value_and_grad(point + sign * away, weights, tables)[1][k] for sign in (1, -1))
+            found.append((float(down) - float(up)) / (2 * width))
+        return found
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return np.array(list(pool.map(at, points)))
 
 
 # --- sampling ------------------------------------------------------------------------------------------------
@@ -343,7 +365,7 @@ def _settle(late: Float[np.ndarray, "chain draw coordinate"], kept: np.ndarray, 
     some of them makes the frame. A chain that is not kept begins at a draw of those that are.
     """
     size, good = late.shape[-1], late[kept]
-    weights = jnp.asarray(maps.choose_weights(good.reshape(-1, size)))
+    weights = jnp.asarray(maps.choose_weights(good.reshape(-1, size), partial(_along, machine, maps, tables)))
     some = good[:, :: good.shape[1] // 3].reshape(-1, size)
     last = np.where(kept[:, None], late[:, -1], thin(good, len(late)))
     points = np.asarray(jax.jit(jax.vmap(maps.from_z, (0, None)))(np.concatenate([some, last]), weights))
