@@ -22,7 +22,7 @@ from thymodel.inference.sampling import Coordinates, Curvature
 from thymodel.inference.stretching import choose_stretch, stretch, unstretch
 
 _MOST_LEARNED = 0.98  # of an eta's variance: what is left is not below the noise of a pilot
-_POINTS = 60  # at which the curvature along each population coordinate is looked at
+_POINTS = 40  # at which the curvature along each population coordinate is looked at
 
 
 def coordinates(lay: Layout) -> Coordinates:

@@ -33,15 +33,16 @@ class Certificate(NamedTuple):
     good: bool
 
 
-def certify(posterior: Posterior, z: Float[np.ndarray, "draw coordinate"], most_k: float) -> Certificate:
+def certify(posterior: Posterior, z: Float[np.ndarray, "draw coordinate"], used: Float[np.ndarray, " draw"],
+            most_k: float) -> Certificate:
     """The certificate of some draws.
 
     Args:
         z: draws, a few hundred of them, evenly spaced.
+        used: their log density as the sampler saw it.
         most_k: k-hat from which on the draws are refused.
     """
     evaluate = jax.jit(lambda points, data: jax.lax.map(lambda point: posterior.density(point, data), points))
-    used = np.asarray(evaluate(z, posterior.data))
     finer = posterior.data._replace(solver=_finer(posterior.data.solver))
     return judge(np.asarray(evaluate(z, finer)) - used, most_k)
 

@@ -27,6 +27,7 @@ from thymodel.inference.population import (
 )
 
 _PRIOR_DRAWS = 16
+_PORTION = 64  # points whose subjects' parameters are computed at a time
 _STRETCHES = (1.5, 2.0, 3.0)  # how far from the middle of the likely draws the rarer ones are
 _SHARE = 0.98  # of likely draws, for which the first steps must do
 _PRIOR_SHARE = 0.75  # of them, for which the first steps must do
@@ -72,6 +73,7 @@ class Posterior:
     density: Callable[[Array, Data], Array]
     log_likelihood: Callable[[Array], Array]
     predictions: Callable[[Array], Array]
+    subject_values: Callable[[Array], dict[str, Array]]
     failures: Callable[[Array], Array]
 
     def log_density(self, z: Array) -> Array:
@@ -79,20 +81,22 @@ class Posterior:
 
 
 def make_posterior(spec: FitSpec, data: StudyData, likely: np.ndarray | None = None,
-                   least_rows: int = 1) -> Posterior:
+                   least_rows: int = 1, like: Posterior | None = None) -> Posterior:
     """The posterior of a fit; every array of the data is inside, nothing depends on the current directory.
 
     Args:
         likely: points (point, coordinate) for which the solver's steps must do: a pilot's draws. Without them the
             steps are those that most draws of the prior need. Denser ones are kept for rarer draws.
         least_rows: as in `solving.prepare`.
+        like: a posterior of the same spec and data but for the solver's tolerance; spares compilations.
     """
     lay = layout(spec, tuple(subject.id for subject in data.subjects))
     observables = tuple(spec.likelihood)
     schedule, records = _arrays(spec, data, observables)
     typical = {name: p.value for name, p in spec.model.parameters.items()} | dict(spec.fixed)
     accuracy = Accuracy(spec.solver.rtol, spec.solver.atol)
-    draws, tail = _some_draws(spec, lay, schedule, likely)
+    values = _subject_program(spec, lay, schedule) if like is None else like.subject_values
+    draws, tail = _some_draws(values, lay, likely)
     share = _PRIOR_SHARE if likely is None else _SHARE
     solver = solving.prepare(spec.model, typical, schedule, observables, accuracy, draws, least_rows=least_rows,
                              share=share, tail=tail, fixed=settled(spec))
@@ -124,7 +128,7 @@ def make_posterior(spec: FitSpec, data: StudyData, likely: np.ndarray | None = N
 
     return Posterior(
         spec=spec, layout=lay, solver=solver, records=records, data=arrays, density=density,
-        log_likelihood=log_likelihood, predictions=predictions,
+        log_likelihood=log_likelihood, predictions=predictions, subject_values=values,
         failures=lambda z: jnp.any(solve_all(population_values(lay, z), z, solver.tables)[1]))
 
 
@@ -156,9 +160,20 @@ def precise(spec: FitSpec) -> FitSpec:
     return replace(spec, solver=spec.solver.model_copy(update={"rtol": 1e-9, "atol": 1e-12}))
 
 
-def _some_draws(spec: FitSpec, lay: Layout, schedule: Schedule,
+def _some_draws(values: Callable[[Array], dict[str, Array]], lay: Layout,
                 likely: np.ndarray | None) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Subjects' parameters (draw, subject) under `likely` draws, or those of the prior, and under rarer ones."""
+    if likely is None:
+        z = np.random.default_rng(0).standard_normal((_PRIOR_DRAWS, lay.size))
+        far = z
+    else:
+        z, middle = likely, likely.mean(axis=0)
+        far = np.concatenate([middle + stretch * (likely[::2] - middle) for stretch in _STRETCHES])
+    return _in_portions(values, z), _in_portions(values, far)
+
+
+def _subject_program(spec: FitSpec, lay: Layout, schedule: Schedule) -> Callable[[Array], dict[str, Array]]:
+    """Points (_PORTION, coordinate) -> subjects' parameters (point, subject)."""
     count = len(schedule.start)
 
     @jax.jit
@@ -167,14 +182,14 @@ def _some_draws(spec: FitSpec, lay: Layout, schedule: Schedule,
         found = _values(spec, lay, schedule, population_values(lay, point), point)
         return {name: jnp.broadcast_to(value, (count,)) for name, value in found.items()}
 
-    if likely is None:
-        z = np.random.default_rng(0).standard_normal((_PRIOR_DRAWS, lay.size))
-        far = z
-    else:
-        z, middle = likely, likely.mean(axis=0)
-        far = np.concatenate([middle + stretch * (likely[::2] - middle) for stretch in _STRETCHES])
-    near, rare = ({name: np.asarray(v) for name, v in values(points).items()} for points in (z, far))
-    return near, rare
+    return values
+
+
+def _in_portions(values: Callable[[Array], dict[str, Array]], z: np.ndarray) -> dict[str, np.ndarray]:
+    """One shape, one compilation: the last portion is filled up with repeats."""
+    rows = np.arange(-(-len(z) // _PORTION) * _PORTION).clip(max=len(z) - 1).reshape(-1, _PORTION)
+    parts = [values(jnp.asarray(z[some])) for some in rows]
+    return {name: np.concatenate([np.asarray(part[name]) for part in parts])[: len(z)] for name in parts[0]}
 
 
 def _log_likelihoods(spec: FitSpec, arrays: Data, population, observed) -> list[list[Float[Array, " record"]]]:

@@ -23,6 +23,7 @@ from thymodel.results.prediction import (
     baseline_covariates,
     courses,
     individual_courses,
+    observables_of,
     observed_arms,
     virtual_subjects,
 )
@@ -50,10 +51,6 @@ def make_curves(spec: FitSpec, lay: Layout, z: Float[np.ndarray, "chain draw coo
             INCIDENCE: incidence_curves(spec.endpoints, times, [arm.name for arm in arms])}
 
 
-def _observables(spec: FitSpec) -> tuple[str, ...]:
-    return tuple(dict.fromkeys([*spec.likelihood, *(endpoint.marker for endpoint in spec.endpoints.values())]))
-
-
 def _time_grid(spec: FitSpec, data: StudyData) -> np.ndarray:
     """From the model's start to the last observation or horizon; dose times twice, so that a jump is seen as one."""
     start = spec.model.start
@@ -64,7 +61,7 @@ def _time_grid(spec: FitSpec, data: StudyData) -> np.ndarray:
 
 
 def _population(spec: FitSpec, lay: Layout, z, arms: Sequence[Arm], people: VirtualSubjects, grid) -> xr.Dataset:
-    observables = _observables(spec)
+    observables = observables_of(spec)
     found = courses(spec, lay, z, arms, people, observables, grid)  # arm draw subject time observable
     by_draw = np.quantile(found, QUANTILES, axis=2)  # quantile arm draw time observable
     uncertain = np.moveaxis(np.quantile(by_draw[1], QUANTILES, axis=1), 0, -1)  # arm time observable quantile
@@ -78,7 +75,7 @@ def _population(spec: FitSpec, lay: Layout, z, arms: Sequence[Arm], people: Virt
 
 
 def _individuals(spec: FitSpec, lay: Layout, z, data: StudyData, grid) -> xr.Dataset:
-    observables = _observables(spec)
+    observables = observables_of(spec)
     found = np.quantile(individual_courses(spec, lay, z, data, observables, grid), QUANTILES, axis=0)
     variables = {name: (("quantile", "subject", "time"), found[..., k]) for k, name in enumerate(observables)}
     coords = {"subject": _texts(lay.subjects), "time": grid, "quantile": list(QUANTILES)}

@@ -41,7 +41,7 @@ _PACKAGES = ("thymodel", "numpy", "scipy", "sympy", "jax", "jaxlib", "diffrax", 
              "pandas")
 _CERTIFIED = 400  # draws whose log density is computed again with finer steps
 _ROOM = 256  # rows of the solver's table: most fits need fewer, and then nothing is compiled twice
-_ENDPOINT_DRAWS = 1600  # at most; of every chain equally many
+_ENDPOINT_DRAWS = 1200  # at most; of every chain equally many
 _ENDPOINT_SUBJECTS = 64  # virtual, the same under every draw
 
 
@@ -155,7 +155,7 @@ def _sample(posterior: Posterior, data: StudyData, folder: Path, progress: Progr
     rows = 1 if grid is None else grid.rows.shape[1]  # the same shape: the programs of the pilot serve for the draws
 
     def refine(likely: np.ndarray):
-        refined.append(make_posterior(spec, data, likely, least_rows=rows))
+        refined.append(make_posterior(spec, data, likely, least_rows=rows, like=posterior))
         return (refined[-1].data,)
 
     spec, lay = posterior.spec, posterior.layout
@@ -249,7 +249,9 @@ def _write(posterior: Posterior, data: StudyData, data_file: Path, draws: Draws,
                "step_size": [float(step) for step in draws.step_size],
                "energy_fraction": [float(e) for e in diagnostics.energy_fraction(draws.energy)],
                "overrides": {key: value for key, value in overrides.items() if value is not None}}
-    certified = certificate.as_record(certificate.certify(posterior, thin(draws.z, _CERTIFIED), spec.gates.pareto_k))
+    used = thin(draws.log_density[:, :, None], _CERTIFIED)[:, 0]
+    certified = certificate.as_record(certificate.certify(posterior, thin(draws.z, _CERTIFIED), used,
+                                                          spec.gates.pareto_k))
     verdict = records.verdict_of(spec, table, sampler, certified)
     clock.lap("summaries")
     beside = data_file.resolve().parent == spec.path.parent.resolve()
@@ -269,7 +271,7 @@ def _write(posterior: Posterior, data: StudyData, data_file: Path, draws: Draws,
         "solver": {"kind": posterior.solver.kind, "why": posterior.solver.why, "method": posterior.solver.method,
                    "rtol": spec.solver.rtol, "atol": spec.solver.atol,
                    "scale": [float(s) for s in posterior.solver.tables.scale]},
-        "sampler": sampler, "certificate": certified, "fixed_points": _fixed_points(spec, data, draws),
+        "sampler": sampler, "certificate": certified, "fixed_points": _fixed_points(posterior, data, draws),
         "environment": {"python": platform.python_version(), "platform": platform.platform(), "dtype": "float64",
                         "packages": _versions()},
         "seconds": clock.laps,
@@ -332,11 +334,11 @@ def _worst_random_effect(table) -> dict[str, Any]:
             "least_ess_tail": float(rows["ess_tail"].min(skipna=False))}
 
 
-def _fixed_points(spec: FitSpec, data: StudyData, draws: Draws) -> list[dict[str, Any]]:
+def _fixed_points(posterior: Posterior, data: StudyData, draws: Draws) -> list[dict[str, Any]]:
     """Three draws with their log density, computed as `verify` will: to a tight tolerance."""
     chains, count = draws.z.shape[:2]
     z = np.stack([draws.z[0, 0], draws.z[chains // 2, count // 2], draws.z[chains - 1, count - 1]])
-    density = jax.jit(make_posterior(precise(spec), data, z).log_density)
+    density = jax.jit(make_posterior(precise(posterior.spec), data, z, like=posterior).log_density)
     return [{"z": [float(x) for x in point], "log_density": float(density(point))} for point in z]
 
 

@@ -68,6 +68,11 @@ def observed_arms(spec: FitSpec, data: StudyData) -> tuple[Arm, ...]:
     return tuple(arms.values())
 
 
+def observables_of(spec: FitSpec) -> tuple[str, ...]:
+    """What a fit looks at: one list for all of its simulations, so that they share compiled code."""
+    return tuple(dict.fromkeys([*spec.likelihood, *(endpoint.marker for endpoint in spec.endpoints.values())]))
+
+
 def courses(spec: FitSpec, lay: Layout, z: Float[np.ndarray, "draw coordinate"], arms: Sequence[Arm],
             subjects: VirtualSubjects, observables: Sequence[str], times: Float[np.ndarray, " time"],
             reduce: Callable[[np.ndarray], np.ndarray] | None = None,
@@ -110,12 +115,17 @@ def _solved(spec: FitSpec, schedule: solving.Schedule, values: Mapping[str, Any]
     known = {name: np.asarray(value) for name, value in values.items()}
     draws = len(next(iter(known.values())))
     some = {name: value[:: max(draws // _TRIED[pooled], 1)] for name, value in known.items()}
-    solver = solving.prepare(spec.model, typical, schedule, observables, draws=some, pooled=pooled, tail=some,
+    computed = observables_of(spec)
+    if not set(observables) <= set(computed):
+        computed = tuple(observables)
+    columns = [computed.index(name) for name in observables]
+    solver = solving.prepare(spec.model, typical, schedule, computed, draws=some, pooled=pooled, tail=some,
                              share=_SHARE if pooled else 1.0, lost=_INEXACT, fixed=settled(spec))
     run = jax.jit(partial(solving.solve_sets, solver))
 
     def solve(values: dict[str, np.ndarray]) -> np.ndarray:
-        return _again(spec, schedule, values, observables, np.array(run(values, solver.tables)))
+        return _again(spec, schedule, values, observables,
+                      np.array(np.asarray(run(values, solver.tables))[..., columns]))
 
     return _in_chunks(solve, known, draws, reduce or (lambda found: found), progress)
 

@@ -95,14 +95,14 @@ def _through_jax(native: Native) -> str | None:
 
 
 def _small_problem(native: Native) -> tuple[Grid, dict[str, np.ndarray]]:
-    """One subject at typical values, a dose of every input, eleven steps or so."""
+    """One subject at typical values, a dose of every input, six steps or so."""
     model = native.model
     doses = [Dose(model.start + 1.0 + k, name, 1.0) for k, name in enumerate(model.inputs)]
     courses = {name: ((-np.inf, item.value),) for name, item in model.covariates.items()}
     times = [model.start, model.start + 2.5, model.start + 20.0]
     schedule = schedules.stack([schedules.plan(model, doses, courses, times)])
     values = {name: np.full(1, item.value) for name, item in model.parameters.items()}
-    return make_grid(native, values, schedule, 12), values
+    return make_grid(native, values, schedule, 6), values
 
 
 def _by_numpy(native: Native, given, grid: Grid, weights: np.ndarray):

@@ -293,13 +293,13 @@ def _flags(rows: np.ndarray, stored: int) -> np.ndarray:
 
 def _operands(native: Native, values: Mapping[str, Any], draws: Mapping[str, np.ndarray], grid: Grid) -> list:
     """Kernel operands of each set of values, the typical ones first."""
-    prepare = jax.jit(lambda known: kernel_operands(native, known, grid))
     count = len(grid.place)
     typical = {name: np.broadcast_to(np.asarray(values[name], float), (count,)) for name in native.model.parameters}
     sets = [typical]
     for k in range(len(next(iter(draws.values()))) if draws else 0):
         sets.append(typical | {name: np.broadcast_to(np.asarray(draws[name][k], float), (count,)) for name in draws})
-    return [(np.ascontiguousarray(a), np.ascontiguousarray(b)) for a, b in map(prepare, sets)]
+    found = [kernel_operands(native, known, grid) for known in sets]
+    return [(np.ascontiguousarray(a), np.ascontiguousarray(b)) for a, b in found]
 
 
 class Run(NamedTuple):

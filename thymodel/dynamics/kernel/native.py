@@ -5,7 +5,7 @@ import hashlib
 import os
 import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -47,7 +47,10 @@ class Grid(NamedTuple):
 
 @dataclass(frozen=True, eq=False)  # compared and hashed as an object: it is a static argument
 class Native:
-    """A compiled model. `names.read` are the values that the kernel reads; addresses are of its two C functions."""
+    """A compiled model. `names.read` are the values that the kernel reads; addresses are of its two C functions.
+
+    `prepare` makes the kernel's operands from values and a grid's covariates: one program for all grids of a shape.
+    """
 
     model: Model
     observables: tuple[str, ...]
@@ -57,6 +60,7 @@ class Native:
     forward_address: int
     backward_address: int
     text: str
+    prepare: Callable[..., tuple[Array, Array]]
 
 
 def compile_model(model: Model, observables: Sequence[str], fixed: Mapping[str, float] | None = None) -> Native:
@@ -82,7 +86,8 @@ def compile_model(model: Model, observables: Sequence[str], fixed: Mapping[str, 
                 address = engine.get_function_address(f"{what}_{key[:16]}")
                 jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(ctypes.c_void_p(address)), platform="cpu")
     return Native(model, tuple(observables), names, forward, backward,
-                  _engines[key].get_function_address("forward"), _engines[key].get_function_address("backward"), body)
+                  _engines[key].get_function_address("forward"), _engines[key].get_function_address("backward"), body,
+                  jax.jit(partial(_kernel_operands, model, names)))
 
 
 def content_key(text: str) -> str:
@@ -159,21 +164,25 @@ def native_solve(native: Native, values: Mapping[str, Any], grid: Grid) -> tuple
 
 def kernel_operands(native: Native, values: Mapping[str, Any], grid: Grid) -> tuple[Array, Array]:
     """Parameters (group, regime, name, lane) and initial states (group, state, lane); derived constants by JAX."""
-    model, (count, regimes) = native.model, (len(grid.place), _regimes(grid))
+    count = len(grid.place)
+    wide = {name: jnp.broadcast_to(jnp.asarray(values[name], float), (count,)) for name in native.model.parameters}
+    return native.prepare(wide, grid.covariates)
+
+
+def _kernel_operands(model: Model, names: Names, values: Mapping[str, Array],
+                     covariates: Mapping[str, Array]) -> tuple[Array, Array]:
+    count = len(next(iter(values.values())))
+    regimes = max((c.shape[1] for c in covariates.values()), default=1)
     known: dict[str, Any] = dict(symbolic.constant_values(model))
     for name in model.parameters:
-        known[name] = jnp.broadcast_to(jnp.asarray(values[name], float), (count,))[:, None]
-    known = symbolic.derive(model, known | grid.covariates)
-    columns = [jnp.broadcast_to(jnp.asarray(known[name], float), (count, regimes)) for name in native.names.read]
+        known[name] = values[name][:, None]
+    known = symbolic.derive(model, known | dict(covariates))
+    columns = [jnp.broadcast_to(jnp.asarray(known[name], float), (count, regimes)) for name in names.read]
     first = {name: value[:, 0] if jnp.ndim(value) else value for name, value in known.items()}
     initial = symbolic.initial(model, first)
     initial = jnp.broadcast_to(initial if initial.ndim == 2 else initial[:, None], (len(model.states), count))
     parameters = jnp.stack(columns) if columns else jnp.zeros((0, count, regimes))
     return _by_group(jnp.moveaxis(parameters, 0, -1)), _by_group(initial.T)
-
-
-def _regimes(grid: Grid) -> int:
-    return max((c.shape[1] for c in grid.covariates.values()), default=1)
 
 
 def _by_group(array):
