@@ -169,7 +169,7 @@ def _some_draws(values: Callable[[Array], dict[str, Array]], lay: Layout,
     else:
         z, middle = likely, likely.mean(axis=0)
         far = np.concatenate([middle + stretch * (likely[::2] - middle) for stretch in _STRETCHES])
-    return _in_portions(values, z), _in_portions(values, far)
+    return in_portions(values, z), in_portions(values, far)
 
 
 def _subject_program(spec: FitSpec, lay: Layout, schedule: Schedule) -> Callable[[Array], dict[str, Array]]:
@@ -185,8 +185,9 @@ def _subject_program(spec: FitSpec, lay: Layout, schedule: Schedule) -> Callable
     return values
 
 
-def _in_portions(values: Callable[[Array], dict[str, Array]], z: np.ndarray) -> dict[str, np.ndarray]:
-    """One shape, one compilation: the last portion is filled up with repeats."""
+def in_portions(values: Callable[[Array], dict[str, Array]], z: np.ndarray) -> dict[str, np.ndarray]:
+    """A program over points (point, coordinate), some at a time: one shape, one compilation. The last portion is filled
+    up with repeats."""
     rows = np.arange(-(-len(z) // _PORTION) * _PORTION).clip(max=len(z) - 1).reshape(-1, _PORTION)
     parts = [values(jnp.asarray(z[some])) for some in rows]
     return {name: np.concatenate([np.asarray(part[name]) for part in parts])[: len(z)] for name in parts[0]}

@@ -19,39 +19,36 @@ from thymodel.inference.population import Layout
 from thymodel.inference.sampling import thin
 from thymodel.results.endpoints import incidence
 from thymodel.results.prediction import (
-    VirtualSubjects,
-    baseline_covariates,
-    courses,
+    Simulate,
     individual_courses,
     observables_of,
     observed_arms,
-    virtual_subjects,
 )
+from thymodel.results.reconstitution import endpoint_grid
 
 QUANTILES = (INTERVAL[0], 0.5, INTERVAL[1])
 POPULATION, INDIVIDUALS, INCIDENCE = "population", "individuals", "incidence"  # groups of the file
 _DRAWS = 100  # for courses: a band of 5% and 95% needs no more on paper
-_SUBJECTS = 64  # virtual
 _TIMES = 121
 _DAYS = 181  # of an incidence curve
 
 
 def make_curves(spec: FitSpec, lay: Layout, z: Float[np.ndarray, "chain draw coordinate"], data: StudyData,
-                times: Mapping[str, np.ndarray]) -> dict[str | None, xr.Dataset]:
+                times: Mapping[str, np.ndarray], simulate: Simulate,
+                grid: Float[np.ndarray, " time"]) -> dict[str | None, xr.Dataset]:
     """Everything that the figures of a fit draw beside data and draws, group by group.
 
     Args:
         times: endpoint -> crossing times (arm, draw, subject), arms as in the data.
+        simulate: courses of virtual subjects in those arms, at the times of `grid`.
     """
     some, arms = thin(z, _DRAWS), observed_arms(spec, data)
-    people = virtual_subjects(spec, baseline_covariates(spec, data), _SUBJECTS, spec.sampler.seed)
-    grid = _time_grid(spec, data)
-    return {POPULATION: _population(spec, lay, some, arms, people, grid),
-            INDIVIDUALS: _individuals(spec, lay, some, data, grid),
+    return {POPULATION: _population(spec, simulate, some, arms, grid),
+            INDIVIDUALS: _individuals(spec, lay, some, data, time_grid(spec, data)),
             INCIDENCE: incidence_curves(spec.endpoints, times, [arm.name for arm in arms])}
 
 
-def _time_grid(spec: FitSpec, data: StudyData) -> np.ndarray:
+def time_grid(spec: FitSpec, data: StudyData) -> np.ndarray:
     """From the model's start to the last observation or horizon; dose times twice, so that a jump is seen as one."""
     start = spec.model.start
     last = max([o.time for s in data.subjects for o in s.observations]
@@ -60,9 +57,19 @@ def _time_grid(spec: FitSpec, data: StudyData) -> np.ndarray:
     return np.unique(np.concatenate([np.linspace(start, last, _TIMES), doses, doses + 1e-6 * (last - start)]))
 
 
-def _population(spec: FitSpec, lay: Layout, z, arms: Sequence[Arm], people: VirtualSubjects, grid) -> xr.Dataset:
+def joint_grid(spec: FitSpec, data: StudyData) -> np.ndarray:
+    """Times for curves and endpoints at once: those of the endpoints, doses, and of the curves what lies outside."""
+    grid = time_grid(spec, data)
+    if not spec.endpoints:
+        return grid
+    own = endpoint_grid(list(spec.endpoints.values()))
+    even = np.isin(grid, np.linspace(grid[0], grid[-1], _TIMES))
+    return np.unique(np.concatenate([own, grid[~even | (grid < own[0]) | (grid > own[-1])]]))
+
+
+def _population(spec: FitSpec, simulate: Simulate, z, arms: Sequence[Arm], grid) -> xr.Dataset:
     observables = observables_of(spec)
-    found = courses(spec, lay, z, arms, people, observables, grid)  # arm draw subject time observable
+    found = simulate(z, observables)  # arm draw subject time observable
     by_draw = np.quantile(found, QUANTILES, axis=2)  # quantile arm draw time observable
     uncertain = np.moveaxis(np.quantile(by_draw[1], QUANTILES, axis=1), 0, -1)  # arm time observable quantile
     spread = np.moveaxis(np.median(by_draw, axis=2), 0, -1)

@@ -29,10 +29,10 @@ from thymodel.inference.posterior import Posterior, constrain, make_posterior, p
 from thymodel.inference.sampling import Draws, Settings, thin
 from thymodel.inference.sampling import Progress as SamplingProgress
 from thymodel.results import record as records
-from thymodel.results.curves import make_curves
+from thymodel.results.curves import joint_grid, make_curves
 from thymodel.results.endpoints import summarise_draws
-from thymodel.results.prediction import baseline_covariates, observed_arms, virtual_subjects
-from thymodel.results.reconstitution import arm_times
+from thymodel.results.prediction import Simulate, baseline_covariates, observed_arms, simulator, virtual_subjects
+from thymodel.results.reconstitution import times_from
 from thymodel.results.record import FitRecord
 from thymodel.results.residuals import misfit
 
@@ -78,10 +78,11 @@ def fit(spec_path: str | Path, data_path: str | Path | None = None, out: str | P
     draws, posterior = _sample(posterior, data, folder, progress)
     clock.lap("sample")
     progress.stage("reconstitution times")
-    derived, times = _derive(posterior, data, draws)
+    simulate, grid = _simulate(posterior, data, draws)
+    derived, times = _derive(posterior, data, draws, simulate, grid)
     clock.lap("endpoints")
     progress.stage("curves")
-    curves = make_curves(spec, posterior.layout, draws.z, data, times)
+    curves = make_curves(spec, posterior.layout, draws.z, data, times, simulate, grid)
     clock.lap("curves")
     files = _files(posterior, data, draws, derived, curves)
     record = _write(posterior, data, data_file, draws, files, folder, clock, overrides or {})
@@ -176,15 +177,23 @@ def _identity(spec: FitSpec, data: StudyData) -> str:
     return digest("\n".join(parts))
 
 
-def _derive(posterior: Posterior, data: StudyData, draws: Draws) -> tuple[xr.Dataset, dict[str, np.ndarray]]:
+def _simulate(posterior: Posterior, data: StudyData, draws: Draws) -> tuple[Simulate, np.ndarray]:
+    """Courses of virtual subjects in the study's arms, and the times at which they are looked at."""
+    spec, grid = posterior.spec, joint_grid(posterior.spec, data)
+    people = virtual_subjects(spec, baseline_covariates(spec, data), _ENDPOINT_SUBJECTS, spec.sampler.seed)
+    z = draws.z.reshape(-1, draws.z.shape[-1])
+    return simulator(spec, posterior.layout, z, observed_arms(spec, data), people, grid), grid
+
+
+def _derive(posterior: Posterior, data: StudyData, draws: Draws, simulate: Simulate,
+            grid: np.ndarray) -> tuple[xr.Dataset, dict[str, np.ndarray]]:
     """Endpoint summaries, draw by draw, for every arm: dims (chain, draw, arm); and the times (arm, draw, subject)."""
     spec = posterior.spec
     chains, count = draws.z.shape[:2]
     kept = np.unique(np.linspace(0, count - 1, min(count, _ENDPOINT_DRAWS // chains)).astype(int))
     z = draws.z[:, kept].reshape(chains * len(kept), -1)
     arms = observed_arms(spec, data)
-    people = virtual_subjects(spec, baseline_covariates(spec, data), _ENDPOINT_SUBJECTS, spec.sampler.seed)
-    variables, times = {}, arm_times(spec, posterior.layout, z, arms, people, spec.endpoints)
+    variables, times = {}, times_from(simulate, z, spec.endpoints, grid)
     for name, endpoint in spec.endpoints.items():
         summaries = [summarise_draws(endpoint, arm.name, times[name][k]) for k, arm in enumerate(arms)]
         for quantity in ("median", "never", "restricted_mean"):

@@ -10,12 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 from scipy.stats import norm, qmc
 
 from thymodel.documents.data import StudyData
@@ -23,11 +23,13 @@ from thymodel.documents.spec import Arm, FitSpec
 from thymodel.dynamics import solving
 from thymodel.errors import SolveError
 from thymodel.inference.population import Layout, population_values, random_effects, settled, subject_values
+from thymodel.inference.posterior import in_portions
 
+Reduce = Callable[[np.ndarray], np.ndarray]
+Progress = Callable[[int, int], None]  # draws done, draws in all
 _CHUNK = 16  # draws a call: enough to fill a core, small enough for memory
 _TRIED = (24, 8)  # draws for which the solver's steps are made: one by one, and where many subjects share steps
-_SHARE = 0.99  # of them and of the virtual subjects; the rest may be less exact,
-_INEXACT = 0.01  # but one wrong by this part of a state is solved again by itself
+_INEXACT = 0.01  # a course wrong by this part of a state is solved again by itself
 
 
 @dataclass(frozen=True)
@@ -73,15 +75,23 @@ def observables_of(spec: FitSpec) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*spec.likelihood, *(endpoint.marker for endpoint in spec.endpoints.values())]))
 
 
-def courses(spec: FitSpec, lay: Layout, z: Float[np.ndarray, "draw coordinate"], arms: Sequence[Arm],
-            subjects: VirtualSubjects, observables: Sequence[str], times: Float[np.ndarray, " time"],
-            reduce: Callable[[np.ndarray], np.ndarray] | None = None,
-            progress: Callable[[int, int], None] | None = None) -> Float[np.ndarray, "arm draw subject ..."]:
-    """Observables without residual error, for every arm, draw and virtual subject.
+class Simulate(Protocol):
+    """Observables without residual error: see `simulator`."""
+
+    def __call__(self, z: Float[np.ndarray, "draw coordinate"], observables: Sequence[str],
+                 reduce: Reduce | None = None, progress: Progress | None = None) -> np.ndarray: ...
+
+
+def simulator(spec: FitSpec, lay: Layout, z: Float[np.ndarray, "draw coordinate"], arms: Sequence[Arm],
+              subjects: VirtualSubjects, times: Float[np.ndarray, " time"]) -> Simulate:
+    """Courses of virtual subjects in every arm, prepared once for all that is asked of them.
 
     Args:
-        reduce: applied to blocks (draw, subject, time, observable) as they come, so that only its result is kept; by
-            default the last two axes are kept whole.
+        z: draws like those that will be asked for.
+
+    Returns:
+        A function of draws and observables, array (arm, draw, subject, time, observable). `reduce` is applied to blocks
+        (draw, subject, time, observable) as they come, so that only its result is kept.
 
     Raises:
         SolveError: the model cannot be integrated at the values of the model file.
@@ -90,11 +100,15 @@ def courses(spec: FitSpec, lay: Layout, z: Float[np.ndarray, "draw coordinate"],
     joined = VirtualSubjects(np.concatenate([people.standard for people in everyone]),
                              {name: np.concatenate([people.covariates[name] for people in everyone])
                               for name in spec.model.covariates})
-    schedule = _schedules(spec, arms, joined, times)
-    values = _subject_values(spec, lay, z, jnp.asarray(joined.standard), joined.covariates, len(joined.standard))
-    found = _solved(spec, schedule, values, observables, reduce, progress, pooled=True)
-    found = found.reshape(len(z), len(arms), len(subjects.standard), *found.shape[2:])
-    return np.moveaxis(found, 1, 0)
+    values = _subject_program(spec, lay, jnp.asarray(joined.standard), joined.covariates, len(joined.standard))
+    solve = _solve_for(spec, _schedules(spec, arms, joined, times), in_portions(values, _some(z, _TRIED[True])), True)
+
+    def simulate(z, observables, reduce=None, progress=None) -> np.ndarray:
+        found = _in_chunks(partial(solve, observables), in_portions(values, z), len(z), reduce, progress)
+        found = found.reshape(len(z), len(arms), len(subjects.standard), *found.shape[2:])
+        return np.moveaxis(found, 1, 0)
+
+    return simulate
 
 
 def _schedules(spec: FitSpec, arms: Sequence[Arm], joined: VirtualSubjects, times) -> solving.Schedule:
@@ -108,32 +122,34 @@ def _schedules(spec: FitSpec, arms: Sequence[Arm], joined: VirtualSubjects, time
                                          for name, values in joined.covariates.items()})
 
 
-def _solved(spec: FitSpec, schedule: solving.Schedule, values: Mapping[str, Any], observables: Sequence[str],
-            reduce=None, progress=None, pooled: bool = False) -> Float[np.ndarray, "draw subject ..."]:
-    """Observables of subjects with one schedule each, under every draw of their values (draw, subject)."""
+def _some(z: np.ndarray, count: int) -> np.ndarray:
+    return z[:: max(len(z) // count, 1)]
+
+
+def _solve_for(spec: FitSpec, schedule: solving.Schedule, likely: Mapping[str, np.ndarray],
+               pooled: bool) -> Callable[[Sequence[str], dict[str, np.ndarray]], np.ndarray]:
+    """A solve of subjects with one schedule each: (observables, values (draw, subject)) -> (draw, subject, ...)."""
     typical = {name: p.value for name, p in spec.model.parameters.items()} | dict(spec.fixed)
-    known = {name: np.asarray(value) for name, value in values.items()}
-    draws = len(next(iter(known.values())))
-    some = {name: value[:: max(draws // _TRIED[pooled], 1)] for name, value in known.items()}
     computed = observables_of(spec)
-    if not set(observables) <= set(computed):
-        computed = tuple(observables)
-    columns = [computed.index(name) for name in observables]
-    solver = solving.prepare(spec.model, typical, schedule, computed, draws=some, pooled=pooled, tail=some,
-                             share=_SHARE if pooled else 1.0, lost=_INEXACT, fixed=settled(spec))
-    run = jax.jit(partial(solving.solve_sets, solver))
+    solver = solving.prepare(spec.model, typical, schedule, computed, draws=likely, pooled=pooled,
+                             lost=_INEXACT, fixed=settled(spec))
 
-    def solve(values: dict[str, np.ndarray]) -> np.ndarray:
-        return _again(spec, schedule, values, observables,
-                      np.array(np.asarray(run(values, solver.tables))[..., columns]))
+    @partial(jax.jit, static_argnums=0)
+    def run(columns: tuple[int, ...], values, tables):
+        return solving.solve_sets(solver, values, tables)[..., list(columns)]
 
-    return _in_chunks(solve, known, draws, reduce or (lambda found: found), progress)
+    def solve(observables: Sequence[str], values: dict[str, np.ndarray]) -> np.ndarray:
+        columns = tuple(computed.index(name) for name in observables)
+        return _again(spec, schedule, values, observables, np.asarray(run(columns, values, solver.tables)))
+
+    return solve
 
 
 def _again(spec: FitSpec, schedule: solving.Schedule, values: Mapping[str, np.ndarray], observables: Sequence[str],
            found: np.ndarray) -> np.ndarray:
     """Courses for which the common steps were too long, with steps of their own; NaN stays where none can be had."""
     draw, subject = np.nonzero(np.isnan(found).any(axis=(2, 3)))
+    found = found if len(draw) == 0 else np.array(found)  # JAX's own memory may not be written to
     for k, j in zip(draw, subject, strict=True):
         own = {name: value[k, j] for name, value in values.items()}
         with contextlib.suppress(SolveError):
@@ -159,30 +175,35 @@ def individual_courses(spec: FitSpec, lay: Layout, z: Float[np.ndarray, "draw co
         SolveError: the model cannot be integrated at the values of the model file.
     """
     schedules = [solving.plan(spec.model, s.doses, dict(s.covariates), times.tolist()) for s in data.subjects]
-    values = _subject_values(spec, lay, z, None, baseline_covariates(spec, data), len(data.subjects))
-    return _solved(spec, solving.stack(schedules), values, observables)
+    program = _subject_program(spec, lay, None, baseline_covariates(spec, data), len(data.subjects))
+    values = in_portions(program, z)
+    likely = {name: _some(value, _TRIED[False]) for name, value in values.items()}
+    solve = _solve_for(spec, solving.stack(schedules), likely, False)
+    return _in_chunks(partial(solve, observables), values, len(z), None, None)
 
 
-def _subject_values(spec: FitSpec, lay: Layout, z, standard, covariates, count: int) -> dict[str, Array]:
-    """Parameters (draw, subject) of subjects with the given etas, or (None) with those that the draws hold."""
+def _subject_program(spec: FitSpec, lay: Layout, standard, covariates, count: int):
+    """Points -> parameters (point, subject) of subjects with the given etas, or (None) with those in the points."""
     baseline = {name: jnp.asarray(value) for name, value in covariates.items()}
 
     @jax.jit
     @jax.vmap
-    def one(point):
+    def values(point):
         population = population_values(lay, point)
-        values = subject_values(spec, population, random_effects(lay, point, population, standard), baseline)
-        return {name: jnp.broadcast_to(v, (count,)) for name, v in values.items()}
+        found = subject_values(spec, population, random_effects(lay, point, population, standard), baseline)
+        return {name: jnp.broadcast_to(v, (count,)) for name, v in found.items()}
 
-    return one(jnp.asarray(z))
+    return values
 
 
-def _in_chunks(solve, values: Mapping[str, np.ndarray], draws: int, reduce, progress) -> np.ndarray:
+def _in_chunks(solve, values: Mapping[str, np.ndarray], draws: int, reduce: Reduce | None,
+               progress: Progress | None) -> np.ndarray:
     """All draws, a fixed number at a time on as many threads as cores; the last chunk is filled up with repeats."""
     chunks = [np.minimum(np.arange(begin, begin + _CHUNK), draws - 1) for begin in range(0, draws, _CHUNK)]
 
     def one(rows: np.ndarray) -> np.ndarray:
-        return reduce(solve({name: value[rows] for name, value in values.items()}))
+        found = solve({name: value[rows] for name, value in values.items()})
+        return found if reduce is None else reduce(found)
 
     pieces = [one(chunks[0])]  # compiles, before the threads would each begin to
     with ThreadPoolExecutor(os.cpu_count()) as pool:
