@@ -173,8 +173,9 @@ def fit(
     overrides = {"chains": chains, "warmup": warmup, "draws": draws, "seed": seed}
     with _FitDisplay() as display:
         record = run(spec, data, out, resume, overrides, display.progress)
-        save_report(record, data)
     print(summary_json(record)) if json_ else _print_fit(record)
+    sys.stdout.flush()  # the page of figures takes longer than anybody wants to wait for the verdict
+    save_report(record, data)
     if not record.passed:
         raise SystemExit(1)
 

@@ -16,6 +16,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import NullLocator
 from scipy.special import ndtr
 
 from thymodel.documents.data import StudyData, Subject
@@ -87,8 +88,11 @@ def _legend(figure: Figure, panels: Sequence[Axes]) -> None:
             handles.setdefault(label, handle)
     widest = 0.6 + 0.062 * max(len(label) for label in handles)  # inches at 8 points
     columns = max(1, min(len(handles), int(figure.get_figwidth() / widest)))
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns, fontsize=8,
-                  frameon=False, borderaxespad=72 * _FOOT / 8)
+    if isinstance(figure.get_layout_engine(), ConstrainedLayoutEngine):
+        place: dict[str, Any] = {"loc": "outside lower center", "borderaxespad": 72 * _FOOT / 8}
+    else:
+        place = {"loc": "lower center", "bbox_to_anchor": (0.5, 0.2 / figure.get_figheight())}
+    figure.legend(handles.values(), handles.keys(), ncols=columns, fontsize=8, frameon=False, **place)
 
 
 def _labelled(name: str, unit: str) -> str:
@@ -217,7 +221,8 @@ def plot_individuals(record: FitRecord, data: StudyData | None, observable: str 
     for axes, subject in zip(panels, wanted, strict=True):
         _draw_individual(axes, curves[name].sel(subject=subject), subject, people.get(subject), name)
         _log_axis(axes, [curves[name].sel(subject=wanted).values], shown, name)
-    _outer_labels(panels, columns, _time_label(spec), _observable_label(spec, name))
+        axes.yaxis.set_minor_locator(NullLocator())
+    _outer_labels(figure, panels, columns, _time_label(spec), _observable_label(spec, name))
     _legend(figure, panels)
     return figure
 
@@ -239,16 +244,21 @@ def _draw_individual(axes: Axes, curve: xr.DataArray, name: str, subject: Subjec
     axes.set_title(f"{name}, {subject.arm}" if subject is not None and subject.arm else name, fontsize=8, pad=2)
 
 
-def _outer_labels(panels: Sequence[Axes], columns: int, x: str, y: str) -> None:
-    """Labels on the left and below; panels above an empty place count as below. Ticks are labelled there only."""
+def _outer_labels(figure: Figure, panels: Sequence[Axes], columns: int, x: str, y: str) -> None:
+    """Ticks labelled on the left and below only, panels above an empty place counting as below; axis labels once.
+
+    Places in inches: measuring every panel, as the layout engine does, takes longer than drawing them all.
+    """
+    width, height = figure.get_size_inches()
+    figure.set_layout_engine(None)
+    figure.subplots_adjust(left=0.75 / width, right=1 - 0.15 / width, bottom=1.15 / height, top=1 - 0.65 / height,
+                           wspace=0.1, hspace=0.25)
+    figure.supxlabel(x, fontsize=9, y=0.75 / height, va="bottom")
+    figure.supylabel(y, fontsize=9, x=0.1 / width, ha="left")
     for k, axes in enumerate(panels):
-        if k % columns == 0:
-            axes.set_ylabel(y, fontsize=7)
-        else:
+        if k % columns:
             axes.tick_params(labelleft=False)
-        if k + columns >= len(panels):
-            axes.set_xlabel(x, fontsize=8)
-        else:
+        if k + columns < len(panels):
             axes.tick_params(labelbottom=False)
 
 
