@@ -80,6 +80,12 @@ _STUDY = """ID,TIME,EVID,CMT,AMT,DVID,DV,CENS,MDV,ARM
 """
 
 
+@pytest.fixture(scope="module", params=["native", "jax"])
+def kind(request: pytest.FixtureRequest) -> str:
+    """Either solver by turns: what is asked of one is asked of the other, to the same tolerance."""
+    return request.param
+
+
 def _write_tiny(folder: Path) -> Path:
     folder.mkdir()
     (folder / "decay.toml").write_text(_MODEL)

@@ -5,8 +5,9 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import typer
 from rich.console import Console
@@ -28,16 +29,43 @@ Json = Annotated[bool, typer.Option("--json", help="print JSON for programs")]
 
 def main() -> None:
     """Entry point: errors that are meant for people become a message and an exit status."""
-    try:
-        app()
-    except (InputError, SolveError) as error:
-        _stop(str(error), 2)
-    except RecordError as error:
-        _stop(str(error), 1)
-    except ThymodelError as error:
-        _stop(str(error), 2)
-    except BrokenPipeError:  # `thymodel ... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    with redirect_stdout(_Outlet(sys.stdout)) as out, redirect_stderr(_Outlet(sys.stderr)):  # type: ignore[type-var]
+        try:
+            app()
+        except (InputError, SolveError) as error:
+            _stop(str(error), 2)
+        except RecordError as error:
+            _stop(str(error), 1)
+        except ThymodelError as error:
+            _stop(str(error), 2)
+        finally:
+            out.flush()
+
+
+class _Outlet:
+    """A stream whose reader may leave (`thymodel ... | head`): the rest goes nowhere, work and exit status go on."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        try:
+            return self.stream.write(text)
+        except BrokenPipeError:
+            self._drop()
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            self.stream.flush()
+        except BrokenPipeError:
+            self._drop()
+
+    def _drop(self) -> None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
 
 
 def _stop(text: str, status: int) -> None:

@@ -7,8 +7,10 @@ import sympy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from thymodel.documents.expressions import parse_expression, unit_of
+from thymodel.documents.expressions import parse_expression, symbol, unit_of
 from thymodel.documents.units import DIMENSIONLESS, parse_unit, same
+from thymodel.dynamics.kernel.tape import Tape, constant, lower
+from thymodel.dynamics.symbolic import evaluate
 
 OUTSIDE = "not arithmetic that a file may contain"
 NAMES = {"a", "b", "k_e", "t"}
@@ -58,6 +60,18 @@ def test_the_kept_functions_have_the_derivative_of_their_formula(name):
     slope = parse_expression(f"{name}(a)", NAMES).diff(a)
     plain = slope.replace(lambda node: node.func.__name__ == "expit", lambda node: 1 / (1 + sympy.exp(-node.args[0])))
     assert float(plain.subs(a, 0.7)) == pytest.approx(float(formula[name].diff(a).subs(a, 0.7)), rel=1e-12)
+
+
+@pytest.mark.parametrize("text, expected", [
+    ("abs(exp(max(a, b)))", math.exp(2)), ("abs(b*exp(expit(a)))", 2 * math.exp(1 / (1 + math.exp(-0.5)))),
+    ("abs(exp(log1p(a) + softplus(b)))", 1.5 * (1 + math.exp(2))), ("abs(exp(-min(a, b)))", math.exp(-0.5)),
+    ("abs(-exp(hill(a, b, 1.5)))", math.exp(1 / 9)), ("abs(exp(sqrt(b)))", math.exp(2**0.5)),
+    ("abs(b*exp(b**a))", 2 * math.exp(2**0.5)), ("abs(exp(sin(sqrt(b))))", math.exp(math.sin(2**0.5)))])
+def test_an_absolute_value_is_one_of_real_numbers(text, expected):
+    known = {symbol("a"): 0.5, symbol("b"): 2.0}
+    assert float(evaluate(parse_expression(text, NAMES), known)) == pytest.approx(expected, rel=1e-14)
+    tape = Tape()
+    lower(tape, parse_expression(text, NAMES), {s: constant(tape, v) for s, v in known.items()}, {})  # no KeyError
 
 
 _LEAVES = st.one_of(st.integers(0, 9).map(str), st.sampled_from(["0.5", "1.25", "2e-1"]),
@@ -113,7 +127,8 @@ def test_arithmetic_agrees_with_python(text, a, b):
     ("piecewise(1, a == b, 2)", "only one of"), ("piecewise(1, a < 1/0, 2)", "not a finite number"),
     ("1/0", "not a finite number"), ("0/0", "not a finite number"), ("a/(b - b)", "not a finite number"),
     ("log(0)", "not a finite number"), ("0**-1", "not a finite real number"), ("sqrt(-1)", "not a real number"),
-    ("log(-1)", "not a real number"), ("(-8)**(1/3)", "not a finite real number"),
+    ("log(-1)", "not a real number"), ("sqrt(-exp(a))", "not a real number"),
+    ("(-8)**(1/3)", "not a finite real number"),
     ("1e400", "too large"), ("1e308*1e308", "too large"), ("exp(1000)", "too large"), ("1" + "0" * 400, "too large"),
     ("1" + "0" * 5000, "not arithmetic"), ("a" + "*9**64" * 6, "too large"), ("a**10000", "exponent above 1000")])
 def test_what_is_not_arithmetic_is_refused_by_name(text, sentence):

@@ -27,14 +27,15 @@ def with_states() -> Callable[..., Model]:
 def simulate() -> Callable[..., dict[str, dict[str, np.ndarray]]]:
     """Solves named subjects in one call: name -> observable -> values at the visits."""
 
-    def solved(model: Model, subjects: Mapping[str, Mapping], visits, accuracy: Accuracy = Accuracy(1e-10, 1e-13)):
+    def solved(model: Model, subjects: Mapping[str, Mapping], visits, accuracy: Accuracy = Accuracy(1e-10, 1e-13),
+               kind: str | None = None):
         typical = {key: item.value for key, item in model.parameters.items()}
         changed = {key for subject in subjects.values() for key in subject.get("values", {})}
         values = typical | {key: np.array([subject.get("values", {}).get(key, typical[key])
                                            for subject in subjects.values()]) for key in changed}
         schedules = [plan(model, subject.get("doses", ()), _courses(model, subject), visits)
                      for subject in subjects.values()]
-        found = trajectories(model, values, schedules, list(model.observables), accuracy, list(subjects))
+        found = trajectories(model, values, schedules, list(model.observables), accuracy, list(subjects), kind)
         return {name: dict(zip(model.observables, row.T, strict=True))
                 for name, row in zip(subjects, found, strict=True)}
 

@@ -18,12 +18,12 @@ FUNCTIONS = [{"expit": lambda x: 1 / (1 + np.exp(-x)), "softplus": lambda x: np.
 
 
 @pytest.fixture(scope="module", params=sorted(INFUSED))
-def solved(request, with_states, simulate):
+def solved(request, kind, with_states, simulate):
     """Name of the model, the model, its visits and its states (visit, state) after 9e6/kg on day 7."""
     model = with_states(request.param)
     visits = VISITS if model.start == 0 else np.linspace(model.start, 35, 10)
     doses = [Dose(7.0, "progenitors", 9.0)] if model.inputs else []
-    found = simulate(model, {"one": {"doses": doses}}, visits, Accuracy(1e-10, 1e-13))["one"]
+    found = simulate(model, {"one": {"doses": doses}}, visits, Accuracy(1e-10, 1e-13), kind)["one"]
     return request.param, model, visits, np.array([found[f"y_{state}"] for state in model.states]).T
 
 

@@ -14,15 +14,18 @@ from thymodel.dynamics.solving import plan, trajectories
 # `trajectories` keeps the local error at 1e-8; the global error of these problems is up to a hundred times that.
 TOLERANCE = 1e-6
 PROBLEMS = ("BRUSS", "DETEST_B1", "DETEST_C1_transit10", "HIRES", "LOGISTIC_A4", "POLLU", "ROBER", "VDPOL")
+COMPILED_SOON = ("DETEST_B1", "DETEST_C1_transit10", "LOGISTIC_A4", "ROBER")  # by diffrax; the rest takes a minute
+CASES = [*[("native", name) for name in PROBLEMS],
+         *[pytest.param("jax", name, marks=[] if name in COMPILED_SOON else pytest.mark.slow) for name in PROBLEMS]]
 
 
-@pytest.mark.parametrize("name", PROBLEMS)
-def test_end_value_is_the_published_one(name, external, document):
+@pytest.mark.parametrize(("kind", "name"), CASES)
+def test_end_value_is_the_published_one(kind, name, external, document):
     problem = json.loads((external / "ivp" / f"{name}.json").read_text())
     text = document(name, dict(zip(problem["states"], problem["rhs"], strict=True)),
                     dict(zip(problem["states"], problem["y0"], strict=True)), problem["params"], {},
                     {state: state for state in problem["states"]})
     model = parse_model(text, name)
     values = {key: item.value for key, item in model.parameters.items()}
-    found = trajectories(model, values, [plan(model, [], {}, [problem["t_end"]])], problem["states"])
+    found = trajectories(model, values, [plan(model, [], {}, [problem["t_end"]])], problem["states"], kind=kind)
     np.testing.assert_allclose(found[0, 0], problem["reference"], rtol=TOLERANCE)

@@ -76,8 +76,10 @@ def _dropped_constants(data: StudyData) -> float:
 @pytest.fixture(scope="module")
 def tight(problem):
     """The native log density at a tight tolerance."""
-    posterior = make_posterior(precise(problem.spec), problem.data)
-    assert posterior.solver.kind == "native"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("THYMODEL_SOLVER", "native")
+        posterior = make_posterior(precise(problem.spec), problem.data)
+    assert posterior.solver.kind == "native", posterior.solver.why
     return posterior.log_density
 
 
@@ -101,8 +103,10 @@ def test_documents_are_the_published_problem(problem):
     assert problem.z.shape[1] == 173
 
 
-def test_log_density_is_the_published_one(problem):
+def test_log_density_is_the_published_one(problem, kind, monkeypatch):
+    monkeypatch.setenv("THYMODEL_SOLVER", kind)
     posterior = make_posterior(problem.spec, problem.data)
+    assert posterior.solver.kind == kind, posterior.solver.why
     likelihood = np.asarray(jax.jit(jax.vmap(posterior.log_likelihood))(problem.z)).sum(axis=1)
     prior = [_published_prior(point, problem.known) for point in problem.points]
     expected = [point["log_density"] for point in problem.points]

@@ -30,12 +30,12 @@ def files(external) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="module")
-def solved(files, document) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+def solved(files, document, kind) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Times as fractions of each case's duration, and every output of every case at them."""
     times = np.unique(np.concatenate([_times(_read(files[case])) for case in CASES]))
     model = parse_model(_text(document, "all cases", [_read(files[case]) for case in CASES]), "all cases")
     values = {key: item.value for key, item in model.parameters.items()}
-    found = trajectories(model, values, [plan(model, [], {}, times)], list(model.observables))[0]
+    found = trajectories(model, values, [plan(model, [], {}, times)], list(model.observables), kind=kind)[0]
     return times, dict(zip(model.observables, found.T, strict=True))
 
 

@@ -17,7 +17,13 @@ DEEPEST_EXPRESSION = 100  # nesting; Python's parser itself gives up near 200
 LARGEST_EXACT_EXPONENT = 64  # above it a power of literals becomes a float: exact ones would fill the memory
 
 
-class expit(sympy.Function):
+class _Kept(sympy.Function):
+    """A function of real numbers that sympy does not know; without the assumption it writes of re() and im()."""
+
+    is_extended_real = True
+
+
+class expit(_Kept):
     """Logistic function 1/(1 + exp(-x)), kept whole so that it is evaluated without overflow."""
 
     nargs = 1
@@ -29,7 +35,7 @@ class expit(sympy.Function):
         return _latex_call(printer, r"\operatorname{expit}", self.args, exp)
 
 
-class softplus(sympy.Function):
+class softplus(_Kept):
     """log(1 + exp(x)), kept whole so that it is evaluated without overflow."""
 
     nargs = 1
@@ -41,7 +47,7 @@ class softplus(sympy.Function):
         return _latex_call(printer, r"\operatorname{softplus}", self.args, exp)
 
 
-class log1p(sympy.Function):
+class log1p(_Kept):
     """log(1 + x), kept whole for accuracy at small x."""
 
     nargs = 1
@@ -53,7 +59,7 @@ class log1p(sympy.Function):
         return _latex_call(printer, r"\operatorname{log1p}", self.args, exp)
 
 
-class step(sympy.Function):
+class step(_Kept):
     """1 where x > 0, else 0: the derivative of the kinked functions. At the kink it is 1/2 (as in JAX)."""
 
     nargs = 1
@@ -62,7 +68,7 @@ class step(sympy.Function):
         return sympy.Integer(0)
 
 
-class maximum(sympy.Function):
+class maximum(_Kept):
     """Larger of two. sympy's own Max spends seconds proving which one it is."""
 
     nargs = 2
@@ -75,7 +81,7 @@ class maximum(sympy.Function):
         return _latex_call(printer, r"\max", self.args, exp)
 
 
-class minimum(sympy.Function):
+class minimum(_Kept):
     """Smaller of two."""
 
     nargs = 2
@@ -88,7 +94,7 @@ class minimum(sympy.Function):
         return _latex_call(printer, r"\min", self.args, exp)
 
 
-class hill(sympy.Function):
+class hill(_Kept):
     """x^n/(ec50^n + x^n) for x >= 0, kept whole so that x = 0 has a finite value and derivative."""
 
     nargs = 3
@@ -126,12 +132,18 @@ def _piecewise(*args):
     return sympy.Piecewise(*pairs, (args[-1], True), evaluate=False)
 
 
+def _absolute(x: sympy.Expr) -> sympy.Expr:
+    """abs(x). sympy takes abs(exp(z)) apart into re(z) where it cannot tell that z is real, as of sqrt; here all is."""
+    value = sympy.Abs(x)
+    return sympy.Abs(x, evaluate=False) if value.has(sympy.re, sympy.im, sympy.arg, sympy.atan2) else value
+
+
 _FUNCTIONS: dict[str, tuple[Callable, range]] = {
     "exp": (sympy.exp, range(1, 2)),
     "log": (sympy.log, range(1, 2)),
     "log1p": (log1p, range(1, 2)),
     "sqrt": (sympy.sqrt, range(1, 2)),
-    "abs": (sympy.Abs, range(1, 2)),
+    "abs": (_absolute, range(1, 2)),
     "tanh": (sympy.tanh, range(1, 2)),
     "sin": (sympy.sin, range(1, 2)),
     "cos": (sympy.cos, range(1, 2)),
@@ -185,6 +197,8 @@ def _operand(node: ast.AST, names: frozenset[str], depth: int) -> sympy.Expr:
         raise ValueError("a comparison where a number belongs")
     if result.has(sympy.zoo, sympy.nan, sympy.oo):
         raise ValueError("it is not a finite number (a division by zero?)")
+    if result.has(sympy.I):
+        raise ValueError("it is not a real number (the root or logarithm of a negative number?)")
     _float(result)
     _float(result.as_coeff_Mul()[0])
     return result

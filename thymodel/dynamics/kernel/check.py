@@ -1,8 +1,10 @@
 """The kernel against numpy: the same operation lists, read one by one, for one subject. Slow and plain."""
 
 import contextlib
+import hashlib
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +15,8 @@ from thymodel.documents.regimen import Dose
 from thymodel.dynamics import schedule as schedules
 from thymodel.dynamics.kernel.emit import JUMP, LANES, STEP, VISIT
 from thymodel.dynamics.kernel.grid import make_grid, operands, run, run_back
-from thymodel.dynamics.kernel.native import Grid, Native, cache_file, solve_by_handler
+from thymodel.dynamics.kernel.handler import handlers_text
+from thymodel.dynamics.kernel.native import Grid, Native, cache_file, content_key, solve_by_handler
 from thymodel.dynamics.kernel.step import ROW, Phase, make_phases
 from thymodel.dynamics.kernel.tape import needed
 
@@ -30,9 +33,9 @@ def self_test(native: Native) -> str | None:
     """Why the kernel must not be used here, or None: one subject's values and slopes against numpy, and the way into
     and out of JAX.
 
-    What passed is remembered beside the object code, the way through JAX for this jaxlib.
+    What passed is remembered beside the object code, the way through JAX for these handlers and this jaxlib.
     """
-    for name, test in ((native.forward, _compare), (f"handler-{jaxlib.__version__}", _through_jax)):
+    for name, test in ((native.forward, _compare), (f"handler-{_way_through_jax()}", _through_jax)):
         passed = cache_file(f"{name}.good")
         if passed.exists():
             continue
@@ -46,6 +49,17 @@ def self_test(native: Native) -> str | None:
             passed.parent.mkdir(parents=True, exist_ok=True)
             passed.touch()
     return None
+
+
+def _way_through_jax() -> str:
+    """Digest of both sides of the contract with XLA: our handlers, and the header of this jaxlib beside its version.
+
+    A version alone would miss a jaxlib that was built by hand, the header alone what changed behind it.
+    """
+    header = Path(jax.ffi.include_dir()) / "xla" / "ffi" / "api" / "c_api.h"
+    contract = hashlib.sha256(header.read_bytes()).hexdigest() if header.is_file() else ""
+    handlers = handlers_text(dict.fromkeys(("N", "M", "R", "O"), 1) | {"L": LANES}, "")
+    return content_key(f"{jaxlib.__version__} {contract} {handlers}")[:16]
 
 
 def _compare(native: Native) -> str | None:

@@ -32,7 +32,7 @@ def make_counter() -> Counter:
     """A counter at zero, with memory of its own."""
     if not _engines:
         text = counter_text("count")
-        engine = build(text, content_key(text))
+        engine = build(lambda: text, content_key(text))
         address = engine.get_function_address("handle_count")
         jax.ffi.register_ffi_target(_TARGET, jax.ffi.pycapsule(ctypes.c_void_p(address)), platform="cpu")
         _engines.append(engine)

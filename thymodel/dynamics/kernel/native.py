@@ -1,4 +1,8 @@
-"""A model as machine code that XLA calls: compiled through llvmlite, cached by content, with its own derivative."""
+"""A model as machine code that XLA calls: compiled through llvmlite, with its own derivative, and kept on disk.
+
+The cache is asked by what the code is made from (the documents and this package's own sources), not by the code: to
+write that only to find it there already would cost ten times what loading costs.
+"""
 
 import ctypes
 import hashlib
@@ -15,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import llvmlite
 import llvmlite.binding as llvm
+import sympy
 from jaxtyping import Array, Float, Int
 
 from thymodel.documents.model import Model
@@ -23,7 +28,7 @@ from thymodel.dynamics.kernel.emit import LANES, kernel_text
 from thymodel.dynamics.kernel.handler import handlers_text
 from thymodel.dynamics.kernel.step import ROW, Names, kernel_names, make_phases
 
-_engines: dict[str, Any] = {}  # by content, for the life of the process: XLA cannot forget a registered target
+_engines: dict[str, Any] = {}  # by key, for the life of the process: XLA cannot forget a registered target
 _lock = threading.Lock()
 
 
@@ -59,8 +64,12 @@ class Native:
     backward: str
     forward_address: int
     backward_address: int
-    text: str
     prepare: Callable[..., tuple[Array, Array]]
+
+    @property
+    def text(self) -> str:
+        """The kernel as LLVM IR, without the functions that XLA calls."""
+        return _kernel_text(self.model, self.observables, self.names)
 
 
 def compile_model(model: Model, observables: Sequence[str], fixed: Mapping[str, float] | None = None) -> Native:
@@ -75,39 +84,64 @@ def compile_model(model: Model, observables: Sequence[str], fixed: Mapping[str, 
     names = kernel_names(model, observables, fixed or {})
     sizes = {"N": len(model.states), "M": len(names.read), "R": len(ROW) + len(model.inputs), "O": len(observables),
              "L": LANES}
-    body = kernel_text(make_phases(model, observables, names), sizes["N"], sizes["M"], len(model.inputs), sizes["O"])
-    key = content_key(body + handlers_text(sizes, ""))
+    key = content_key(recipe(model, observables, fixed or {}))
     forward, backward = (f"thymodel_{what}_{key[:16]}" for what in ("forward", "backward"))
     with _lock:
         if key not in _engines:
-            text = body + handlers_text(sizes, key[:16])
-            _engines[key] = engine = build(text, key)
+            _engines[key] = engine = build(
+                lambda: _kernel_text(model, observables, names) + handlers_text(sizes, key[:16]), key)
             for name, what in ((forward, "forward"), (backward, "backward")):
                 address = engine.get_function_address(f"{what}_{key[:16]}")
                 jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(ctypes.c_void_p(address)), platform="cpu")
     return Native(model, tuple(observables), names, forward, backward,
-                  _engines[key].get_function_address("forward"), _engines[key].get_function_address("backward"), body,
+                  _engines[key].get_function_address("forward"), _engines[key].get_function_address("backward"),
                   jax.jit(partial(_kernel_operands, model, names)))
 
 
+def _kernel_text(model: Model, observables: Sequence[str], names: Names) -> str:
+    phases = make_phases(model, observables, names)
+    return kernel_text(phases, len(model.states), len(names.read), len(model.inputs), len(observables))
+
+
+def recipe(model: Model, observables: Sequence[str], fixed: Mapping[str, float]) -> str:
+    """All that the code of a kernel is made from."""
+    numbers = sorted((name, float(value)) for name, value in fixed.items())
+    return "\n".join([_SOURCES, sympy.__version__, model.text, repr(tuple(observables)), repr(numbers)])
+
+
+def _digest_of_sources() -> str:
+    """Of every file that has a part in turning a document into code; never the same where they cannot be read."""
+    floors = Path(__file__).resolve().parents[2]
+    files = sorted(path for floor in ("documents", "dynamics") for path in (floors / floor).rglob("*.py"))
+    content = [path.read_bytes() for path in files] or [os.urandom(32)]
+    return hashlib.sha256(b"".join(hashlib.sha256(text).digest() for text in content)).hexdigest()
+
+
+_SOURCES = _digest_of_sources()  # now, with these very modules just imported: they may be edited while this runs
+
+
 def content_key(text: str) -> str:
-    """Digest of code, compiler and processor: the same key, the same machine code."""
+    """Digest of code, or of what it is made from, of compiler and processor: the same key, the same machine code."""
     host = f"{llvm.get_process_triple()} {llvm.get_host_cpu_name()} {llvm.get_host_cpu_features().flatten()}"
     return hashlib.sha256(f"{llvmlite.__version__} {host} {text}".encode()).hexdigest()
 
 
-def build(text: str, key: str):
-    """LLVM IR text -> loaded machine code, from the cache where it holds that key."""
+def build(write: Callable[[], str], key: str):
+    """Loaded machine code: from the cache where it holds that key, else of the LLVM IR text that `write` gives."""
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     target = llvm.Target.from_triple(llvm.get_process_triple())
     machine = target.create_target_machine(cpu=llvm.get_host_cpu_name(), opt=2,
                                            features=llvm.get_host_cpu_features().flatten())
-    module = llvm.parse_assembly(text)
+    code = _fetch(key)
+    module = llvm.parse_assembly(write() if code is None else "")
     module.verify()
-    module.name = key  # what the object cache is asked for
+    module.name = key  # under which it is stored
     engine = llvm.create_mcjit_compiler(module, machine)
-    engine.set_object_cache(_store, _fetch)
+    if code is None:
+        engine.set_object_cache(_store)
+    else:
+        engine.add_object_file(llvm.ObjectFileRef.from_data(code))
     engine.finalize_object()
     return engine
 
@@ -130,9 +164,9 @@ def _store(module, code: bytes) -> None:
         pass
 
 
-def _fetch(module) -> bytes | None:
+def _fetch(key: str) -> bytes | None:
     try:
-        content = cache_file(f"{module.name}.o").read_bytes()
+        content = cache_file(f"{key}.o").read_bytes()
     except OSError:
         return None
     return content[32:] if hashlib.sha256(content[32:]).digest() == content[:32] else None
