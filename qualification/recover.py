@@ -2,7 +2,7 @@
 
     python qualification/recover.py --cohorts 20 --seed 1 --out qualification/recovery.md
 
-The design and the spec are those of fits/reset02_design. Each cohort has a truth of its own, drawn from the priors of
+The design and the spec are those of fits/reset02_design, or of the folder --study. Each cohort has a truth of its own, drawn from the priors of
 the spec, so that a correct posterior covers it as often as its intervals say, whatever the sample size (Talts et al.
 2018, arXiv:1804.06788). With --work a run that was stopped goes on from the cohorts that it had finished.
 """
@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-SOURCE = Path(__file__).resolve().parents[1] / "fits" / "reset02_design"
+STUDY = Path(__file__).resolve().parents[1] / "fits" / "reset02_design"
 COVERAGE = 0.9
 FALSE_ALARM = 0.05  # of each verdict, over all its quantities (Bonferroni)
 CONTROL = 0.5  # negative control: intervals that hold half as much probability
@@ -38,7 +38,7 @@ SUMMARIES = ("median", "restricted_mean")  # of the endpoints
 # --- a cohort ------------------------------------------------------------------------------------------------
 
 
-def simulate(seed: int, number: int, folder: Path) -> dict[str, Any]:
+def simulate(study: Path, seed: int, number: int, folder: Path) -> dict[str, Any]:
     """A cohort with its own truth, written to `folder` with a spec that names it.
 
     Returns:
@@ -52,7 +52,7 @@ def simulate(seed: int, number: int, folder: Path) -> dict[str, Any]:
     from thymodel.inference.population import layout, population_values
     from thymodel.results.trial import save_trial, simulate_trial
 
-    spec, design = load_fit_spec(SOURCE / "spec.toml"), load_design(SOURCE / "design.toml")
+    spec, design = load_fit_spec(study / "spec.toml"), load_design(study / "design.toml")
     lay = layout(spec, ())
     z = np.random.default_rng([seed, number]).standard_normal(len(lay.population))
     truth = {name: float(value) for name, value in population_values(lay, z).items()}
@@ -69,7 +69,7 @@ def simulate(seed: int, number: int, folder: Path) -> dict[str, Any]:
     return {"number": number, "z": z.tolist(), "truth": truth, "reason": reason}
 
 
-def judge_cohort(seed: int, number: int, work: Path, overrides: dict[str, int]) -> dict[str, Any]:
+def judge_cohort(study: Path, seed: int, number: int, work: Path, overrides: dict[str, int]) -> dict[str, Any]:
     """Simulates and fits one cohort; rank of the truth among the draws for every quantity, verdict, seconds."""
     folder = work / f"cohort_{number:03d}"
     done, asked = folder / "result.json", {"seed": seed, **overrides}
@@ -78,19 +78,19 @@ def judge_cohort(seed: int, number: int, work: Path, overrides: dict[str, int]) 
         if found["asked"] != asked:
             raise SystemExit(f"{done}: made with {found['asked']}, now {asked}. hint: use another --work")
         return found
-    cohort = simulate(seed, number, folder) | {"asked": asked, "software": _software()}
-    result = cohort if cohort["reason"] else cohort | _judge(cohort, folder, overrides)
+    cohort = simulate(study, seed, number, folder) | {"asked": asked, "software": _software()}
+    result = cohort if cohort["reason"] else cohort | _judge(study, cohort, folder, overrides)
     done.write_text(json.dumps(result, indent=1))
     return result
 
 
-def _judge(cohort: dict[str, Any], folder: Path, overrides: dict[str, int]) -> dict[str, Any]:
+def _judge(study: Path, cohort: dict[str, Any], folder: Path, overrides: dict[str, int]) -> dict[str, Any]:
     from thymodel.results.fitting import CHECKPOINT, fit
 
     start, out = time.perf_counter(), folder / "record"
     record = fit(folder / "spec.toml", out=out, resume=(out / CHECKPOINT).exists(), overrides=overrides)
     seconds = time.perf_counter() - start
-    truth = cohort["truth"] | _true_endpoints(folder, np.array(cohort["z"]))
+    truth = cohort["truth"] | _true_endpoints(study, folder, np.array(cohort["z"]))
     draws, content = _draws(record.folder), record.content
     return {
         "passed": record.passed, "seconds": seconds, "stages": content["seconds"],
@@ -106,7 +106,7 @@ def _draws(folder: Path) -> dict[str, np.ndarray]:
     return records.named_draws(posterior) | records.named_draws(records.load_group(folder / records.DERIVED))
 
 
-def _true_endpoints(folder: Path, z: np.ndarray) -> dict[str, float]:
+def _true_endpoints(study: Path, folder: Path, z: np.ndarray) -> dict[str, float]:
     """What the endpoints are under the true population values, for the virtual subjects of the fit."""
     from thymodel.documents.data import load_data
     from thymodel.documents.design import load_design
@@ -117,7 +117,7 @@ def _true_endpoints(folder: Path, z: np.ndarray) -> dict[str, float]:
     from thymodel.results.prediction import baseline_covariates, virtual_subjects
     from thymodel.results.reconstitution import arm_times
 
-    spec, design = load_fit_spec(folder / "spec.toml"), load_design(SOURCE / "design.toml")
+    spec, design = load_fit_spec(folder / "spec.toml"), load_design(study / "design.toml")
     data = load_data(folder / "cohort.csv", spec.model, spec.columns)
     arms = [Arm(arm.name, arm.name, arm.doses, {}) for arm in design.arms]
     people = virtual_subjects(spec, baseline_covariates(spec, data), fitting._ENDPOINT_SUBJECTS, spec.sampler.seed)
@@ -181,7 +181,7 @@ def run(args: argparse.Namespace, work: Path) -> str:
     next_number = 1
     good: list[dict[str, Any]] = []
     bad: list[dict[str, Any]] = []
-    job = partial(judge_cohort, args.seed, work=work, overrides={"warmup": args.warmup, "draws": args.draws})
+    job = partial(judge_cohort, args.study.resolve(), args.seed, work=work, overrides={"warmup": args.warmup, "draws": args.draws})
     # fresh processes, each for one cohort: JAX does not survive a fork, and its programs fill the memory
     with ProcessPoolExecutor(args.jobs, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as pool:
         while missing := args.cohorts - len(good):
@@ -207,7 +207,7 @@ def report(args: argparse.Namespace, results: Sequence[dict[str, Any]], bad: Seq
     """The Markdown report."""
     passed = [result for result in results if result["passed"]]
     seconds = [result["seconds"] for result in results]
-    lines = ["# Recovery of known truths: README design", "",
+    lines = [f"# Recovery of known truths: {args.study.resolve().name}", "",
              "Made by `qualification/recover.py`; do not edit. All cohorts are SIMULATED.", "",
              f"    {_command(args)}", "", *_machine(results),
              f"- {np.median(seconds):.0f} s a fit (median), {sum(seconds) / 60:.0f} minutes in all, "
@@ -221,6 +221,7 @@ def report(args: argparse.Namespace, results: Sequence[dict[str, Any]], bad: Seq
 
 def _command(args: argparse.Namespace) -> str:
     words = ["python", "qualification/recover.py"]
+    words += [] if args.study.resolve() == STUDY else ["--study", str(args.study)]
     for key in ("cohorts", "seed", "warmup", "draws", "jobs", "out"):
         words += [f"--{key}", str(getattr(args, key))]
     return shlex.join(words)
@@ -232,7 +233,7 @@ def _software() -> str:
 
     import thymodel
 
-    commit = subprocess.run(["git", "describe", "--always", "--dirty", "--exclude=*"], cwd=SOURCE, capture_output=True,
+    commit = subprocess.run(["git", "describe", "--always", "--dirty", "--exclude=*"], cwd=STUDY, capture_output=True,
                             text=True)
     return (f"thymodel {thymodel.__version__} (commit {commit.stdout.strip() or 'unknown'}), "
             f"Python {platform.python_version()}, JAX {jax.__version__}, NumPy {np.__version__}")
@@ -315,6 +316,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cohorts", type=int, default=20)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--study", type=Path, default=STUDY, help="folder with a spec.toml and a design.toml")
     parser.add_argument("--warmup", type=int, default=300)
     parser.add_argument("--draws", type=int, default=300)
     parser.add_argument("--jobs", type=int, default=2, help="processes at a time")
