@@ -2,9 +2,10 @@
 
     python qualification/recover.py --cohorts 20 --seed 1 --out qualification/recovery.md
 
-The design and the spec are those of fits/reset02_design, or of the folder --study. Each cohort has a truth of its own, drawn from the priors of
-the spec, so that a correct posterior covers it as often as its intervals say, whatever the sample size (Talts et al.
-2018, arXiv:1804.06788). With --work a run that was stopped goes on from the cohorts that it had finished.
+The design and the spec are those of fits/reset02_design, or of the folder --study. Each cohort has a truth of its own,
+drawn from the priors of the spec, so that a correct posterior covers it as often as its intervals say, whatever the
+sample size (Talts et al. 2018, arXiv:1804.06788). With --work a run that was stopped goes on from the cohorts that it
+had finished.
 """
 
 import argparse
@@ -181,7 +182,8 @@ def run(args: argparse.Namespace, work: Path) -> str:
     next_number = 1
     good: list[dict[str, Any]] = []
     bad: list[dict[str, Any]] = []
-    job = partial(judge_cohort, args.study.resolve(), args.seed, work=work, overrides={"warmup": args.warmup, "draws": args.draws})
+    job = partial(judge_cohort, args.study.resolve(), args.seed, work=work,
+                  overrides={"warmup": args.warmup, "draws": args.draws})
     # fresh processes, each for one cohort: JAX does not survive a fork, and its programs fill the memory
     with ProcessPoolExecutor(args.jobs, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as pool:
         while missing := args.cohorts - len(good):
