@@ -166,7 +166,8 @@ def netcdf_bytes(groups: Mapping[str | None, xr.Dataset]) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         path, mode = Path(folder) / "out.nc", "w"
         for group, dataset in groups.items():
-            encoding = {name: {"compression": "gzip", "compression_opts": 4, "shuffle": True} for name in dataset.data_vars
+            packed = {"compression": "gzip", "compression_opts": 4, "shuffle": True}
+            encoding = {name: packed for name in dataset.data_vars
                         if dataset[name].ndim and dataset[name].dtype.kind == "f"}
             dataset.to_netcdf(path, mode=mode, group=group, engine="h5netcdf", encoding=encoding)
             mode = "a"
