@@ -185,9 +185,10 @@ def sheet() -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-MODELS = {"homing_wave": "M1", "thymus_core": "M2", "thymus_trec": "M3"}
+MODELS = {"homing_wave": "M1", "thymus_core": "M2", "thymus_trec": "M3", "thymus_full": "M4",
+          "thymus_full_dynamic": "M4"}
 # parameters with a row of their own in the design for these models; every other name means one thing everywhere
-OWN = {"k_c": [{"homing_wave"}]}
+OWN = {"k_c": [{"homing_wave"}], "f_th": [{"thymus_core", "thymus_trec"}]}
 
 
 @pytest.mark.parametrize("name", sorted(MODELS))
