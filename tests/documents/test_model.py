@@ -186,9 +186,9 @@ def sheet() -> list[dict[str, str]]:
 
 
 MODELS = {"homing_wave": "M1", "thymus_core": "M2", "thymus_trec": "M3", "thymus_full": "M4",
-          "thymus_full_dynamic": "M4"}
+          "thymus_full_dynamic": "M4", "thymus_competition": "M5", "thymus_competition_dynamic": "M5"}
 # parameters with a row of their own in the design for these models; every other name means one thing everywhere
-OWN = {"k_c": [{"homing_wave"}], "f_th": [{"thymus_core", "thymus_trec"}]}
+OWN = {"k_c": [{"homing_wave"}], "B0": [{"homing_wave"}], "f_th": [{"thymus_core", "thymus_trec"}]}
 
 
 @pytest.mark.parametrize("name", sorted(MODELS))

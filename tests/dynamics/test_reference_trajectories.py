@@ -97,8 +97,10 @@ TREC_PER_UL = {
 }
 TABLES = {"cd4": (CD4, (50, 200, 500)), "rte4": (RTE4, (2, 10)), "cd8": (CD8, ()),
           "trec_per_1e5": (TREC_PER_1E5, ()), "trec_per_ul": (TREC_PER_UL, ())}
-CODES = {"homing_wave": "M1", "thymus_core": "M2", "thymus_trec": "M3", "thymus_full_dynamic": "M4"}
-LIMITS = {"thymus_full": "thymus_full_dynamic"}  # PTCy as a jump and IL-7 at its quasi-steady state
+CODES = {"homing_wave": "M1", "thymus_core": "M2", "thymus_trec": "M3", "thymus_full_dynamic": "M4",
+         "thymus_competition_dynamic": "M5"}
+# PTCy as a jump and IL-7 at its quasi-steady state
+LIMITS = {"thymus_full": "thymus_full_dynamic", "thymus_competition": "thymus_competition_dynamic"}
 ROWS = [(observable, name, dose) for name, code in CODES.items() for observable, (table, _) in TABLES.items()
         for row, dose in table if row == code]
 CROSSED = [row for row in ROWS if TABLES[row[0]][1]]
@@ -167,6 +169,25 @@ def test_trajectories_are_those_of_the_other_implementation(model, theirs, solve
         for key in NAMES.keys() & row.keys():
             found = solved[model, NAMES[key]][DOSES.index(row["dose"])][row["days"]]
             np.testing.assert_allclose(found, row[key], rtol=FULL, err_msg=f"{key} at {row['dose']}")
+
+
+# --- the wave of infused origin, from the line under the tables ---------------------------------------------------
+
+
+def test_the_wave_of_infused_origin_peaks_as_printed(solved):
+    wave = solved["thymus_competition_dynamic", "thymic_export_cd4_infused"][1:]
+    assert list(wave.argmax(axis=1)) == [60, 51, 47]
+    np.testing.assert_allclose(wave.max(axis=1), [4.2e6, 6.0e6, 7.2e6], atol=0.05e6)
+    np.testing.assert_allclose(wave.max(axis=1) / 2.3e7, [0.18, 0.26, 0.31], atol=0.005)
+
+
+def test_the_export_of_the_core_peaks_as_printed(solved):
+    assert list(solved["thymus_core", "thymic_export_cd4"][2:, :130].argmax(axis=1)) == [44, 42]
+
+
+def test_thymic_epithelium_recovers_earlier_where_progenitors_came(solved):
+    control, *treated = solved["thymus_competition_dynamic", "tec_function"][:, 60]
+    np.testing.assert_allclose([control, treated[0], treated[-1]], [0.52, 0.64, 0.69], atol=0.005)
 
 
 # --- PTCy as a jump and IL-7 at its quasi-steady state -----------------------------------------------------------
