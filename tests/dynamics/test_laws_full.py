@@ -373,6 +373,13 @@ def test_the_thymus_recovers_when_illness_has_passed(model, solved):  # (20)
     assert ill["tec_function"][AT[730]] > 0.99 * well["tec_function"][AT[730]]
 
 
+def test_illness_from_day_30_to_90_delays_cd4_above_200_as_printed(simulate):  # (20)
+    """Controls of the dynamic form, day 347 against 384; GVHD and steroid both at 1 is the course that gives these."""
+    arms = {name: {"doses": PTCY, "covariates": SICK[name]} for name in ("well", "both")}
+    found = simulate(load_model("thymus_competition_dynamic"), arms, range(500))
+    assert [int(np.argmax(found[name]["cd4"] > 200)) for name in arms] == [347, 384]
+
+
 # --- solvers and derivatives -----------------------------------------------------------------------------------------
 
 
