@@ -206,8 +206,8 @@ def test_the_limits_agree_with_the_tables(limit, dynamic, solved):
 def test_the_limits_pass_the_thresholds_at_most_a_day_later(limit, dynamic, solved):
     for key, (_, thresholds) in TABLES.items():
         for k in range(len(DOSES)):
-            found = _first_days(solved[limit, key][k], thresholds, key, dynamic)
-            expected = _first_days(solved[dynamic, key][k], thresholds, key, dynamic)
+            found, expected = (_first_days(solved[name, key][k], thresholds, key, dynamic) for name in (limit, dynamic))
+            found, expected = ([day or HORIZON + 1 for day in days] for days in (found, expected))
             assert all(0 <= day - other <= 1 for day, other in zip(found, expected, strict=True)), (key, k)
 
 
