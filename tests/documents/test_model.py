@@ -185,16 +185,60 @@ def sheet() -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-MODELS = {"M1": "homing_wave", "M2": "thymus_core"}
+MODELS = {"homing_wave": "M1", "thymus_core": "M2", "thymus_trec": "M3", "thymus_full": "M4",
+          "thymus_full_dynamic": "M4", "thymus_competition": "M5", "thymus_competition_dynamic": "M5"}
+# parameters with a row of their own in the design for these models; every other name means one thing everywhere
+OWN = {"k_c": [{"homing_wave"}], "B0": [{"homing_wave"}], "f_th": [{"thymus_core", "thymus_trec"}]}
 
 
-@pytest.mark.parametrize("code", sorted(MODELS))
-def test_values_and_priors_are_those_of_the_design(sheet, code):
-    model = load_model(MODELS[code])
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_values_and_priors_are_those_of_the_design(sheet, name):
+    model, code = load_model(name), MODELS[name]
     rows = [row for row in sheet if code in row["model"].split(";") and row["symbol"] in model.parameters]
     assert len(rows) > 5
     differing = {row["symbol"] for row in rows if not _same(row, model.parameters[row["symbol"]])}
     assert differing == set()
+
+
+def _meanings(section: str) -> dict[str, dict[str, set[str]]]:
+    """Name -> its whole table in a model file -> the models of the family that have it."""
+    found: dict[str, dict[str, set[str]]] = {}
+    for model in (load_model(name) for name in MODELS):
+        for key, item in getattr(model, section).items():
+            found.setdefault(key, {}).setdefault(repr(item), set()).add(model.name)
+    return found
+
+
+def test_a_parameter_is_the_same_in_every_model_of_the_family():
+    shared = {key: [models for models in groups.values() if models not in OWN.get(key, [])]
+              for key, groups in _meanings("parameters").items()}
+    assert {key: groups for key, groups in shared.items() if len(groups) > 1} == {}
+
+
+def test_a_constant_is_the_same_in_every_model_of_the_family():
+    assert [key for key, groups in _meanings("constants").items() if len(groups) > 1] == []
+
+
+def test_the_inputs_and_observables_of_the_family_have_one_unit():
+    units: dict[str, set[str]] = {}
+    for model in (load_model(name) for name in MODELS):
+        for key, item in {**model.inputs, **model.observables, **model.covariates}.items():
+            units.setdefault(key, set()).add(item.unit)
+    assert [key for key, found in units.items() if len(found) > 1] == []
+
+
+# not in the design's sheet: given in its text on the murine variant, without a source
+MURINE = {"V_b": 72, "r_e": 0.09, "S0": 0.35, "rho_S": 1 / 40, "rho_X": 1 / 10, "mR": 0.05, "a0": 0.002, "cb": 2,
+          "KM4": 2000, "KM8": 2000}
+
+
+def test_the_mouse_has_its_own_rows_and_else_those_of_the_competition(sheet):
+    mouse, human = load_model("thymus_mouse").parameters, load_model("thymus_competition").parameters
+    rows = {row["symbol"]: row for row in sheet if row["model"] == "M5_mouse"}
+    assert [key for key, row in rows.items() if not _same(row, mouse[key])] == []
+    assert {key: mouse[key].value for key in MURINE} == MURINE
+    assert [key for key in MURINE if mouse[key].prior is not None or mouse[key].verified] == []
+    assert [key for key in mouse.keys() - rows.keys() - MURINE.keys() if mouse[key] != human[key]] == []
 
 
 def _same(row: dict[str, str], parameter) -> bool:
