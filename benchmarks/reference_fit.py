@@ -134,8 +134,8 @@ def main() -> None:
     args = parser.parse_args()
     problem = reference.load_problem()
     published = (reference.folder() / "cohort.csv").read_text()
-    print("| fit | s, start to verdict | verdict | worst R-hat | least ESS bulk / tail | divergences | leapfrogs a draw "
-          "| gradients in all | halved steps move log density by | way |\n" + "|---" * 10 + "|", flush=True)
+    print("| fit | s, start to verdict | verdict | worst R-hat | least ESS bulk / tail | divergences | leapfrogs a draw"
+          " | gradients in all | halved steps move log density by | way |\n" + "|---" * 10 + "|", flush=True)
     with tempfile.TemporaryDirectory() as scratch:
         work = Path(scratch)
         first = study(work / "published", published, args.draws)
