@@ -120,11 +120,11 @@ def _exact(values: np.ndarray, error: float) -> tuple[float, float, float]:
 
 
 def _draw_hierarchical(values: np.ndarray, error: float, weight: float | None = None) -> Draws:
-    """With the centring weight that the pilot chooses, or a given one."""
+    """With the information about the effects that the pilot finds, or a given one."""
     lay = _layout(len(values))
     maps = centring.coordinates(lay)
     if weight is not None:
-        maps = maps._replace(choose_weights=lambda draws: np.array([weight]))
+        maps = maps._replace(choose_weights=lambda *_: np.array([weight, 0.0, 0.0, 0.0, 0.0]))
     free = np.array([0, *range(2, lay.size)])
     return sampling.sample(_hierarchical(values, error), lay.size, free, SETTINGS, coordinates=maps)
 
@@ -134,12 +134,12 @@ FEW = np.array([0.3, -1.1, 0.6, 1.4, -0.4])
 
 def test_few_data_and_the_weight_of_many_end_in_plain_nuts_and_right():
     """Fully centred, omega may be near zero and the effects with it: a funnel that plain coordinates do not have."""
-    draws = _draw_hierarchical(FEW, 1.0, weight=1.0)
+    draws = _draw_hierarchical(FEW, 1.0, weight=1e4)
     assert draws.way.startswith("plain NUTS")
     assert _outcome(draws, 1, _exact(FEW, 1.0)) == "right"
 
 
-@pytest.mark.parametrize("weight", [None, 0.8], ids=["chosen", "forced"])
+@pytest.mark.parametrize("weight", [None, 1e4], ids=["chosen", "forced"])
 def test_precise_data_that_agree_are_drawn_right_or_refused(weight):
     """Three subjects alike, each known well: omega may be near zero or not, and no one weight suits both."""
     values = np.array([0.1, 0.0, -0.1])
@@ -152,10 +152,10 @@ _RANDOM = np.random.default_rng(8)
 _SIZE = _layout(len(FEW)).size
 _MODE, _FACTOR = jnp.asarray(_RANDOM.normal(size=_SIZE)), jnp.asarray(_RANDOM.normal(size=(_SIZE, _SIZE)))
 _FRAMES = {
-    "plain": Frame(jnp.zeros(_SIZE), jnp.eye(_SIZE), jnp.zeros(1)),
-    "linear": Frame(_MODE, _FACTOR, jnp.zeros(1)),
-    "centred": Frame(jnp.zeros(_SIZE), jnp.eye(_SIZE), jnp.array([0.8])),
-    "both": Frame(_MODE, _FACTOR, jnp.array([0.6])),
+    "plain": Frame(jnp.zeros(_SIZE), jnp.eye(_SIZE), jnp.zeros(5)),
+    "linear": Frame(_MODE, _FACTOR, jnp.zeros(5)),
+    "centred": Frame(jnp.zeros(_SIZE), jnp.eye(_SIZE), jnp.array([5.0, 0.0, 0.0, 0.0, 0.0])),
+    "both": Frame(_MODE, _FACTOR, jnp.array([2.0, 0.5, -0.4, 0.3, 0.2])),
 }
 
 
