@@ -87,9 +87,9 @@ def test_a_figure_of_a_failed_fit_says_so(tiny_fit):
     ("prior_posterior", "x0 (cell/uL)", "density (a.u.)"),
 ])
 def test_axes_carry_names_and_units(name, x, y, tiny_fit, data):
-    axes = _draw(name, tiny_fit, data).axes
-    assert x in {panel.get_xlabel() for panel in axes}
-    assert y in {panel.get_ylabel() for panel in axes}
+    figure = _draw(name, tiny_fit, data)
+    assert x in {panel.get_xlabel() for panel in figure.axes} | {figure.get_supxlabel()}
+    assert y in {panel.get_ylabel() for panel in figure.axes} | {figure.get_supylabel()}
 
 
 @pytest.mark.parametrize("name", ["course", "individuals", "reconstitution", "prior_posterior"])

@@ -360,8 +360,9 @@ def test_the_committed_cohort_is_that_of_its_design_and_seed():
 
 
 def test_the_committed_cohort_is_readable_and_says_simulated():
-    units = {"TIME": "day", "cd4": "cell/uL", "rte4": "cell/uL", "progenitors": "Mcell/kg", "age": "year", "BW": "kg"}
+    units = {"TIME": "day", "progenitors": "Mcell/kg", "age": "year", "BW": "kg"}
+    units |= dict.fromkeys(("cd4", "cd8", "naive4", "rte4"), "cell/uL")
     data = load_data(RESET02 / "cohort.csv", load_design(RESET02).model, DataColumns(units))
     arms = [subject.arm for subject in data.subjects]
-    assert {arm: arms.count(arm) for arm in arms} == {"control": 6, "dose_1_5": 4, "dose_4": 4, "dose_9": 4}
+    assert {arm: arms.count(arm) for arm in arms} == {"control": 12, "dose_1_5": 6, "dose_4": 6, "dose_9": 6}
     assert not data.exclusions and data.notes == ("columns not used: SIMULATED",)
