@@ -117,7 +117,7 @@ def plain(folder: Path) -> dict:
     return {"seconds": time.perf_counter() - begin, "passed": None, "rhat": worst_rhat(draws.z[:, :, :count]),
             "bulk": min(ess[0]), "tail": min(ess[1]), "divergences": int(draws.diverging.sum()),
             "leapfrogs": float(draws.leapfrogs.mean()),
-            "gradients": int(draws.leapfrogs.sum()) + draws.warmup_leapfrogs, "change": float("nan"), "way": ""}
+            "gradients": draws.gradients, "change": float("nan"), "way": ""}
 
 
 def line(name: str, r: dict) -> str:

@@ -157,7 +157,7 @@ def main(rounds: int) -> None:
                  row(f"{fit}, {label}", "**until the verdict**", found, {"verdict": 1})]
     timing.show(["what", "part", "ms, median", "range", "processor ms, median"], rows)
     print(f"\n{time.strftime('%Y-%m-%d')}; {rounds} rounds, {max(rounds // 2, 1)} of fits. "
-          + timing.machine("jax", "llvmlite", "sympy", "numpyro"))
+          + timing.machine("jax", "llvmlite", "sympy", "blackjax"))
 
 
 if __name__ == "__main__":

@@ -53,7 +53,7 @@ def test_an_unknown_name_is_an_attribute_error():
 
 def test_import_loads_nothing_that_is_slow_but_jax():
     """Each of these takes longer to import than the package itself; jax has to be told about float64 first."""
-    slow = {"sympy", "scipy.stats", "pandas", "xarray", "pint", "pydantic", "matplotlib", "diffrax", "numpyro",
+    slow = {"sympy", "scipy.stats", "pandas", "xarray", "pint", "pydantic", "matplotlib", "diffrax", "blackjax",
             "llvmlite", "arviz", "typer", "thymodel.results", "thymodel.dynamics"}
     code = f"import sys, thymodel; print(sorted({slow!r} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)

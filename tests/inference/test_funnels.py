@@ -14,7 +14,6 @@ import scipy.stats
 
 from thymodel.documents.priors import parse_prior
 from thymodel.documents.spec import GatesTable
-from thymodel.dynamics.kernel import make_counter
 from thymodel.inference import centring, sampling
 from thymodel.inference.diagnostics import judge, summary_table
 from thymodel.inference.population import Layout, population_values, random_effects
@@ -27,8 +26,7 @@ LOW = 0.05  # probability of the part of the neck that is farthest in
 
 def _passes(draws: Draws) -> bool:
     table = summary_table({f"z{k}": draws.z[..., k] for k in range(draws.z.shape[-1])})
-    leapfrogs = int(draws.leapfrogs.sum()) + draws.warmup_leapfrogs
-    return judge(table, int(draws.diverging.sum()), draws.failed, leapfrogs, GatesTable()).passed
+    return judge(table, int(draws.diverging.sum()), draws.failed, draws.gradients, GatesTable()).passed
 
 
 def _apart(neck: np.ndarray, exact: tuple[float, float, float]) -> float:
@@ -69,7 +67,7 @@ def test_a_funnel_that_is_hardly_one_is_drawn_right():
 
 
 def test_paths_too_short_to_get_along_the_funnel_are_refused(monkeypatch):
-    monkeypatch.setattr(sampling, "_MAX_TREE_DEPTH", (1, 1))
+    monkeypatch.setattr(sampling, "_DEEPEST", (1, 1))
     assert _outcome(_draw_funnel(4, 0.5), 0, NORMAL) == "refused"
 
 
@@ -78,7 +76,7 @@ def test_draws_that_leave_out_the_neck_would_be_noticed():
     random = np.random.default_rng(7)
     z = scipy.stats.truncnorm(scipy.stats.norm.ppf(0.02), np.inf).rvs((4, 1000, 1), random)
     whole = np.ones((4, 1000))
-    draws = Draws(z, whole, whole, np.zeros((4, 1000), bool), whole, whole, np.ones(4), 0, 0, 0)
+    draws = Draws(z, whole, whole, np.zeros((4, 1000), bool), whole, whole, whole, np.ones(4), 0, 0, 0)
     assert _outcome(draws, 0, NORMAL) == "passed and wrong"
     draws = draws._replace(z=random.standard_normal((4, 1000, 1)))
     assert _outcome(draws, 0, NORMAL) == "right"
@@ -163,8 +161,8 @@ _FRAMES = {
 def test_no_frame_and_no_weight_changes_the_target(name):
     """What the sampler sees at u is the log density at z(u) and the map's log Jacobian, which jax finds by itself."""
     frame, maps, log_density = _FRAMES[name], centring.coordinates(_layout(len(FEW))), _hierarchical(FEW, 1.0)
-    machine, counter = sampling._machine(log_density, maps, SETTINGS), make_counter()
-    potential = sampling._potential(machine.value_and_grad, counter)(frame, (), counter.cell)
+    machine = sampling._machine(log_density, maps, SETTINGS)
+    seen = sampling._in_frame(machine.value_and_grad, frame, (), {}, ())
 
     def to_z(u):
         return maps.to_z(frame.mode + frame.factor @ u, frame.weights)[0]
@@ -175,5 +173,6 @@ def test_no_frame_and_no_weight_changes_the_target(name):
     constant = float(jnp.linalg.slogdet(frame.factor)[1])
     for u in 0.5 * _RANDOM.normal(size=(5, _SIZE)):
         expected = float(plain(u)) - constant
-        assert abs(float(potential(u)) + expected) < 1e-10 * max(1.0, abs(expected))
-        np.testing.assert_allclose(jax.grad(potential)(u), -jax.grad(plain)(u), rtol=1e-8, atol=1e-8)
+        value, slope = seen(u, jnp.asarray(True))
+        assert abs(float(value) - expected) < 1e-10 * max(1.0, abs(expected))
+        np.testing.assert_allclose(slope, jax.grad(plain)(u), rtol=1e-8, atol=1e-8)

@@ -1,4 +1,5 @@
-"""Log density -> draws. The one file that imports the sampler (NumPyro's NUTS, used through `log_density` alone).
+"""Log density -> draws. The one file that imports the sampler (BlackJAX's NUTS and its adaptation, used through
+`log_density` alone, with steps of our own: see `leapfrog`).
 
 Before sampling, a pilot run chooses coordinates: a one-to-one map of the caller's (`Coordinates`), then a linear one,
 mode + L u, where L L' is the inverse of the curvature averaged over the pilot's draws. The target is unchanged
@@ -21,22 +22,30 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from blackjax.adaptation.mass_matrix import mass_matrix_adaptation
+from blackjax.adaptation.staged_adaptation import build_schedule
+from blackjax.adaptation.step_size import dual_averaging_adaptation
+from blackjax.mcmc import metrics, proposal, termination, trajectory
+from blackjax.mcmc.integrators import IntegratorState
 from jaxtyping import Array, Float
-from numpyro.infer.hmc import hmc
 
 from thymodel.dynamics.kernel import Counter, make_counter
 from thymodel.errors import Fault, InputError, ThymodelError
 from thymodel.inference.diagnostics import worst_rhat
+from thymodel.inference.leapfrog import Place, make_step
 from thymodel.inference.modes import find_modes, in_the_mass, places_apart
 
 LogDensity = Callable[..., Array]  # of z, and of further tables
 Progress = Callable[[int, int, int, int], None]  # chain, iterations done, iterations in all, divergences so far
 BLOCK = 25  # iterations between checkpoints: seconds of work
-_MAX_TREE_DEPTH = (6, 10)  # in warm-up, where the step size is not yet worth long paths, and after it
+_DEEPEST = (6, 10)  # doublings of an orbit in warm-up, where the step size is not yet worth long ones, and after it
+_FIRST_STEP = 0.5
+_DIVERGED = 1000.0  # of energy since the orbit's start, as in Stan: no weight is left there
 _PILOT_BLOCKS = 4
 _LIKELY = 128  # of the pilot's draws, handed to `refine`
 _UNFIT = 0.5  # of the pilot's draws divergent or not moved from the last: no more than chance shows where the mass is
 _DIVERGENT = 0.001  # of the draws: so many happen in a good run, and a plain one, many times as long, has them as well
+_HALTED = 0.05  # of the draws: so many orbits end at a step that cannot be retraced in coordinates of uneven curvature
 _STUCK = 1.05  # R-hat that only chains in different places reach when they are long; _FEW / draws is for chance
 _FEW = 10.0  # independent draws of two chains or more: R-hat - 1 < 10 / draws in all but one of 10 000 coordinates
 _CURVATURE_FLOOR = 0.3  # of the prior's 1: where the log density bends up at the mode, the frame is no wider than this
@@ -83,6 +92,9 @@ class Settings(NamedTuple):
 class Draws(NamedTuple):
     """Draws after warm-up, chain by chain, in the coordinates of the log density.
 
+    `halted` are draws whose orbit ended at a step that could not be retraced (see `leapfrog`): a rejection, no flaw.
+    `gradients` counts the whole run, warm-up and halved steps included; `leapfrogs` the steps of each draw, and
+    `failed` the steps to a log density that is not finite.
     `way` is empty where the pilot's coordinates served; otherwise it says how these draws were made, and why.
     """
 
@@ -90,11 +102,12 @@ class Draws(NamedTuple):
     log_density: Float[np.ndarray, "chain draw"]
     energy: Float[np.ndarray, "chain draw"]
     diverging: np.ndarray
+    halted: np.ndarray
     leapfrogs: np.ndarray
     accept: np.ndarray
     step_size: Float[np.ndarray, " chain"]
-    warmup_leapfrogs: int
     warmup_divergences: int
+    gradients: int
     failed: int
     way: str = ""
 
@@ -245,37 +258,141 @@ class _Machine(NamedTuple):
 
 
 def _machine(log_density: LogDensity, maps: Coordinates, settings: Settings) -> _Machine:
-    counter = make_counter()
+    counters = {"failed": make_counter(), "gradients": make_counter()}
 
     def density(c, weights, tables):
         z, log_slope = maps.to_z(c, weights)
         return log_density(z, *tables) + log_slope
 
     value_and_grad = jax.jit(jax.value_and_grad(density))
-    initialise, kernel = hmc(potential_fn_gen=_potential(value_and_grad, counter), algo="NUTS")
 
-    def begin(u: Array, key: Array, frame: Frame, tables):
-        return initialise(u, settings.warmup, step_size=0.5, target_accept_prob=settings.target_accept,
-                          max_tree_depth=_MAX_TREE_DEPTH, model_args=(frame, tables, counter.cell), model_kwargs={},
-                          rng_key=key)
+    adapt = _adaptation(settings)
 
-    def iterate(operands, state, _):
-        frame = operands[0]
-        state = kernel(state, operands, {})
-        z, log_slope = maps.to_z(frame.mode + frame.factor @ state.z, frame.weights)
-        kept = {"z": z, "log_density": -state.potential_energy - log_slope,
-                "energy": state.energy, "diverging": state.diverging, "leapfrogs": state.num_steps,
-                "accept": state.accept_prob}
-        return state, kept
+    def begin(u: Array, key: Array, frame: Frame, tables) -> _Chain:
+        value, slope = value_and_grad(frame.mode + frame.factor @ u, frame.weights, tables)
+        return adapt.begin(u, key, value, frame.factor.T @ slope)
+
+    def iterate(operands, chain: _Chain, _):
+        frame, tables, cells = operands
+        key, now = jax.random.split(chain.key)
+        deepest = jnp.where(chain.i < settings.warmup, *_DEEPEST)
+        moved, told = _transition(_in_frame(value_and_grad, frame, tables, counters, cells), chain, now, deepest)
+        moved = moved._replace(key=key)
+        z, log_slope = maps.to_z(frame.mode + frame.factor @ moved.u, frame.weights)
+        kept = {"z": z, "log_density": moved.log_density - log_slope, **told}
+        return adapt.update(moved, told["accept"]), kept
 
     @jax.jit
-    def block(state, *operands):
-        return jax.lax.scan(partial(iterate, operands), state, length=BLOCK)
+    def block(chain, *operands):
+        return jax.lax.scan(partial(iterate, operands), chain, length=BLOCK)
 
-    return _Machine(value_and_grad, begin, _in_threads(block, counter))
+    return _Machine(value_and_grad, begin, _in_threads(block, counters))
 
 
-def _in_threads(program, counter: Counter):
+def _in_frame(value_and_grad, frame: Frame, tables, counters: dict[str, Counter], cells):
+    """A function of u, and of whether a whole step leads there -> the log density and its gradient in the frame.
+
+    Every call is counted, and every whole step to where the log density is not finite: once, however often it is then
+    halved.
+    """
+
+    def at(u: Array, whole: Array) -> tuple[Array, Array]:
+        value, slope = value_and_grad(frame.mode + frame.factor @ u, frame.weights, tables)
+        for (name, counter), cell in zip(counters.items(), cells, strict=True):
+            value = counter.add(value, whole & ~jnp.isfinite(value) if name == "failed" else jnp.asarray(True), cell)
+        return value, frame.factor.T @ slope
+
+    return at
+
+
+class _Chain(NamedTuple):
+    """All that a chain carries from one iteration to the next."""
+
+    i: Array
+    key: Array
+    u: Float[Array, " coordinate"]
+    log_density: Float[Array, ""]
+    slope: Float[Array, " coordinate"]
+    step_size: Float[Array, ""]
+    inverse_mass: Float[Array, " coordinate"]
+    averaging: Any  # BlackJAX's states of the two adaptations
+    moments: Any
+
+
+class _Adaptation(NamedTuple):
+    begin: Callable[[Array, Array, Array, Array], _Chain]
+    update: Callable[[_Chain, Array], _Chain]
+
+
+def _adaptation(settings: Settings) -> _Adaptation:
+    """Stan's warm-up in windows: the step size all the time, a diagonal mass anew at the end of each slow window.
+
+    Source: Stan Reference Manual, section "Automatic parameter tuning", as in BlackJAX.
+    """
+    schedule = jnp.asarray(np.array(build_schedule(settings.warmup), dtype=int).reshape(-1, 2))
+    first_step, next_step, last_step = dual_averaging_adaptation(settings.target_accept)
+    first_mass, next_mass, last_mass = mass_matrix_adaptation()
+
+    def begin(u, key, value, slope) -> _Chain:
+        moments = first_mass(len(u))
+        chain = _Chain(jnp.asarray(0), key, u, value, slope, jnp.asarray(_FIRST_STEP), moments.inverse_mass_matrix,
+                       first_step(_FIRST_STEP), moments)
+        return jax.tree.map(jnp.asarray, chain)
+
+    def learn(chain: _Chain, accept: Array) -> _Chain:
+        slow, window_ends = schedule[chain.i, 0] == 1, schedule[chain.i, 1] == 1
+        averaging = next_step(chain.averaging, accept)
+        moments = jax.lax.cond(slow, lambda: next_mass(chain.moments, chain.u), lambda: chain.moments)
+        moments = jax.lax.cond(window_ends, lambda: last_mass(moments), lambda: moments)
+        averaging = jax.lax.cond(window_ends, lambda: _like(averaging, first_step(last_step(averaging))),
+                                 lambda: averaging)
+        step_size = jnp.where(chain.i + 1 == settings.warmup, last_step(averaging), jnp.exp(averaging.log_step_size))
+        return chain._replace(averaging=averaging, moments=moments, step_size=step_size,
+                              inverse_mass=moments.inverse_mass_matrix)
+
+    def update(chain: _Chain, accept: Array) -> _Chain:
+        learnt = jax.lax.cond(chain.i < settings.warmup, lambda: learn(chain, accept), lambda: chain)
+        return learnt._replace(i=chain.i + 1)
+
+    return _Adaptation(begin, update)
+
+
+def _like(old: Any, new: Any) -> Any:
+    """`new` with the types of `old`, leaf by leaf: a counter that starts again as a Python integer is still one."""
+    return jax.tree.map(lambda was, now: jnp.asarray(now, was.dtype), old, new)
+
+
+def _transition(value_and_grad, chain: _Chain, key: Array, deepest: Array) -> tuple[_Chain, dict[str, Array]]:
+    """One draw by NUTS, with multinomial weights along the orbit, and what is kept of how it went.
+
+    Source: Hoffman & Gelman 2014 (J Mach Learn Res 15:1593) and Betancourt 2017 (arXiv:1701.02434), put together from
+    BlackJAX's parts, so that `deepest` may change while the program runs.
+    """
+    metric = metrics.default_metric(chain.inverse_mass)
+    step = make_step(value_and_grad, metric.kinetic_energy)
+    begin_turning, note, turned = termination.iterative_uturn_numpyro(metric.check_turning)
+    integrate = trajectory.dynamic_progressive_integration(
+        lambda state, size: IntegratorState(*step(Place(*state), size)), metric.kinetic_energy, note, turned, _DIVERGED)
+    expand = trajectory.dynamic_multiplicative_expansion(integrate, metric.check_turning, deepest)
+
+    key_momentum, key_orbit = jax.random.split(key)
+    momentum = metric.sample_momentum(key_momentum, chain.u)
+    start = IntegratorState(chain.u, momentum, chain.log_density, chain.slope)
+    energy = metric.kinetic_energy(momentum) - chain.log_density
+    state = trajectory.DynamicExpansionState(
+        0, proposal.Proposal(start, energy, 0.0, -jnp.inf), trajectory.Trajectory(start, start, momentum, 0),
+        begin_turning(start, max(_DEEPEST)))
+    state, (fallen, _) = expand(key_orbit, state, energy, chain.step_size)
+    _, found, orbit, _ = state
+    ends = jnp.stack([orbit.leftmost_state.logdensity, orbit.rightmost_state.logdensity])
+    halted = fallen & jnp.any(jnp.isneginf(ends))
+    told = {"energy": found.energy, "diverging": fallen & ~halted, "halted": halted, "leapfrogs": orbit.num_states,
+            "accept": jnp.exp(found.sum_log_p_accept) / orbit.num_states}
+    here = found.state
+    return chain._replace(u=here.position, log_density=here.logdensity, slope=here.logdensity_grad), told
+
+
+def _in_threads(program, counters: dict[str, Counter]):
     """A function (states, frame, tables) -> (states, what to keep of BLOCK iterations), each chain in its own thread.
 
     Chains never run in lock-step, where one long tree would hold up the others; all run the same compiled program, so
@@ -285,41 +402,18 @@ def _in_threads(program, counter: Counter):
 
     def run(states, frame: Frame, tables):
         chains = [jax.tree.map(lambda leaf, k=k: leaf[k], states) for k in range(len(states.i))]
-        operands = (frame, tables, counter.cell)
+        operands = (frame, tables, tuple(counter.cell for counter in counters.values()))
         key = tuple(jnp.shape(leaf) for leaf in jax.tree.leaves(operands))
         if key not in compiled:  # once, before the threads would each begin to
             compiled[key] = program.lower(chains[0], *operands).compile()
-        before = counter.read()
+        before = {name: counter.read() for name, counter in counters.items()}
         with ThreadPoolExecutor(len(chains)) as pool:
             results = list(pool.map(lambda state: jax.block_until_ready(compiled[key](state, *operands)), chains))
         states, block = _stacked(results)
-        return states, {**block, "failed": np.full((1, 1), counter.read() - before)}
+        counts = {name: np.full((1, 1), counter.read() - before[name]) for name, counter in counters.items()}
+        return states, {**block, **counts}
 
     return run
-
-
-def _potential(value_and_grad, counter: Counter):
-    """(frame, tables, cell) -> minus the log density of u, whose derivative is one compiled call.
-
-    The sampler never traces the solver itself: differentiating an already compiled solve inside another trace trips
-    over diffrax's result codes. An evaluation that is not finite, which the sampler meets as a divergence, is counted.
-    """
-
-    def in_frame(frame: Frame, tables, cell):
-        @jax.custom_vjp
-        def potential(u):
-            return forward(u)[0]
-
-        def forward(u):
-            density, slope = value_and_grad(frame.mode + frame.factor @ u, frame.weights, tables)
-            value, slope = -density, -frame.factor.T @ slope
-            value = counter.add(value, ~jnp.isfinite(value), cell)
-            return jnp.where(jnp.isnan(value), jnp.inf, value), slope
-
-        potential.defvjp(forward, lambda slope, cotangent: (cotangent * slope,))
-        return potential
-
-    return in_frame
 
 
 def thin(z: Float[np.ndarray, "chain draw coordinate"], count: int) -> Float[np.ndarray, "draw coordinate"]:
@@ -405,9 +499,9 @@ def _finite_start(log_density, random: np.random.Generator, size: int) -> np.nda
 def _collect(blocks: list[dict[str, np.ndarray]], states, settings: Settings) -> Draws:
     warmup, total = settings.warmup, settings.warmup + settings.draws  # the last block may hold a few too many
     whole = {name: np.concatenate([block[name] for block in blocks], axis=1)[:, :total] for name in blocks[0]}
-    late = {name: values[:, warmup:] for name, values in whole.items() if name != "failed"}
-    return Draws(**late, failed=int(whole["failed"].sum()), step_size=np.asarray(states.adapt_state.step_size),
-                 warmup_leapfrogs=int(whole["leapfrogs"][:, :warmup].sum()),
+    counts = {name: int(whole.pop(name).sum()) for name in ("failed", "gradients")}
+    late = {name: values[:, warmup:] for name, values in whole.items()}
+    return Draws(**late, **counts, step_size=np.asarray(states.step_size),
                  warmup_divergences=int(whole["diverging"][:, :warmup].sum()))
 
 
@@ -428,6 +522,9 @@ def _flaw(draws: Draws) -> str:
     found = []
     if divergences > _DIVERGENT * draws.diverging.size:
         found.append(f"{divergences} of {draws.diverging.size} draws divergent")
+    halted = int(draws.halted.sum())
+    if halted > _HALTED * draws.halted.size:
+        found.append(f"{halted} of {draws.halted.size} orbits halted at a step that could not be retraced")
     if not rhat < _stuck(draws):
         found.append(f"chains in different places (R-hat {rhat:.2f})")
     return ", ".join(found)

@@ -37,7 +37,7 @@ from thymodel.results.record import FitRecord
 from thymodel.results.residuals import misfit
 
 CHECKPOINT = ".checkpoint"
-_PACKAGES = ("thymodel", "numpy", "scipy", "sympy", "jax", "jaxlib", "diffrax", "numpyro", "llvmlite", "arviz", "pint",
+_PACKAGES = ("thymodel", "numpy", "scipy", "sympy", "jax", "jaxlib", "diffrax", "blackjax", "llvmlite", "arviz", "pint",
              "pandas")
 _CERTIFIED = 400  # draws whose log density is computed again with finer steps
 _ROOM = 256  # rows of the solver's table: most fits need fewer, and then nothing is compiled twice
@@ -251,9 +251,10 @@ def _write(posterior: Posterior, data: StudyData, data_file: Path, draws: Draws,
            folder: Path, clock: _Clock, overrides: Mapping[str, Any]) -> FitRecord:
     spec = posterior.spec
     table = records.read_table(io.BytesIO(files[records.TABLE]))
-    sampler = {**spec.sampler.model_dump(), "name": "NUTS (NumPyro)", "divergences": int(draws.diverging.sum()),
+    sampler = {**spec.sampler.model_dump(), "name": "NUTS (BlackJAX), steps halved within the orbit",
+               "divergences": int(draws.diverging.sum()),
                "way": draws.way, "warmup_divergences": draws.warmup_divergences, "failed_solves": draws.failed,
-               "leapfrogs": int(draws.leapfrogs.sum()) + draws.warmup_leapfrogs,
+               "halted": int(draws.halted.sum()), "leapfrogs": draws.gradients,
                "leapfrogs_per_draw": float(draws.leapfrogs.mean()),
                "step_size": [float(step) for step in draws.step_size],
                "energy_fraction": [float(e) for e in diagnostics.energy_fraction(draws.energy)],
