@@ -39,14 +39,15 @@ def parse_dose(text: str, model: Model) -> Dose:
 
 
 def default_input(model: Model, where: str) -> str:
-    """The first input of the model.
+    """The first input of the model that it does not schedule itself.
 
     Raises:
         InputError: the model has none.
     """
-    if not model.inputs:
-        raise InputError([Fault(where, f"the model {model.name} has no input to dose")])
-    return next(iter(model.inputs))
+    for name, item in model.inputs.items():
+        if not item.scheduled:
+            return name
+    raise InputError([Fault(where, f"the model {model.name} has no input to dose")])
 
 
 def dose_faults(where: str, dose: Dose, model: Model):
