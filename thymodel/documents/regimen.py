@@ -38,6 +38,24 @@ def parse_dose(text: str, model: Model) -> Dose:
     return dose
 
 
+def parse_doses(texts: Sequence[str], model: Model) -> list[Dose]:
+    """Doses from texts as `parse_dose` reads them.
+
+    Raises:
+        InputError: every text that is none.
+    """
+    doses: list[Dose] = []
+    faults: list[Fault] = []
+    for text in texts:
+        try:
+            doses.append(parse_dose(text, model))
+        except InputError as error:
+            faults += error.faults
+    if faults:
+        raise InputError(faults)
+    return doses
+
+
 def default_input(model: Model, where: str) -> str:
     """The first input of the model that it does not schedule itself.
 

@@ -31,21 +31,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from xml.parsers import expat
 
 from thymodel.documents import expressions
 from thymodel.documents.mathml import Meaning, Node, Piece, formula_text, joined, load_libsbml, wrapped
 from thymodel.documents.model import parse_model
+from thymodel.documents.sbml_file import MOST_FAULTS, checked_model, required_packages
 from thymodel.documents.toml import document_text, read_text
 from thymodel.errors import Fault, InputError
 
-DEEPEST_XML = 300  # elements inside each other; readers of XML use the machine's stack for them
-MOST_FAULTS = 50
-_CORE = re.compile(r"http://www\.sbml\.org/sbml/level(2|2/version\d|3/version\d/core)\Z")
-_PACKAGE = re.compile(r"http://www\.sbml\.org/sbml/level3/version\d/(\w+)/version\d\Z")
-_MATH = "http://www.w3.org/1998/Math/MathML"
 _TIME_UNITS = {1.0: "s", 60.0: "min", 3600.0: "hour", 86400.0: "day"}
-_DOWN = {">": "<", ">=": "<="}
 
 
 @dataclass(frozen=True)
@@ -84,8 +78,8 @@ def read_sbml(text: str, where: str) -> Reading:
     Raises:
         InputError: as `load_sbml`.
     """
-    packages = _scan(text, where)
-    model = _parsed(text, where)
+    packages = required_packages(text, where)
+    model = checked_model(text, where)
     draft = _Draft(model, where)
     for name in packages:
         draft.refuse(f"package {name}", "sbml")
@@ -98,84 +92,7 @@ def read_sbml(text: str, where: str) -> Reading:
     return Reading(draft.document, document_text(draft.document), draft.names, draft.given, tuple(draft.notes))
 
 
-# --- the file --------------------------------------------------------------------------------------------------
-
-
-def _scan(text: str, where: str) -> list[str]:
-    """Packages that the file requires and uses; the file is looked at before any code outside Python reads it.
-
-    Raises:
-        InputError: empty, not XML, not SBML, with a document type (entities may expand without end), nested too deep.
-    """
-    if not text.strip():
-        raise InputError([Fault(where, "the file is empty")])
-    used: set[str] = set()
-    required: set[str] = set()
-    open_elements: list[str] = []
-
-    def start(name: str, attributes: dict[str, str]) -> None:
-        root = name.rpartition(" ")[2]
-        if not open_elements and root != "sbml":
-            raise InputError([Fault(where, f"not SBML: its root is <{root[:40]}>", "is it the right file?")])
-        open_elements.append(name)
-        if len(open_elements) > DEEPEST_XML:
-            raise InputError([Fault(where, f"XML nested deeper than {DEEPEST_XML}", "SBML never is")])
-        inside = "annotation" in [part.rpartition(" ")[2] for part in open_elements]
-        for key, value in [(name, ""), *attributes.items()]:
-            package = _PACKAGE.match(key.rpartition(" ")[0])
-            if package and key.endswith(" required"):
-                required.update([package[1]] if value.strip() == "true" else [])
-            elif package and not inside:
-                used.add(package[1])
-
-    def refuse_type(*_: Any) -> None:
-        raise InputError([Fault(where, "a document type declaration (<!DOCTYPE>), through which entities expand",
-                                "SBML has none; remove it")])
-
-    def encoded(version: str, encoding: str | None, standalone: int) -> None:
-        if encoding is not None and encoding.upper() not in ("UTF-8", "ASCII", "US-ASCII"):
-            raise InputError([Fault(where, f"the encoding {encoding[:40]}", "SBML files are UTF-8")])
-
-    parser = expat.ParserCreate(namespace_separator=" ")
-    parser.StartElementHandler, parser.EndElementHandler = start, lambda name: open_elements.pop()
-    parser.StartDoctypeDeclHandler, parser.XmlDeclHandler = refuse_type, encoded
-    try:
-        parser.Parse(text.encode(), True)
-    except expat.ExpatError as error:
-        raise InputError([Fault(where, f"not XML: {expat.ErrorString(error.code)} in line {error.lineno}",
-                                "is it an SBML file, and whole?")]) from None
-    return sorted(used & required)
-
-
-def _parsed(text: str, where: str) -> Any:
-    """The model, without errors in libsbml's eyes."""
-    sbml = load_libsbml()
-    document = sbml.readSBMLFromString(text)
-    if document.getLevel() == 1:
-        raise InputError([Fault(where, "SBML Level 1", "Levels 2 and 3 are read; libsbml and most tools convert")])
-    faults = list(_errors(document, where))
-    if not faults and document.getModel() is None:
-        faults = [Fault(where, "no <model> in the file")]
-    if not faults:
-        for category in (sbml.LIBSBML_CAT_UNITS_CONSISTENCY, sbml.LIBSBML_CAT_SBO_CONSISTENCY,
-                         sbml.LIBSBML_CAT_MODELING_PRACTICE):
-            document.setConsistencyChecks(category, False)
-        document.checkConsistency()
-        faults = list(_errors(document, where))
-    if faults:
-        raise InputError(faults[:MOST_FAULTS])
-    model = document.getModel()
-    model.keep = document  # the model dies with its document
-    return model
-
-
-def _errors(document: Any, where: str) -> Iterator[Fault]:
-    sbml = load_libsbml()
-    for k in range(document.getNumErrors()):
-        error = document.getError(k)
-        if error.getSeverity() in (sbml.LIBSBML_SEV_ERROR, sbml.LIBSBML_SEV_FATAL):
-            message = " ".join(error.getMessage().split())[:300]
-            yield Fault(f"{where}: line {error.getLine()}", f"not valid SBML: {message}")
+# --- the conversion ------------------------------------------------------------------------------------------
 
 
 class _Draft:
@@ -405,16 +322,18 @@ def _time_unit(draft: _Draft) -> str:
     model = draft.model
     text = model.getTimeUnits() if model.isSetTimeUnits() else ("time" if model.getLevel() == 2 else "")
     definition = model.getUnitDefinition(text) if text else None
-    if definition is not None and definition.isVariantOfTime() and definition.getNumUnits() == 1:
-        unit = definition.getUnit(0)
-        seconds = (unit.getMultiplier() * 10.0 ** unit.getScale()) ** unit.getExponentAsDouble()
+    parts = [] if definition is None else list(_each(definition.getListOfUnits()))
+    sbml = load_libsbml()
+    if [(u.getKind(), u.getExponentAsDouble()) for u in parts if u.getKind() != sbml.UNIT_KIND_DIMENSIONLESS] == [
+            (sbml.UNIT_KIND_SECOND, 1.0)]:
+        seconds = math.prod((u.getMultiplier() * 10.0 ** u.getScale()) ** u.getExponentAsDouble() for u in parts)
         for known, name in _TIME_UNITS.items():
             if math.isclose(seconds, known, rel_tol=1e-9):
                 return name
     if text == "second" or (text == "time" and definition is None):
         return "s"
-    draft.note(f"the unit of time {text or 'is not declared'}: called a day here; times are the file's numbers".replace(
-        "  ", " "))
+    found = f"is '{text}', which is not known here" if text else "is not declared"
+    draft.note(f"the unit of time {found}: called a day; times are the file's numbers")
     return "day"
 
 
@@ -467,6 +386,8 @@ def _number(draft: _Draft, value: float, place: str, element: Any = None) -> dic
 def _label(element: Any) -> str:
     unit = element.getUnits() if hasattr(element, "getUnits") else ""
     unit = unit or (element.getSubstanceUnits() if hasattr(element, "getSubstanceUnits") else "")
+    definition = element.getModel().getUnitDefinition(unit) if unit and element.getModel() is not None else None
+    unit = (definition.getName() or unit) if definition is not None else unit
     name = element.getName() if element.getName() != element.getId() else ""
     return " ".join(part for part in (_short(name) if name else "", f"[{unit}]" if unit else "") if part)[:300]
 
@@ -632,7 +553,8 @@ def _count(draft: _Draft, reaction: Any, reference: Any) -> str:
 
 def _add_events(draft: _Draft) -> None:
     """Events at fixed times as inputs; those at the same time act together, on the values before any of them."""
-    sbml, found = load_libsbml(), {}
+    sbml = load_libsbml()
+    found: dict[float, list[tuple[str, Any]]] = {}
     for number, event in enumerate(_each(draft.model.getListOfEvents())):
         element = _element(event, number)
         try:
@@ -647,7 +569,10 @@ def _add_events(draft: _Draft) -> None:
 
 def _firing(draft: _Draft, event: Any, element: str, sbml: Any) -> float | None:
     """When the event fires, None for never."""
-    threshold, holds = _threshold(event.getTrigger().getMath(), sbml)
+    trigger = _threshold(event.getTrigger().getMath(), sbml)
+    if trigger is None:  # refused before
+        return None
+    threshold, holds = trigger
     time = _constant(draft, threshold, element)
     true_at_start = time < 0 or (time == 0 and holds)
     if not true_at_start:
