@@ -6,6 +6,7 @@ inlined, and conditions that our files do not have (and, or, not, equality, bool
 """
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -19,6 +20,7 @@ from thymodel.errors import Fault, InputError
 AVOGADRO = 6.02214179e23  # the csymbol's value is fixed by SBML Level 3 Version 2 core, section 3.4.6
 MOST_NODES = 200_000  # visited in one file; function definitions that call each other twice would double without end
 _WIDE = 20  # more terms than this are written in groups: the text is nested as deep as an ungrouped sum is long
+_PREFIX = re.compile(r"AST_(FUNCTION_|LOGICAL_|RELATIONAL_)?")
 _SUM, _PRODUCT, _SIGN, _POWER, _ATOM = range(5)
 
 # a node of a formula, and the meaning of the bound names in it: a text, or another node with its own
@@ -155,17 +157,49 @@ def _children(node: Node) -> list[Node]:
     return [node.getChild(k) for k in range(node.getNumChildren())]
 
 
+def _terms(node: Node, kind: int) -> list[Node]:
+    """Children, and in place of a sum inside a sum or a product inside a product its own: many tools nest in pairs."""
+    if kind not in (load_libsbml().AST_PLUS, load_libsbml().AST_TIMES):
+        return _children(node)
+    waiting, found = _children(node)[::-1], []
+    while waiting:
+        child = waiting.pop()
+        if child.getType() == kind:
+            waiting += _children(child)[::-1]
+        else:
+            found.append(child)
+    return found
+
+
 def _operation(node: Node, kind: int, meaning: Meaning, bound: Bound) -> Piece:
     sbml = load_libsbml()
     if kind not in _operations():
         meaning.refuse(_tag(node))
         return Piece("1", _ATOM)
-    parts = [_number(child, meaning, bound) for child in _children(node)]
+    parts = [_number(child, meaning, bound) for child in _terms(node, kind)]
     if kind == sbml.AST_PLUS:
         return joined(" + ", parts)
     if kind == sbml.AST_TIMES:
         return joined("*", parts)
+    _check_count(node, _counts().get(kind, (1, 1)))
     return _operations()[kind](*parts)
+
+
+def _check_count(node: Node, allowed: tuple[float, float]) -> None:
+    if not allowed[0] <= node.getNumChildren() <= allowed[1]:
+        raise ValueError(f"{_tag(node)} with {node.getNumChildren()} arguments")
+
+
+@cache
+def _counts() -> dict[int, tuple[float, float]]:
+    """Fewest and most arguments of what does not take one."""
+    sbml = load_libsbml()
+    return {
+        sbml.AST_MINUS: (1, 2), sbml.AST_DIVIDE: (2, 2), sbml.AST_POWER: (2, 2), sbml.AST_FUNCTION_POWER: (2, 2),
+        sbml.AST_FUNCTION_ROOT: (1, 2), sbml.AST_FUNCTION_LOG: (1, 2), sbml.AST_FUNCTION_MIN: (1, math.inf),
+        sbml.AST_FUNCTION_MAX: (1, math.inf), sbml.AST_LOGICAL_IMPLIES: (2, 2),
+        sbml.AST_FUNCTION_PIECEWISE: (1, math.inf),
+    }
 
 
 def wrapped(piece: Piece, level: int) -> str:
@@ -254,8 +288,8 @@ def _tag(node: Node) -> str:
         return known[kind]
     if kind == sbml.AST_FUNCTION:
         return f"function {node.getName()} without a definition"
-    names = {getattr(sbml, name): name for name in dir(sbml) if name.startswith("AST_FUNCTION_")}
-    return f"MathML {names.get(kind, f'{node.getName()}').removeprefix('AST_FUNCTION_').lower()}"
+    names = {getattr(sbml, name): name for name in dir(sbml) if name.startswith("AST_")}
+    return f"MathML {_PREFIX.sub('', names.get(kind, 'construct')).lower()}"
 
 
 # --- reading: conditions ---------------------------------------------------------------------------------------
@@ -269,6 +303,7 @@ def _is_condition(node: Node) -> bool:
 
 def _piecewise(node: Node, meaning: Meaning, bound: Bound) -> Piece:
     """Without `otherwise` nothing is said beyond the last condition; the last value is then taken there too."""
+    _check_count(node, (1, math.inf))
     children = _children(node)
     otherwise = children[-1] if len(children) % 2 else children[-2]
     result = _number(otherwise, meaning, bound)
@@ -291,6 +326,8 @@ def _choose(node: Node, yes: str, no: str, meaning: Meaning, bound: Bound) -> st
         return _choose(inner, a, b, meaning, known)
 
     parts = _children(node)
+    if kind in (sbml.AST_LOGICAL_NOT, sbml.AST_LOGICAL_IMPLIES, sbml.AST_FUNCTION_PIECEWISE):
+        _check_count(node, _counts().get(kind, (1, 1)))
     if kind in (sbml.AST_CONSTANT_TRUE, sbml.AST_CONSTANT_FALSE):
         return yes if kind == sbml.AST_CONSTANT_TRUE else no
     if node.isRelational():

@@ -25,12 +25,11 @@ _BASE = {"length": "metre", "mass": "kilogram", "time": "second", "substance": "
          "antibody_unit": "dimensionless"}
 
 
-def sbml_text(model: Model, doses: Iterable[Dose] = (), covariates: Mapping[str, float] | None = None) -> str:
+def sbml_text(model: Model, doses: Iterable[Dose] = ()) -> str:
     """The model with its doses as an SBML file.
 
     Args:
         doses: boluses, in the order in which simultaneous ones act; those that the model schedules act before them.
-        covariates: values of the subject; the model's where absent.
 
     Raises:
         InputError: python-libsbml is absent, a dose that the model cannot take, or an infusion.
@@ -49,7 +48,7 @@ def sbml_text(model: Model, doses: Iterable[Dose] = (), covariates: Mapping[str,
     declared = _Units(target)
     _done(target.setTimeUnits(declared.id_of(units.parse_unit(model.time))))
     _add_functions(target, model)
-    _add_quantities(target, model, declared, covariates or {})
+    _add_quantities(target, model, declared)
     _add_doses(target, model, doses)
     return sbml.writeSBMLToString(document)
 
@@ -142,15 +141,10 @@ def _add_functions(target: Any, model: Model) -> None:
         _done(function.setMath(node))
 
 
-def _add_quantities(target: Any, model: Model, declared: _Units, covariates: Mapping[str, float]) -> None:
-    faults = [Fault(f"covariate {name}", f"the model {model.name} has no such covariate"
-                    f"{ex.closest(name, model.covariates)}") for name in covariates if name not in model.covariates]
-    if faults:
-        raise InputError(faults)
+def _add_quantities(target: Any, model: Model, declared: _Units) -> None:
     for group in (model.constants, model.covariates, model.parameters):
         for name, item in group.items():
-            value = covariates.get(name, item.value) if group is model.covariates else item.value
-            _parameter(target, name, item.label, declared.id_of(units.parse_unit(item.unit)), value)
+            _parameter(target, name, item.label, declared.id_of(units.parse_unit(item.unit)), item.value)
     static, measured = static_expressions(model), _expression_units(model)
     for name, expression in model.expressions.items():
         _parameter(target, name, "", declared.id_of(measured[name]), None, constant=name in static)

@@ -10,6 +10,7 @@ from thymodel.errors import Fault, InputError
 
 DEEPEST_XML = 300  # elements inside each other; readers of XML use the machine's stack for them
 MOST_FAULTS = 50
+_SECTION = re.compile(r"^L\dV\d Sections? [\w., ]+?(?=[A-Z]|$)")
 _PACKAGE = re.compile(r"http://www\.sbml\.org/sbml/level3/version\d/(\w+)/version\d\Z")
 
 
@@ -86,5 +87,7 @@ def _errors(document: Any, where: str) -> Iterator[Fault]:
     for k in range(document.getNumErrors()):
         error = document.getError(k)
         if error.getSeverity() in (sbml.LIBSBML_SEV_ERROR, sbml.LIBSBML_SEV_FATAL):
-            message = " ".join(error.getMessage().split())[:300]
-            yield Fault(f"{where}: line {error.getLine()}", f"not valid SBML: {message}")
+            rule, _, finding = " ".join(error.getMessage().split()).partition("Reference: ")
+            finding = _SECTION.sub("", finding)  # the rule in general is long; what broke it here comes last
+            said = f"{error.getShortMessage()}: {finding}" if finding else rule
+            yield Fault(f"{where}: line {error.getLine()}", f"not valid SBML: {said[:400].strip()}")
