@@ -171,6 +171,25 @@ def test_labels_and_sources_say_where_a_number_comes_from():
     assert not model.parameters["k"].verified
 
 
+LEVEL_2 = """<sbml xmlns="http://www.sbml.org/sbml/level2/version4" level="2" version="4"><model id="m">
+<listOfCompartments><compartment id="c" size="2"/></listOfCompartments>
+<listOfSpecies><species id="s" compartment="c" initialConcentration="3"/></listOfSpecies>
+<listOfParameters><parameter id="k" value="0.5"/></listOfParameters>
+<listOfReactions><reaction id="r" reversible="false"><listOfReactants><speciesReference species="s"><stoichiometryMath>
+<math xmlns="http://www.w3.org/1998/Math/MathML"><apply><times/><cn>2</cn><ci>k</ci></apply></math></stoichiometryMath>
+</speciesReference></listOfReactants><kineticLaw><math xmlns="http://www.w3.org/1998/Math/MathML"><apply><times/><ci>q</ci>
+<ci>s</ci></apply></math><listOfParameters><parameter id="q" value="7"/></listOfParameters></kineticLaw></reaction>
+</listOfReactions></model></sbml>"""
+
+
+def test_level_2_has_stoichiometry_as_a_formula_and_time_in_seconds():
+    model = parse_model(read_sbml(LEVEL_2, "file").text, "file")
+    s, c, r, k = map(symbol, ("s", "c", "r", "k"))
+    assert sympy.expand(model.states["s"].rate + symbol("per_time") * 2 * k * r / c) == 0
+    assert model.expressions["r"] == symbol("r_q") * s
+    assert model.time == "s"
+
+
 def event(trigger: str, inside: str = "", value: str = "x + 1") -> str:
     return file(f'<listOfParameters>{parameter("k", "3")}{parameter("x", "2", "false")}</listOfParameters>'
                 '<listOfEvents><event id="e" useValuesFromTriggerTime="true">'
