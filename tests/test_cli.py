@@ -334,3 +334,34 @@ cli.main()
 """, encoding="utf-8")
     assert _into_a_closed_pipe(script, "fit", tiny_fit.folder) == (0 if passed else 1, b"")
     assert (tmp_path / "end").exists()
+
+
+# --- models of other tools -----------------------------------------------------------------------------------
+
+
+def test_a_model_goes_out_as_sbml_and_comes_back(call, decay, tmp_path):
+    pytest.importorskip("libsbml", reason="python-libsbml, which reads and writes SBML, is not installed")
+    assert call("export", "sbml", decay, "--dose", "5@2", "--out", tmp_path / "decay.xml") == (0, "", "")
+    assert call("import", "sbml", tmp_path / "decay.xml", "--out", tmp_path / "back.toml") == (0, "", "")
+    status, out, err = call("import", "sbml", tmp_path / "decay.xml")
+    assert (status, out, err) == (0, (tmp_path / "back.toml").read_text(encoding="utf-8"), "")
+    assert call("check", tmp_path / "back.toml")[0] == 0
+
+
+@pytest.mark.parametrize("words, sentences", [
+    (("import", "sbml", "absent.xml"), ["cannot be read"]), (("import", "sbml", FITS), ["cannot be read"]),
+    (("export", "sbml", "absent"), ["no such model"]),
+    (("export", "sbml", "homing_wave", "--dose", "4@x", "--dose", "4@7:foo"), ["4@x", "no input 'foo'"])])
+def test_what_cannot_be_exchanged_is_bad_input(call, words, sentences):
+    status, out, err = call(*words)
+    assert (status, out) == (2, "") and all(sentence in err for sentence in sentences)
+
+
+def test_what_was_assumed_about_a_file_is_said_on_stderr(call, tmp_path):
+    pytest.importorskip("libsbml", reason="python-libsbml, which reads and writes SBML, is not installed")
+    (tmp_path / "m.xml").write_text(
+        '<sbml xmlns="http://www.sbml.org/sbml/level3/version2/core" level="3" version="2"><model id="m">'
+        '<listOfParameters><parameter id="k" value="1" constant="true"/></listOfParameters></model></sbml>')
+    status, out, err = call("import", "sbml", tmp_path / "m.xml")
+    assert status == 0 and 'k = { unit = "1", value = 1.0' in out
+    assert "note: the unit of time is not declared" in err

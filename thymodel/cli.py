@@ -152,15 +152,7 @@ def simulate(
 
 def _write_csv(table, path: Path | None) -> None:
     text = table.to_csv(index=False, float_format=lambda value: repr(float(value)), quoting=csv.QUOTE_MINIMAL)
-    if path is None:
-        sys.stdout.write(text)
-        return
-    from thymodel.results.record import write_file
-
-    try:
-        write_file(path, text.encode())
-    except OSError as error:
-        raise InputError([Fault(str(path), f"cannot be written: {error.strerror}")]) from None
+    _write_text(text, path)
 
 
 @app.command()
@@ -369,3 +361,52 @@ def _day(value: float, horizon: float) -> str:
     from thymodel.results.tables import time_text
 
     return time_text(value, horizon)
+
+
+# --- models of other tools -------------------------------------------------------------------------------------
+
+import_app = typer.Typer(no_args_is_help=True, help="Model documents from the files of other tools.")
+export_app = typer.Typer(no_args_is_help=True, help="Models as files for other tools.")
+app.add_typer(import_app, name="import")
+app.add_typer(export_app, name="export")
+
+
+@import_app.command("sbml")
+def import_sbml(
+    file: Annotated[Path, typer.Argument(help="an SBML file, Level 2 or 3 core")],
+    out: Annotated[Path | None, typer.Option(help="write the model document to this file")] = None,
+) -> None:
+    """A model document from SBML; what is not supported is refused by name (docs/sbml.md)."""
+    from thymodel.documents.sbml import load_sbml
+
+    reading = load_sbml(file)
+    for note in reading.notes:
+        sys.stderr.write(f"{file}: note: {note}\n")
+    _write_text(reading.text, out)
+
+
+@export_app.command("sbml")
+def export_sbml(
+    model: Annotated[str, typer.Argument(help="path, or the name of a shipped model")],
+    out: Annotated[Path | None, typer.Option(help="write the SBML to this file")] = None,
+    dose: Annotated[list[str] | None, typer.Option(help="AMOUNT@DAY[:INPUT], repeatable: becomes an event")] = None,
+) -> None:
+    """A model with its doses as SBML Level 3 Version 2 core."""
+    from thymodel.documents.model import load_model
+    from thymodel.documents.regimen import parse_doses
+    from thymodel.documents.sbml_export import sbml_text
+
+    loaded = load_model(model)
+    _write_text(sbml_text(loaded, parse_doses(dose or [], loaded)), out)
+
+
+def _write_text(text: str, path: Path | None) -> None:
+    if path is None:
+        sys.stdout.write(text)
+        return
+    from thymodel.results.record import write_file
+
+    try:
+        write_file(path, text.encode())
+    except OSError as error:
+        raise InputError([Fault(str(path), f"cannot be written: {error.strerror}")]) from None

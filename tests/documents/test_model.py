@@ -129,6 +129,7 @@ def test_a_table_written_twice_names_its_line():
     ('initial = "x0"', 'initial = "loss/k"', "states.x.initial"),
     ('add = { x = "amount" }', 'add = { x = "amount*k" }', "inputs.cells.add.x"),
     ('add = { x = "amount" }', 'add = { D4 = "amount" }', "inputs.cells.add.D4"),
+    ('add = { x = "amount" }', 'add = { x = "amount" }\nscheduled = [{ time = -1 }]', "inputs.cells.scheduled.0.time"),
     ('loss = "k*x"', 'loss = "k*twice"', "expressions.twice"), ('loss = "k*x"', 'pi = "k*x"', "expressions.pi"),
     ('description = "one', 'time = "cell"\ndescription = "one', "states.x.rate"),
     ('description = "one', 'time = "dai"\ndescription = "one', "time")])

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from thymodel.documents.model import load_model
-from thymodel.documents.regimen import Dose, parse_course, parse_dose, repeat, value_at
+from thymodel.documents.model import load_model, parse_model
+from thymodel.documents.regimen import Dose, parse_course, parse_dose, parse_doses, repeat, value_at
 from thymodel.errors import InputError
 
 MODEL = load_model(Path(__file__).resolve().parents[1] / "bad" / "decay.toml")
@@ -16,6 +16,24 @@ MODEL = load_model(Path(__file__).resolve().parents[1] / "bad" / "decay.toml")
                                         ("0@3", Dose(3, "cells", 0)), ("1e2@1e1", Dose(10, "cells", 100))])
 def test_a_dose_is_amount_at_day(text, dose):
     assert parse_dose(text, MODEL) == dose
+
+
+def test_a_dose_without_an_input_goes_to_the_first_that_the_model_does_not_schedule():
+    text = MODEL.text.replace("[inputs.cells]", """[inputs.planned]
+unit = "cell/uL"
+add = { x = "amount" }
+scheduled = [{ time = 3 }]
+
+[inputs.cells]""")
+    model = parse_model(text, "decay.toml")
+    assert model.inputs["planned"].scheduled == ((3.0, 1.0),)
+    assert parse_dose("9@7", model) == Dose(7, "cells", 9)
+
+
+def test_every_bad_dose_of_several_is_named():
+    with pytest.raises(InputError) as caught:
+        parse_doses(["9@7", "x@7", "9@y"], MODEL)
+    assert [fault.where for fault in caught.value.faults] == ["--dose x@7", "--dose 9@y"]
 
 
 @pytest.mark.parametrize("text, sentence", [

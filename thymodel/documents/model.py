@@ -66,10 +66,16 @@ class StateTable(Table):
     gain: str | None = None
 
 
+class ScheduledTable(Table):
+    time: Number
+    amount: Number = 1.0
+
+
 class InputTable(Table):
     unit: str
     add: dict[str, str] = {}
     multiply: dict[str, str] = {}
+    scheduled: list[ScheduledTable] = []
     label: str = ""
     source: str = ""
 
@@ -135,13 +141,17 @@ class State:
 
 @dataclass(frozen=True)
 class Input:
-    """What a dose record does at its time: `state += add`, `state *= multiply`; both may use `amount`."""
+    """What a dose record does at its time: `state += add`, `state *= multiply`; both may use `amount`.
+
+    `scheduled` are doses (time, amount) that belong to the model: every subject gets them, whatever the data say.
+    """
 
     unit: str
     label: str
     source: str
     add: Mapping[str, sympy.Expr]
     multiply: Mapping[str, sympy.Expr]
+    scheduled: tuple[tuple[float, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -393,7 +403,12 @@ def _input(draft: _Draft, key: str, table: InputTable, names: set[str]) -> Input
             value = draft.parse(f"{path}.{kind}.{state}", text, names | {"amount"})
             if value is not None:
                 effects[kind][state] = value
-    return Input(table.unit, table.label, table.source, effects["add"], effects["multiply"])
+    for k, item in enumerate(table.scheduled):
+        if item.time < draft.document.start:
+            draft.fault(f"{path}.scheduled.{k}.time", f"{item.time:g} lies before the model's start, "
+                        f"{draft.document.start:g}")
+    scheduled = tuple((item.time, item.amount) for item in table.scheduled)
+    return Input(table.unit, table.label, table.source, effects["add"], effects["multiply"], scheduled)
 
 
 def _state_names(draft: _Draft) -> set[str]:

@@ -38,15 +38,34 @@ def parse_dose(text: str, model: Model) -> Dose:
     return dose
 
 
+def parse_doses(texts: Sequence[str], model: Model) -> list[Dose]:
+    """Doses from texts as `parse_dose` reads them.
+
+    Raises:
+        InputError: every text that is none.
+    """
+    doses: list[Dose] = []
+    faults: list[Fault] = []
+    for text in texts:
+        try:
+            doses.append(parse_dose(text, model))
+        except InputError as error:
+            faults += error.faults
+    if faults:
+        raise InputError(faults)
+    return doses
+
+
 def default_input(model: Model, where: str) -> str:
-    """The first input of the model.
+    """The first input of the model that it does not schedule itself.
 
     Raises:
         InputError: the model has none.
     """
-    if not model.inputs:
-        raise InputError([Fault(where, f"the model {model.name} has no input to dose")])
-    return next(iter(model.inputs))
+    for name, item in model.inputs.items():
+        if not item.scheduled:
+            return name
+    raise InputError([Fault(where, f"the model {model.name} has no input to dose")])
 
 
 def dose_faults(where: str, dose: Dose, model: Model):

@@ -1,7 +1,9 @@
 """A TOML file read and checked against a pydantic schema: every fault of the file at once, each with its key path."""
 
 import hashlib
+import json
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -70,6 +72,30 @@ def top_keys(text: str, where: str) -> frozenset[str]:
         InputError: empty, or wrong TOML.
     """
     return frozenset(_raw(text, where))
+
+
+def document_text(document: Mapping[str, Any]) -> str:
+    """A document of texts, numbers, lists and tables as TOML: one key a line, tables of plain values inline."""
+    plain = {key: value for key, value in document.items() if not isinstance(value, Mapping)}
+    lines = [f"{_key(key)} = {_value(value)}" for key, value in plain.items()]
+    for section, table in document.items():
+        if section not in plain and table:
+            lines += ["", f"[{_key(section)}]", *[f"{_key(key)} = {_value(value)}" for key, value in table.items()]]
+    return "\n".join(lines) + "\n"
+
+
+def _key(key: str) -> str:
+    return key if key.replace("_", "").replace("-", "").isalnum() and key.isascii() else _value(key)
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{_key(key)} = {_value(inner)}" for key, inner in value.items()) + " }"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_value(inner) for inner in value) + "]"
+    if isinstance(value, str):  # JSON's escapes are TOML's, except that TOML wants DEL escaped too
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return json.dumps(value)
 
 
 def _fault(where: str, item) -> Fault:

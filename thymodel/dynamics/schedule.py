@@ -43,11 +43,12 @@ def plan(model: Model, doses: Iterable[Dose], covariates: Mapping[str, Course], 
     """The schedule of one subject, not padded.
 
     Args:
-        doses: in the order in which simultaneous ones act.
+        doses: in the order in which simultaneous ones act; those that the model schedules itself act before them.
         covariates: a course for every covariate of the model.
         visits: days at which observables are wanted, ascending, none before the model's start.
     """
-    doses = [dose for dose in doses]
+    own = [Dose(time, name, amount) for name, item in model.inputs.items() for time, amount in item.scheduled]
+    doses = [*own, *doses]
     last = max([*visits, model.start])
     infusions = [d for d in doses if d.duration > 0]
     edges = [time for d in infusions for time in (d.time, d.time + d.duration)]
