@@ -409,6 +409,9 @@ def _priors(lay: Layout) -> dict[str, np.ndarray]:
     b = lay.correlation_shape + (len(lay.correlated) - 2) / 2
     for one, other in lay.correlations:
         curves[f"corr_{one}_{other}"] = 2 * scipy.stats.beta(b, b).ppf(ndtr(_Z)) - 1
+    for block in lay.shared_errors:
+        b = block.shape + (len(block.observables) - 2) / 2
+        curves |= {name: 2 * scipy.stats.beta(b, b).ppf(ndtr(_Z)) - 1 for name in block.names}
     return curves
 
 
