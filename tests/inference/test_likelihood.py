@@ -11,8 +11,8 @@ import pytest
 import scipy.integrate
 import scipy.stats
 
-from thymodel.documents.spec import ErrorModel
-from thymodel.inference.likelihood import draw_observation, log_cdf, log_likelihood, standardised_residuals
+from thymodel.documents.measurement import ErrorModel
+from thymodel.inference.likelihood import cumulative, draw_observation, log_cdf, log_likelihood, standardised_residuals
 
 FALSE_ALARM = 1e-4  # of each Kolmogorov-Smirnov test; the seed is fixed
 MEASURED, BELOW, ABOVE = 0, 1, -1
@@ -26,6 +26,7 @@ MODELS = {
     "additive": (_error("additive"), {"additive": 3.0}),
     "proportional": (_error("proportional"), {"proportional": 0.2}),
     "combined": (_error("combined"), {"additive": 3.0, "proportional": 0.2}),
+    "power": (_error("power"), {"coefficient": 0.5, "exponent": 0.7}),
     "lognormal": (_error("lognormal"), {"log_sd": 0.3}),
     "lognormal with offset": (_error("lognormal", offset=5.0), {"log_sd": 0.3}),
     "student_t": (_error("student_t", df=4.0), {"log_sd": 0.3}),
@@ -40,6 +41,8 @@ def _scipys(error: ErrorModel, sigma: dict, prediction: np.ndarray):
         return scipy.stats.norm(prediction, sigma["additive"]), lambda y: y
     if error.family == "proportional":
         return scipy.stats.norm(prediction, sigma["proportional"] * prediction), lambda y: y
+    if error.family == "power":
+        return scipy.stats.norm(prediction, sigma["coefficient"] * prediction ** sigma["exponent"]), lambda y: y
     if error.family == "combined":
         spread = np.hypot(sigma["additive"], sigma["proportional"] * prediction)
         return scipy.stats.norm(prediction, spread), lambda y: y
@@ -142,6 +145,8 @@ def test_the_density_above_a_limit_and_the_mass_below_it_make_1(name):
 
 
 def _spread(error: ErrorModel, sigma: dict, prediction: float) -> float:
+    if "exponent" in sigma:
+        return sigma["coefficient"] * prediction ** sigma["exponent"]
     return math.hypot(sigma.get("additive", 0.0), sigma.get("proportional", 0.0) * prediction)
 
 
@@ -227,6 +232,27 @@ def test_a_course_at_or_below_0_leaves_the_likelihood_finite(name):
 
     found, slope = jax.jit(jax.value_and_grad(total))(jnp.array([0.0, -1e-9, 0.0]))
     assert np.isfinite(found) and np.all(np.isfinite(slope))
+
+
+@pytest.mark.parametrize("name", ["proportional", "power"])
+def test_a_spread_that_vanishes_with_the_course_leaves_the_likelihood_finite(name):
+    error, sigma = MODELS[name]
+    values = jnp.array([0.0, 10.0, 10.0, 1e12])
+
+    def total(prediction, sigma):
+        return jnp.sum(log_likelihood(error, sigma, prediction, values, None, None))
+
+    found, slopes = jax.jit(jax.value_and_grad(total, argnums=(0, 1)))(jnp.array([0.0, 0.0, 1e12, 1e12]), sigma)
+    assert np.isfinite(found)
+    assert all(np.all(np.isfinite(slope)) for slope in jax.tree.leaves(slopes))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_distribution_function_is_scipys(name):
+    error, sigma = MODELS[name]
+    dist, place = _scipys(error, sigma, PREDICTIONS)
+    values = np.array([2.0, 41.0, 900.0])
+    np.testing.assert_allclose(cumulative(error, sigma, PREDICTIONS, values), dist.cdf(place(values)), rtol=1e-9)
 
 
 # --- new observations ----------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import matplotlib
 import numpy as np
@@ -14,9 +15,10 @@ from thymodel.documents.spec import Arm, ScenarioSpec
 from thymodel.errors import InputError
 from thymodel.results import plots
 from thymodel.results.curves import POPULATION, incidence_curves
-from thymodel.results.record import CURVES, load_group, netcdf_bytes
+from thymodel.results.record import CURVES, load_group, load_record, netcdf_bytes
 from thymodel.results.scenarios import Scenario
 
+RESET02 = Path(__file__).parents[2] / "fits" / "reset02_design"
 _FIGURES = ("course", "course_without_data", "individuals", "reconstitution", "trace", "rank", "prior_posterior")
 
 
@@ -100,6 +102,47 @@ def test_legends_name_the_kind_of_interval(name, tiny_fit, data):
 def test_uncertainty_and_spread_are_drawn_apart(tiny_fit):
     labels = _legend(plots.plot_course(tiny_fit))
     assert plots.UNCERTAINTY in labels and plots.SPREAD in labels
+
+
+# --- ranges of healthy people --------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def aged():
+    """A record whose model has the family's observables and ages."""
+    return load_record(RESET02)
+
+
+def _bands(axes) -> dict[str, tuple[float, float]]:
+    return {patch.get_label(): (patch.get_y(), patch.get_y() + patch.get_height())
+            for patch in axes.patches if str(patch.get_label()).startswith("healthy")}
+
+
+def test_courses_stand_before_the_range_of_healthy_people_of_the_patients_ages(aged):
+    """The oldest patient is above 59, so that the range of 17-59 years does not hold for all."""
+    figure = plots.plot_course(aged)
+    rows = {axes.get_ylabel().split("(")[0].strip(): axes for axes in figure.axes if axes.get_ylabel()}
+    found = {name: _bands(axes) for name, axes in rows.items()}
+    assert found["CD4+ T cells"] == {"healthy adults, laboratory limits (Leiden)": (560, 1490)}
+    assert found["CD8+ T cells"] == {"healthy adults, laboratory limits (Leiden)": (260, 990)}
+    assert [bands for name, bands in found.items() if name.startswith("naive")] == [{}]
+    assert rows["CD4+ T cells"].get_ylim()[1] > 1490
+    assert "healthy adults, laboratory limits (Leiden)" in _legend(figure)
+
+
+def test_each_patient_stands_before_the_range_of_his_own_age(aged):
+    data = load_data(RESET02 / "cohort.csv", aged.spec.model, aged.spec.columns)
+    ages = {subject.id: dict(subject.covariates)["age"][0][1] for subject in data.subjects}
+    figure = plots.plot_individuals(aged, data, "cd4")
+    panels = {axes.get_title().split(",")[0]: axes for axes in figure.axes if axes.get_title()}
+    assert set(panels) == set(ages) and min(ages.values()) < 60 <= max(ages.values())
+    for subject, axes in panels.items():
+        assert list(_bands(axes).values()) == [(396, 1309) if ages[subject] < 60 else (560, 1490)]
+    assert len({axes.get_ylim() for axes in panels.values()}) == 1
+
+
+def test_a_model_without_ages_has_no_range(tiny_fit):
+    assert all(_bands(axes) == {} for axes in plots.plot_course(tiny_fit).axes)
 
 
 def test_no_global_style_is_changed(tiny_fit, data):

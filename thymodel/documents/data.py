@@ -6,7 +6,7 @@ Columns keep their NONMEM names. Values leave this file in the model's units.
 import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import NoReturn
@@ -16,12 +16,12 @@ from thymodel.documents.regimen import Course, Dose
 from thymodel.documents.rows import (
     DOSE,
     OBSERVATION,
-    STANDARD_COLUMNS,
     DataColumns,
     Event,
     Observation,
     Reading,
     at,
+    event_limit,
     read_event,
     read_row,
     shorten,
@@ -93,6 +93,7 @@ def load_data(path: Path, model: Model, columns: DataColumns) -> StudyData:
     reading = _understand_header(sheet, model, columns, faults)
     rows = [read_row(line, reading) for line in sheet.lines]
     events = [event for row in rows if (event := read_event(row, faults))]
+    events = _with_event_limits(events, columns, faults)
     _check_columns_needed(events, reading, faults)
     _check_units_declared(events, reading, faults)
     _check_order(events, faults)
@@ -136,7 +137,7 @@ def _refuse(faults: list[Fault], file: str) -> NoReturn:
 
 
 def _understand_header(sheet: Sheet, model: Model, columns: DataColumns, faults: list[Fault]) -> Reading:
-    names = (*STANDARD_COLUMNS, *model.covariates)
+    names = (*columns.headings, *model.covariates)
     _check_header(sheet, faults)
     _check_spec_names(sheet.name, model, columns, faults)
     place = _place_columns(sheet, names, columns, faults)
@@ -162,7 +163,7 @@ def _check_header(sheet: Sheet, faults: list[Fault]) -> None:
 
 def _check_spec_names(file: str, model: Model, columns: DataColumns, faults: list[Fault]) -> None:
     """The spec's own words: names that are no column, no observable, no input."""
-    headings = (*STANDARD_COLUMNS, *model.covariates)
+    headings = (*columns.headings, *model.covariates)
     measured = ("TIME", *model.observables, *model.inputs, *model.covariates)
     _check_known(f"{file}: columns", columns.columns, headings, "a column that is read", faults)
     _check_known(f"{file}: constant", columns.constant, headings, "a column that is read", faults)
@@ -236,12 +237,14 @@ def _factors(file: str, model: Model, columns: DataColumns, faults: list[Fault])
     factors = {}
     for name, text in columns.units.items():
         if name in units:
+            scale = columns.scales.get(name)
             try:
-                factors[name] = convert_factor(text, str(units[name]))
+                factors[name] = convert_factor(text, scale.unit if scale else str(units[name]))
             except ValueError as error:
-                faults.append(
-                    Fault(f"{file}: units.{name}", str(error), f"the model has {name} in {units[name]}")
-                )
+                hint = f"its assay reports {scale.unit}" if scale else f"the model has {name} in {units[name]}"
+                faults.append(Fault(f"{file}: units.{name}", str(error), hint))
+            else:
+                factors[name] = factors[name] / scale.value if scale else factors[name]
     return factors
 
 
@@ -272,6 +275,25 @@ def _check_units_declared(events: list[Event], reading: Reading, faults: list[Fa
             faults.append(
                 Fault(f"{reading.file}: units", f"no unit for {name}", f'say units = {{ {name} = "..." }}')
             )
+
+
+def _with_event_limits(events: list[Event], columns: DataColumns, faults: list[Fault]) -> list[Event]:
+    """Measured values below the limit that their sample's events give, censored there; a laboratory's own stay."""
+    if not columns.event_limits:
+        return events
+    used = {(event.id, event.time, event.name): event for event in events if event.observation}
+    return [_limited(event, used, faults) if event.name in columns.event_limits else event for event in events]
+
+
+def _limited(event: Event, used: Mapping[tuple[str, float, str], Event], faults: list[Fault]) -> Event:
+    observation = event.observation
+    if observation is None or observation.censoring:
+        return event
+    parent = event.row.reading.columns.event_limits[event.name].parent
+    limit = event_limit(event, used.get((event.id, event.time, parent)), faults)
+    if not observation.value < limit:
+        return event
+    return replace(event, observation=replace(observation, value=limit, censoring=1), limited=True)
 
 
 def _check_order(events: list[Event], faults: list[Fault]) -> None:
@@ -374,7 +396,10 @@ def _study(events: list[Event], sheet: Sheet, reading: Reading) -> StudyData:
         for event in events
         if event.excluded
     )
-    notes = tuple(_notes(subjects, sheet, reading))
+    limited = Counter(event.name for event in events if event.limited)
+    notes = tuple([*_notes(subjects, sheet, reading), *(
+        f"observable {name}: {count} values below {reading.columns.event_limits[name].events} events of their sample, "
+        "taken as censored there" for name, count in limited.items())])
     return StudyData(subjects, exclusions, notes, sheet.digest, sheet.name, len(sheet.lines))
 
 

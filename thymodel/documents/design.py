@@ -11,21 +11,34 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal
 
+import numpy as np
 import pydantic
 
 from thymodel.documents import priors
 from thymodel.documents.expressions import closest
+from thymodel.documents.measurement import (
+    EventLimit,
+    EventLimitTable,
+    Family,
+    Scale,
+    ScaleTable,
+    SharedError,
+    error_faults,
+    overlap_faults,
+    read_event_limit,
+    read_scale,
+    shared_error_faults,
+)
 from thymodel.documents.model import Model, Number, Text, load_model, shipped_models
 from thymodel.documents.priors import Prior
 from thymodel.documents.regimen import Dose, dose_faults
-from thymodel.documents.spec import ERROR_PARAMETERS, DoseTable, NonNegative, Positive, Whole
+from thymodel.documents.spec import DoseTable, NonNegative, Positive, Whole
 from thymodel.documents.toml import Table, digest, parse_document, read_text
 from thymodel.errors import Fault, InputError
 
 VISIT_GRID = 0.1  # days; visit times are written with one decimal
 MOST_SUBJECTS = 100_000  # more is a typing error, and would fill the memory
 _NO_NAME = frozenset({"", ".", "NA"})  # what study data read as missing
-_ON_LOG_SCALE = ("lognormal", "student_t")
 
 
 # --- as written ----------------------------------------------------------------------------------------------
@@ -47,15 +60,30 @@ class TruthTable(Table):
     between_subject: dict[str, SpreadTable] = {}
 
 
-class AssayTable(Table):
-    """Residual error as in a fit spec, with numbers for priors; `lloq` and `uloq` in the observable's unit."""
+class AcquiredLimitTable(EventLimitTable):
+    """`acquired`: events of the parent gate in a sample, a number or a prior that says how they differ."""
 
-    error: Literal["additive", "proportional", "combined", "lognormal", "student_t"]
-    parameters: dict[str, NonNegative]
+    acquired: Positive | str
+
+
+class AssayTable(Table):
+    """Residual error as in a fit spec, with numbers for priors; `lloq` and `uloq` in the unit the assay reports."""
+
+    error: Family
+    parameters: dict[str, NonNegative] = {}
     offset: NonNegative = 0.0
     df: Positive | None = None
     lloq: Positive | None = None
     uloq: Positive | None = None
+    scale: ScaleTable | None = None
+    event_limit: AcquiredLimitTable | None = None
+
+
+class CorrelatedErrorTable(Table):
+    """Observables of one sample and the correlation matrix of their residuals, in their order."""
+
+    observables: list[str]
+    matrix: list[list[Number]]
 
 
 class TrialArmTable(Table):
@@ -86,6 +114,7 @@ class DesignDocument(Table):
     truth: TruthTable = pydantic.Field(default_factory=lambda: TruthTable.model_validate({}))
     covariates: dict[str, Number | str] = {}
     dropout: DropoutTable = DropoutTable(rate=0.0)
+    residual_correlation: list[CorrelatedErrorTable] = []
 
 
 # --- as used -------------------------------------------------------------------------------------------------
@@ -102,7 +131,10 @@ class Spread:
 
 @dataclass(frozen=True)
 class Assay:
-    """Residual error of one observable and the limits of its assay, -inf and inf where there is none."""
+    """Residual error of one observable and the limits of its assay, -inf and inf where there is none.
+
+    `acquired`: events of the parent gate in a sample, where `event_limit` is the assay's limit.
+    """
 
     family: str
     parameters: Mapping[str, float]
@@ -110,6 +142,17 @@ class Assay:
     df: float
     lloq: float
     uloq: float
+    scale: Scale | None = None
+    event_limit: EventLimit | None = None
+    acquired: Prior | float = math.nan
+
+
+@dataclass(frozen=True)
+class CorrelatedError:
+    """Observables of one sample, the name of each pair's correlation and its true value."""
+
+    observables: tuple[str, ...]
+    correlations: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -140,6 +183,7 @@ class Design:
     jitter: float
     missing: float
     dropout_rate: float
+    correlated: tuple[CorrelatedError, ...] = ()
 
 
 def load_design(path: str | Path) -> Design:
@@ -160,7 +204,8 @@ def load_design(path: str | Path) -> Design:
         between_subject=_between_subject(where, document, model, faults),
         assays=_assays(where, document, model, faults), arms=_arms(where, document, model, faults),
         covariates=_covariates(where, document, model, faults), visits=_visits(where, document, model, faults),
-        jitter=document.visits.jitter, missing=document.visits.missing, dropout_rate=document.dropout.rate)
+        jitter=document.visits.jitter, missing=document.visits.missing, dropout_rate=document.dropout.rate,
+        correlated=_correlated(where, document, faults))
     if faults:
         raise InputError(faults)
     return design
@@ -224,27 +269,81 @@ def scale_faults(where: str, parameter: str, value: float, scale: str) -> list[F
 def _assays(where: str, document: DesignDocument, model: Model, faults: list[Fault]) -> dict[str, Assay]:
     if not document.error:
         faults.append(Fault(f"{where}: error", "nothing is measured", "add [error.<observable>]"))
+    unit_of = {name: item.unit for name, item in model.observables.items()}
+    found = {}
     for name, table in document.error.items():
-        _known(where, f"error.{name}", name, model.observables, "observable", faults)
-        faults += _assay_faults(f"{where}: error.{name}", table)
-    return {name: Assay(table.error, dict(table.parameters), table.offset, table.df or 0.0,
-                        table.lloq or -math.inf, table.uloq or math.inf)
-            for name, table in document.error.items()}
+        path = f"{where}: error.{name}"
+        faults += _assay_faults(path, table)
+        scale = limit = None
+        if _known(where, f"error.{name}", name, model.observables, "observable", faults):
+            scale = read_scale(path, table.error, unit_of[name], table.scale, faults)
+            limit = read_event_limit(path, name, table.event_limit, unit_of, table.error, faults)
+        if limit is not None and limit.parent and limit.parent in unit_of and limit.parent not in document.error:
+            faults.append(Fault(f"{path}.event_limit.parent", f"{limit.parent} is not measured",
+                                f"add [error.{limit.parent}]"))
+        found[name] = Assay(table.error, dict(table.parameters), table.offset, table.df or 0.0,
+                            table.lloq or -math.inf, table.uloq or math.inf, scale, limit,
+                            _acquired(path, table, faults))
+    for name in found:
+        if name in _ancestors(name, found):
+            faults.append(Fault(f"{where}: error.{name}.event_limit.parent", "the parents of this gate form a ring"))
+    return found
+
+
+def _ancestors(name: str, assays: Mapping[str, Assay]) -> list[str]:
+    found: list[str] = []
+    while name in assays and (limit := assays[name].event_limit) is not None and limit.parent not in found:
+        name = limit.parent
+        found.append(name)
+    return found
+
+
+def _acquired(path: str, table: AssayTable, faults: list[Fault]) -> Prior | float:
+    if table.event_limit is None:
+        return math.nan
+    try:
+        given = table.event_limit.acquired
+        return priors.parse_prior(given) if isinstance(given, str) else given
+    except ValueError as error:
+        faults.append(Fault(f"{path}.event_limit.acquired", str(error), "or give one number for every sample"))
+        return math.nan
 
 
 def _assay_faults(where: str, table: AssayTable):
-    wanted = ERROR_PARAMETERS[table.error]
-    if set(table.parameters) != set(wanted):
-        yield Fault(f"{where}.parameters", f"{table.error} error takes {', '.join(wanted)}; "
-                    f"found {', '.join(table.parameters) or 'none'}")
-    if table.error == "student_t" and table.df is None:
-        yield Fault(f"{where}.df", "missing: the degrees of freedom of student_t", "for example df = 5")
+    yield from error_faults(where, table.error, table.parameters, table.offset, table.df)
     if table.error != "student_t" and table.df is not None:
         yield Fault(f"{where}.df", f"{table.error} error has no degrees of freedom", "remove it")
-    if table.error not in _ON_LOG_SCALE and table.offset:
-        yield Fault(f"{where}.offset", f"{table.error} error has no offset", "remove it")
     if table.lloq and table.uloq and table.lloq >= table.uloq:
         yield Fault(f"{where}.uloq", f"{table.uloq:g} is not above the lloq, {table.lloq:g}")
+    if table.lloq and table.event_limit:
+        yield Fault(f"{where}.lloq", "given beside event_limit, which is the assay's limit", "keep one of the two")
+
+
+def _correlated(where: str, document: DesignDocument, faults: list[Fault]) -> tuple[CorrelatedError, ...]:
+    family_of = {name: (table.error, table.df or 0.0) for name, table in document.error.items()}
+    found, path = [], f"{where}: residual_correlation"
+    for k, table in enumerate(document.residual_correlation):
+        faults += shared_error_faults(f"{path}.{k}", table.observables, family_of)
+        names, matrix = SharedError(tuple(table.observables), 1.0, ""), np.zeros((0, 0))
+        if [len(row) for row in table.matrix] == [len(table.observables)] * len(table.observables):
+            matrix = np.array(table.matrix, float)
+        wrong = matrix_fault(matrix, len(table.observables))
+        if wrong:
+            faults.append(Fault(f"{path}.{k}.matrix", wrong, "for example matrix = [[1, 0.5], [0.5, 1]]"))
+        else:
+            values = [matrix[i, j] for j in range(len(matrix)) for i in range(j)]
+            found.append(CorrelatedError(names.observables, dict(zip(names.names, values, strict=True))))
+    faults += overlap_faults(path, [table.observables for table in document.residual_correlation])
+    return tuple(found)
+
+
+def matrix_fault(matrix: np.ndarray, size: int) -> str:
+    """Why this is no correlation matrix of so many observables; empty where it is one."""
+    if matrix.shape != (size, size):
+        return f"not {size} rows of {size} numbers"
+    if not (np.allclose(matrix, matrix.T, rtol=0, atol=1e-12) and np.all(np.diag(matrix) == 1)):
+        return "not symmetric with ones on the diagonal"
+    return "" if np.linalg.eigvalsh(matrix)[0] > 1e-9 else "not positive definite: no residuals have these correlations"
 
 
 def _arms(where: str, document: DesignDocument, model: Model, faults: list[Fault]) -> tuple[TrialArm, ...]:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
+from thymodel.documents.measurement import EventLimit, Scale
 from thymodel.documents.model import Model
 from thymodel.documents.regimen import Dose, dose_faults, repeat
 from thymodel.documents.sheet import Line
@@ -21,6 +22,7 @@ STANDARD_COLUMNS = (
     "MDV", "ARM",
 )
 # fmt: on
+EVENTS = "EVENTS"  # events acquired in the parent gate of a flow-cytometric sample
 MOST_REPEATS = 10_000  # ADDL; more is a typing error and would fill the memory
 _MISSING = frozenset({"", ".", "NA"})
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
@@ -53,6 +55,9 @@ class DataColumns:
         dvid: DVID text -> observable; empty: DVID holds the names.
         cmt: CMT text -> input; empty: CMT holds the names.
         constant: column that the file lacks -> text for every row.
+        scales: observable -> what its assay reports of it, where that is not the observable itself.
+        event_limits: observable -> the events from which on a sample shows it; these read the column EVENTS.
+        counts: observables whose assay counts: whole numbers.
     """
 
     units: Mapping[str, str]
@@ -60,6 +65,14 @@ class DataColumns:
     dvid: Mapping[str, str] = field(default_factory=dict)
     cmt: Mapping[str, str] = field(default_factory=dict)
     constant: Mapping[str, str] = field(default_factory=dict)
+    scales: Mapping[str, Scale] = field(default_factory=dict)
+    event_limits: Mapping[str, EventLimit] = field(default_factory=dict)
+    counts: frozenset[str] = frozenset()
+
+    @property
+    def headings(self) -> tuple[str, ...]:
+        """Standard columns; EVENTS is one only where a limit is read from it."""
+        return (*STANDARD_COLUMNS, EVENTS) if self.event_limits else STANDARD_COLUMNS
 
 
 @dataclass(frozen=True)
@@ -84,7 +97,8 @@ class Row:
 
 @dataclass(frozen=True)
 class Event:
-    """A row understood; `name` is the observable or input, `excluded` why an observation is left out."""
+    """A row understood; `name` is the observable or input, `excluded` why an observation is left out, `limited` whether
+    it was censored by the events of its sample."""
 
     row: Row
     id: str
@@ -95,6 +109,7 @@ class Event:
     observation: Observation | None = None
     excluded: str = ""
     covariates: Mapping[str, float] = field(default_factory=dict)
+    limited: bool = False
 
 
 def read_row(line: Line, reading: Reading) -> Row:
@@ -271,9 +286,40 @@ def _read_observation(event: Event, faults: list[Fault]) -> Event:
     time = _check_start(event, "an observation", faults)
     value, censoring = _number(row, "DV", faults), _code(row, "CENS", (0, 1, -1), faults)
     limit = _read_limit(row, value, censoring, faults)
+    if name in reading.columns.counts:
+        _check_count(row, value, censoring, reading, name, faults)
     factor = reading.factor.get(name, math.nan)
     observation = Observation(time, name, value * factor, censoring, limit * factor, row.number)
     return replace(event, time=time, name=name, observation=observation)
+
+
+def _check_count(row: Row, value: float, censoring: int, reading: Reading, name: str, faults: list[Fault]) -> None:
+    """A count that was measured is a whole number, in copies or cells, not in thousands of them."""
+    scale = reading.columns.scales.get(name)
+    counted = value * reading.factor.get(name, math.nan) * (scale.value if scale else 1.0)
+    if censoring or not math.isfinite(counted):
+        return
+    if counted < 0 or abs(counted - round(counted)) > 1e-6 * max(1.0, counted):
+        faults.append(
+            Fault(at(row, "DV"), f"DV = {value:g}, a whole number from 0 on was expected: {name} is a count",
+                  "write the raw count; for a concentration use another error model")
+        )
+
+
+def event_limit(event: Event, parent: Event | None, faults: list[Fault]) -> float:
+    """The LLOQ of a flow-cytometric sample in the model's unit; NaN, and a fault, where it cannot be known."""
+    limit = event.row.reading.columns.event_limits[event.name]
+    acquired = _number(event.row, EVENTS, faults)
+    if not acquired >= 1:
+        what = "no whole number from 1 on, where the events acquired in the parent gate are needed"
+        faults.append(Fault(at(event.row, EVENTS), what, "write how many events of the parent gate were acquired"))
+        return math.nan
+    if limit.parent and (parent is None or parent.observation is None):
+        what = f"no {limit.parent} of subject {shorten(event.id)} at this time, of which the limit is a share"
+        faults.append(Fault(at(event.row, "DV"), what, f"add the row of {limit.parent}, or set MDV = 1"))
+        return math.nan
+    whole = parent.observation.value if limit.parent and parent and parent.observation else 1.0
+    return limit.events / acquired * whole
 
 
 def _read_limit(row: Row, value: float, censoring: int, faults: list[Fault]) -> float:

@@ -15,6 +15,19 @@ import sympy
 from thymodel.documents import expressions, priors, units
 from thymodel.documents.data import DataColumns
 from thymodel.documents.expressions import closest
+from thymodel.documents.measurement import (
+    COUNTS,
+    ErrorModel,
+    EventLimitTable,
+    Family,
+    ScaleTable,
+    SharedError,
+    error_faults,
+    overlap_faults,
+    read_event_limit,
+    read_scale,
+    shared_error_faults,
+)
 from thymodel.documents.model import (
     Model,
     Number,
@@ -33,13 +46,6 @@ Whole = Annotated[int, pydantic.Field(ge=1, le=1_000_000)]
 Positive = Annotated[float, pydantic.Strict(False), pydantic.Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, pydantic.Strict(False), pydantic.Field(ge=0, allow_inf_nan=False)]
 
-ERROR_PARAMETERS = {
-    "additive": ("additive",),
-    "proportional": ("proportional",),
-    "combined": ("additive", "proportional"),
-    "lognormal": ("log_sd",),
-    "student_t": ("log_sd",),
-}
 SCALES = ("log", "logit", "natural")
 
 
@@ -94,10 +100,20 @@ class CorrelationTable(Table):
 class LikelihoodTable(Table):
     """`offset` (in the observable's unit) is added to observation and prediction before the log."""
 
-    error: Literal["additive", "proportional", "combined", "lognormal", "student_t"]
-    parameters: dict[str, PriorTable]
+    error: Family
+    parameters: dict[str, PriorTable] = {}
     offset: NonNegative = 0.0
     df: Positive | None = None
+    scale: ScaleTable | None = None
+    event_limit: EventLimitTable | None = None
+
+
+class SharedErrorTable(Table):
+    """Observables of one sample, whose residuals are correlated: subsets of a gate, or one bead count for all."""
+
+    observables: list[str]
+    prior: str
+    source: Text
 
 
 class EndpointTable(Table):
@@ -160,6 +176,7 @@ class FitDocument(Table):
     override: dict[str, ParameterOverride] = {}
     between_subject: dict[str, BetweenSubjectTable] = {}
     correlation: list[CorrelationTable] = []
+    residual_correlation: list[SharedErrorTable] = []
     covariate_effects: dict[str, CovariateEffectTable] = {}
     derived: dict[str, DerivedTable] = {}
     endpoints: dict[str, EndpointTable] = {}
@@ -235,16 +252,6 @@ class Derived:
 
 
 @dataclass(frozen=True)
-class ErrorModel:
-    observable: str
-    family: str
-    parameters: Mapping[str, Prior]
-    sources: Mapping[str, str]
-    offset: float
-    df: float
-
-
-@dataclass(frozen=True)
 class Endpoint:
     """Time from `clock_start` to the marker's first lasting crossing of `threshold`; times in the model's unit."""
 
@@ -288,6 +295,7 @@ class FitSpec:
     sampler: SamplerTable
     solver: SolverTable
     gates: GatesTable
+    shared_errors: tuple[SharedError, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -358,8 +366,7 @@ def _build_fit(document: FitDocument, model: Model, model_path: Path, path: Path
         name=path.parent.resolve().name, path=path, text=text, digest=digest(text), title=document.title,
         purpose=document.purpose, simulated=document.simulated, model_path=model_path, model=model,
         data_file=document.data.file, data_sha256=document.data.sha256, data_where=document.data.where,
-        columns=DataColumns(document.data.units, document.data.columns, document.data.dvid, document.data.cmt,
-                            document.data.constant),
+        columns=_columns(where, document, model, faults),
         estimate=estimate, fixed=_fixed(where, document, model, faults), between_subject=effects,
         correlated=_correlated(where, document, faults),
         correlation_shape=_correlation_shape(where, document, faults),
@@ -370,7 +377,37 @@ def _build_fit(document: FitDocument, model: Model, model_path: Path, path: Path
         likelihood={name: _error_model(where, name, table, model, faults)
                     for name, table in document.likelihood.items()},
         endpoints=_endpoints(where, document.endpoints, model, faults),
-        sampler=document.sampler, solver=document.solver, gates=document.gates)
+        sampler=document.sampler, solver=document.solver, gates=document.gates,
+        shared_errors=_shared_errors(where, document, faults))
+
+
+def _columns(where, document: FitDocument, model: Model, faults) -> DataColumns:
+    """How to read the data: what [data] says, and what the assays of the likelihood report."""
+    data, tables = document.data, {n: t for n, t in document.likelihood.items() if n in model.observables}
+    unit_of = {name: item.unit for name, item in model.observables.items()}
+    scales = {name: read_scale(f"{where}: likelihood.{name}", table.error, unit_of[name], table.scale, faults)
+              for name, table in tables.items()}
+    limits = {name: read_event_limit(f"{where}: likelihood.{name}", name, table.event_limit, unit_of, table.error,
+                                     faults) for name, table in tables.items()}
+    return DataColumns(data.units, data.columns, data.dvid, data.cmt, data.constant,
+                       scales={name: scale for name, scale in scales.items() if scale is not None},
+                       event_limits={name: limit for name, limit in limits.items() if limit is not None},
+                       counts=frozenset(name for name, table in tables.items() if table.error in COUNTS))
+
+
+def _shared_errors(where, document: FitDocument, faults) -> tuple[SharedError, ...]:
+    family_of = {name: (table.error, table.df or 0.0) for name, table in document.likelihood.items()}
+    found, path = [], f"{where}: residual_correlation"
+    for k, table in enumerate(document.residual_correlation):
+        faults += shared_error_faults(f"{path}.{k}", table.observables, family_of)
+        try:
+            shape = priors.parse_correlation_prior(table.prior)
+        except ValueError as error:
+            faults.append(Fault(f"{path}.{k}.prior", str(error)))
+            shape = 1.0
+        found.append(SharedError(tuple(table.observables), shape, table.source))
+    faults += overlap_faults(path, [block.observables for block in found])
+    return tuple(found)
 
 
 def _known(where: str, path: str, name: str, names, kind: str, faults: list[Fault]) -> bool:
@@ -492,22 +529,17 @@ def _derived(where, name, table: DerivedTable, model: Model, faults) -> Derived 
 
 
 def _error_model(where, name, table: LikelihoodTable, model: Model, faults) -> ErrorModel:
-    path, wanted = f"likelihood.{name}", ERROR_PARAMETERS[table.error]
+    path = f"likelihood.{name}"
     _known(where, path, name, model.observables, "observable", faults)
-    if set(table.parameters) != set(wanted):
-        faults.append(Fault(f"{where}: {path}.parameters", f"{table.error} error takes {', '.join(wanted)}; "
-                            f"found {', '.join(table.parameters) or 'none'}"))
-    if table.error == "student_t" and table.df is None:
-        faults.append(Fault(f"{where}: {path}.df", "missing: the degrees of freedom of student_t"))
-    if table.error in ("additive", "proportional", "combined") and table.offset:
-        faults.append(Fault(f"{where}: {path}.offset", f"{table.error} error has no offset"))
+    faults += error_faults(f"{where}: {path}", table.error, table.parameters, table.offset, table.df)
     parsed = {key: _prior(where, f"{path}.parameters.{key}", item.prior, faults)
               for key, item in table.parameters.items()}
     for key, prior in parsed.items():
         if priors.support(prior)[0] < 0:
             faults.append(Fault(f"{where}: {path}.parameters.{key}", f"{prior} allows negative values"))
     sources = {key: item.source for key, item in table.parameters.items()}
-    return ErrorModel(name, table.error, parsed, sources, table.offset, table.df or 0.0)
+    return ErrorModel(name, table.error, parsed, sources, table.offset, table.df or 0.0,
+                      table.scale.value if table.scale else 1.0)
 
 
 def _endpoints(where, tables: Mapping[str, EndpointTable], model: Model, faults) -> dict[str, Endpoint]:

@@ -116,6 +116,12 @@ def _combine(a: Unit, b: Unit, sign: int) -> Unit:
     return Unit(a.scale * b.scale**sign, {name: power for name, power in dimension.items() if power})
 
 
+def product_text(a: str, b: str) -> str:
+    """Text of a product of two units, as `parse_unit` reads it."""
+    parts = [text.strip() for text in (a, b) if text.strip() not in ("1", "-")]
+    return "*".join(f"({_without_leading_one(text)})" for text in parts) if len(parts) > 1 else (parts or ["1"])[0]
+
+
 def power(a: Unit, exponent: float) -> Unit:
     """Unit of `a` raised to a number."""
     fraction = Fraction(exponent).limit_denominator(1000)

@@ -14,6 +14,7 @@ import numpy as np
 from jax.scipy.special import ndtr, ndtri
 from jaxtyping import Array, Float
 
+from thymodel.documents.measurement import SharedError
 from thymodel.documents.priors import Prior
 from thymodel.documents.spec import FitSpec
 
@@ -93,6 +94,7 @@ class Layout:
     effects: Mapping[str, Prior]
     errors: Mapping[str, Prior]
     subjects: tuple[str, ...]
+    shared_errors: tuple[SharedError, ...] = ()
 
     @property
     def correlations(self) -> list[tuple[str, str]]:
@@ -104,7 +106,7 @@ class Layout:
         """Names of the coordinates that are not random effects, in order."""
         return [*self.estimate, *(f"omega_{name}" for name in self.scales),
                 *(f"corr_{a}_{b}" for a, b in self.correlations), *(f"beta_{name}" for name in self.effects),
-                *self.errors]
+                *self.errors, *(name for block in self.shared_errors for name in block.names)]
 
     @property
     def size(self) -> int:
@@ -125,7 +127,7 @@ def layout(spec: FitSpec, subjects: tuple[str, ...]) -> Layout:
         effects={name: item.prior for name, item in spec.covariate_effects.items()},
         errors={error_name(observable, key): prior for observable, model in spec.likelihood.items()
                 for key, prior in model.parameters.items()},
-        subjects=subjects)
+        subjects=subjects, shared_errors=spec.shared_errors)
 
 
 def population_values(lay: Layout, z: Float[Array, " coordinate"]) -> dict[str, Array]:
@@ -141,6 +143,11 @@ def population_values(lay: Layout, z: Float[Array, " coordinate"]) -> dict[str, 
         matrix = factor @ factor.T
         place = {name: k for k, name in enumerate(lay.correlated)}
         values |= {f"corr_{a}_{b}": matrix[place[a], place[b]] for a, b in lay.correlations}
+    for block in lay.shared_errors:
+        factor = _factor(len(block.observables), [head[name] for name in block.names])
+        matrix = factor @ factor.T
+        pairs = [(i, j) for j in range(len(block.observables)) for i in range(j)]
+        values |= {name: matrix[i, j] for name, (i, j) in zip(block.names, pairs, strict=True)}
     return {name: values[name] for name in names}
 
 
@@ -168,12 +175,16 @@ def correlation_factor(lay: Layout, head: Mapping[str, Array]) -> Float[Array, "
     Source: Lewandowski, Kurowicka & Joe 2009, J Multivar Anal 100:1989 (C-vine), as in the Stan reference manual,
     "Cholesky factors of correlation matrices".
     """
-    size = len(lay.correlated)
-    rows = [[jnp.asarray(0.0)] * size for _ in range(size)]
+    return _factor(len(lay.correlated), [head[f"corr_{a}_{b}"] for a, b in lay.correlations])
+
+
+def _factor(size: int, coordinates: Sequence[Array]) -> Float[Array, "row row"]:
+    """Of the coordinates of the pairs (0, 1), (0, 2), (1, 2), (0, 3), ..."""
+    rows, given = [[jnp.asarray(0.0)] * size for _ in range(size)], iter(coordinates)
     for j in range(size):
         left = jnp.asarray(1.0)
         for i in range(j):
-            partial = jnp.tanh(head[f"corr_{lay.correlated[i]}_{lay.correlated[j]}"])
+            partial = jnp.tanh(next(given))
             rows[j][i] = partial * jnp.sqrt(left)
             left = left * (1 - partial**2)
         rows[j][j] = jnp.sqrt(left)
@@ -185,19 +196,36 @@ def log_prior(lay: Layout, z: Float[Array, " coordinate"]) -> Float[Array, ""]:
     head = dict(zip(lay.population, z, strict=False))
     pairs = lay.correlations
     special = [f"corr_{a}_{b}" for a, b in pairs]  # a list: the order of a sum shows in its last bit
+    special += [name for block in lay.shared_errors for name in block.names]
     normal = jnp.sum(-0.5 * z**2 - 0.5 * math.log(2 * math.pi))
     for name in special:
         normal = normal + 0.5 * head[name] ** 2 + 0.5 * math.log(2 * math.pi)
-    place = {name: k for k, name in enumerate(lay.correlated)}
-    return normal + sum((_log_partial(lay, place[a], head[f"corr_{a}_{b}"]) for a, b in pairs), jnp.asarray(0.0))
+    place, size = {name: k for k, name in enumerate(lay.correlated)}, len(lay.correlated)
+    normal = normal + sum((_log_partial(lay.correlation_shape, size, place[a], head[f"corr_{a}_{b}"])
+                           for a, b in pairs), jnp.asarray(0.0))
+    for block in lay.shared_errors:
+        place, size = {name: k for k, name in enumerate(block.observables)}, len(block.observables)
+        normal = normal + sum(_log_partial(block.shape, size, place[a], head[name])
+                              for name, (a, _) in zip(block.names, block.pairs, strict=True))
+    return normal
 
 
-def _log_partial(lay: Layout, level: int, z):
+def _log_partial(shape: float, size: int, level: int, z):
     """Log density of z where tanh(z) is the partial correlation of that level: Beta(b, b) on (-1, 1)."""
-    b = lay.correlation_shape + 0.5 * (len(lay.correlated) - 2 - level)
+    b = shape + 0.5 * (size - 2 - level)
     log_beta = 2 * math.lgamma(b) - math.lgamma(2 * b)
     log_one_minus_square = 2 * (math.log(2.0) - z - jax.nn.softplus(-2 * z))  # of tanh(z), without cancellation
     return b * log_one_minus_square - log_beta - (2 * b - 1) * math.log(2.0)
+
+
+def residual_matrix(block: SharedError, population: Mapping[str, Array]) -> Float[Array, "member member"]:
+    """Correlations of a block's residuals, from `population_values`."""
+    size, pairs = len(block.observables), iter(block.names)
+    rows = [[jnp.asarray(1.0)] * size for _ in range(size)]
+    for j in range(size):
+        for i in range(j):
+            rows[i][j] = rows[j][i] = jnp.asarray(population[next(pairs)])
+    return jnp.array(rows)
 
 
 # --- subjects ------------------------------------------------------------------------------------------------

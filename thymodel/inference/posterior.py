@@ -14,7 +14,8 @@ from thymodel.documents.expressions import symbol
 from thymodel.documents.spec import FitSpec
 from thymodel.dynamics import solving, symbolic
 from thymodel.dynamics.solving import Accuracy, Schedule, Solver
-from thymodel.inference import likelihood
+from thymodel.errors import Fault, InputError
+from thymodel.inference import likelihood, visits
 from thymodel.inference.population import (
     Layout,
     error_name,
@@ -22,6 +23,7 @@ from thymodel.inference.population import (
     log_prior,
     population_values,
     random_effects,
+    residual_matrix,
     settled,
     subject_values,
 )
@@ -49,12 +51,15 @@ class Data(NamedTuple):
 
     `quantified`, `censored` (beyond one limit) and `between` (two limits) hold the records of each observable, in the
     order of the spec: apart, for a distribution function costs far more than a density, and a difference of two thrice.
+    `shared` holds, block by block of correlated residuals, the visits at which two or more of its members were taken,
+    by what is known there: ((member, kind), ...) -> records (visit, member). These records are in no other group.
     """
 
     solver: solving.Tables
     quantified: tuple[Records, ...]
     censored: tuple[Records, ...]
     between: tuple[Records, ...]
+    shared: tuple[dict[tuple[tuple[int, int], ...], Records], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,8 @@ class Posterior:
     """One log density, and the ways to look at a point of it.
 
     `log_density(z)` is what a sampler sees: log prior plus log likelihood, all constants in; -inf where a solve failed.
-    `density(z, data)` is the same with the arrays as operands.
+    `density(z, data)` is the same with the arrays as operands. `log_likelihood(z)` is that of each record; records of a
+    visit that is taken together have their joint one at the first of them, and 0 at the others.
     """
 
     spec: FitSpec
@@ -100,8 +106,11 @@ def make_posterior(spec: FitSpec, data: StudyData, likely: np.ndarray | None = N
     share = _PRIOR_SHARE if likely is None else _SHARE
     solver = solving.prepare(spec.model, typical, schedule, observables, accuracy, draws, least_rows=least_rows,
                              share=share, tail=tail, fixed=settled(spec))
-    places = _by_observable(records, len(observables))
-    arrays = Data(solver.tables, *(tuple(Records(*(a[k] for a in records)) for k in group) for group in places))
+    joint = _by_visit(spec, data, records, observables)
+    places = _by_observable(records, len(observables), joint)
+    quantified, censored, between = (tuple(_some_records(records, k) for k in group) for group in places)
+    shared = tuple({kind: _some_records(records, k) for kind, k in block.items()} for block in joint)
+    arrays = Data(solver.tables, quantified, censored, between, shared)
 
     def solve_all(population, z, tables):
         return solving.solve_many(solver, _values(spec, lay, tables.schedule, population, z), tables)
@@ -110,16 +119,21 @@ def make_posterior(spec: FitSpec, data: StudyData, likely: np.ndarray | None = N
         population = population_values(lay, z)
         observed, failed = solve_all(population, z, arrays.solver)
         terms = [jnp.sum(t) for group in _log_likelihoods(spec, arrays, population, observed) for t in group]
+        terms += [jnp.sum(t) for block in _log_shared(spec, arrays, population, observed) for t in block.values()]
         total = log_prior(lay, z) + sum(terms)
         return jnp.where(jnp.any(failed) | jnp.isnan(total), -jnp.inf, total)
 
     def log_likelihood(z):
         population = population_values(lay, z)
-        found = _log_likelihoods(spec, arrays, population, solve_all(population, z, solver.tables)[0])
+        observed, _ = solve_all(population, z, solver.tables)
+        found = _log_likelihoods(spec, arrays, population, observed)
         total = jnp.zeros(len(records.value))
         for group, terms in zip(places, found, strict=True):
             for mine, values in zip(group, terms, strict=True):
                 total = total.at[mine].set(values)
+        for block, terms in zip(joint, _log_shared(spec, arrays, population, observed), strict=True):
+            for kind, rows in block.items():
+                total = total.at[rows[:, 0]].set(terms[kind])
         return total
 
     def predictions(z):
@@ -132,11 +146,54 @@ def make_posterior(spec: FitSpec, data: StudyData, likely: np.ndarray | None = N
         failures=lambda z: jnp.any(solve_all(population_values(lay, z), z, solver.tables)[1]))
 
 
-def _by_observable(records: Records, observables: int) -> list[list[np.ndarray]]:
-    """Places of each observable's records in the groups of `Data`."""
+def _some_records(records: Records, places: np.ndarray) -> Records:
+    return Records(*(a[places] for a in records))
+
+
+def _by_observable(records: Records, observables: int, joint: Sequence[Mapping[Any, np.ndarray]],
+                   ) -> list[list[np.ndarray]]:
+    """Places of each observable's records in the groups of `Data`, those left out that are taken visit by visit."""
     quantified, bounded = records.censoring == 0, ~np.isnan(records.limit)
-    kinds = (quantified, ~quantified & ~bounded, ~quantified & bounded)
+    alone = np.ones(len(records.value), bool)
+    for rows in (rows for block in joint for rows in block.values()):
+        alone[rows] = False
+    kinds = (quantified & alone, ~quantified & ~bounded & alone, ~quantified & bounded & alone)
     return [[np.flatnonzero(kind & (records.observable == k)) for k in range(observables)] for kind in kinds]
+
+
+def _by_visit(spec: FitSpec, data: StudyData, records: Records, observables: Sequence[str],
+              ) -> list[dict[tuple[tuple[int, int], ...], np.ndarray]]:
+    """Of each block of correlated residuals: what is known at a visit -> places of the records (visit, member).
+
+    Raises:
+        InputError: visits with more censored members than can be taken together.
+    """
+    kinds = np.select([records.censoring == 0, ~np.isnan(records.limit), records.censoring > 0],
+                      [visits.MEASURED, visits.BETWEEN, visits.BELOW], visits.ABOVE)
+    faults, found = [], []
+    for block in spec.shared_errors:
+        members = [observables.index(name) for name in block.observables]
+        together: dict[tuple[int, int], list[int]] = {}
+        for place in np.flatnonzero(np.isin(records.observable, members)):
+            together.setdefault((int(records.subject[place]), int(records.visit[place])), []).append(int(place))
+        groups: dict[tuple[tuple[int, int], ...], list[list[int]]] = {}
+        for (subject, _), places in together.items():
+            places.sort(key=lambda place: members.index(records.observable[place]))
+            kind = tuple((members.index(records.observable[place]), int(kinds[place])) for place in places)
+            if len(places) > 1:
+                groups.setdefault(kind, []).append(places)
+            if sum(one != visits.MEASURED for _, one in kind) > visits.MOST_CENSORED:
+                faults.append(_too_many_censored(data, subject, block.observables))
+        found.append({kind: np.array(rows) for kind, rows in sorted(groups.items())})
+    if faults:
+        raise InputError(list(dict.fromkeys(faults)))
+    return found
+
+
+def _too_many_censored(data: StudyData, subject: int, names: Sequence[str]) -> Fault:
+    return Fault(f"{data.name}: subject {data.subjects[subject].id}",
+                 f"a visit with more than {visits.MOST_CENSORED} censored values of {', '.join(names)}, "
+                 "whose residuals are correlated", "take an observable out of the block, or set MDV = 1 on one of them")
 
 
 def _arrays(spec: FitSpec, data: StudyData, observables: Sequence[str]) -> tuple[Schedule, Records]:
@@ -204,6 +261,23 @@ def _log_likelihoods(spec: FitSpec, arrays: Data, population, observed) -> list[
             censoring = None if group is arrays.quantified else own.censoring
             limit = own.limit if group is arrays.between else None
             terms.append(likelihood.log_likelihood(error, sigma, predicted, own.value, censoring, limit))
+        found.append(terms)
+    return found
+
+
+def _log_shared(spec: FitSpec, arrays: Data, population, observed) -> list[dict[Any, Float[Array, " visit"]]]:
+    """Log likelihood of each visit that is taken together, block by block and kind by kind."""
+    found = []
+    for block, groups in zip(spec.shared_errors, arrays.shared, strict=True):
+        matrix, terms = residual_matrix(block, population), {}
+        for kind, own in groups.items():
+            members, kinds = [member for member, _ in kind], [known for _, known in kind]
+            errors = [spec.likelihood[block.observables[member]] for member in members]
+            sigmas = [{key: population[error_name(error.observable, key)] for key in error.parameters}
+                      for error in errors]
+            predicted = observed[own.subject, own.visit, own.observable]
+            own_matrix = matrix[np.ix_(members, members)]
+            terms[kind] = visits.log_likelihood(errors, sigmas, kinds, own_matrix, predicted, own.value, own.limit)
         found.append(terms)
     return found
 

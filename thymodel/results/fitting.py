@@ -328,6 +328,9 @@ def _priors(spec: FitSpec) -> list[dict[str, Any]]:
     if spec.correlated:
         rows.append({"name": "corr", **plain, "prior": f"lkj(shape={spec.correlation_shape:g})",
                      "source": f"random effects of {', '.join(spec.correlated)}"})
+    rows += [{"name": "corr_residual", **plain, "prior": f"lkj(shape={block.shape:g})",
+              "source": f"residuals of {', '.join(block.observables)}: {block.source}"}
+             for block in spec.shared_errors]
     for observable, error in spec.likelihood.items():
         unit = {"additive": spec.model.observables[observable].unit}
         rows += [{"name": f"{key} of {observable}", **plain, "unit": unit.get(key, "1"), "prior": str(prior),

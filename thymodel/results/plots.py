@@ -21,6 +21,7 @@ from scipy.special import ndtr
 
 from thymodel.documents.data import StudyData, Subject
 from thymodel.documents.priors import Prior
+from thymodel.documents.reference import AGE, ReferenceRange, reference_range
 from thymodel.documents.spec import Endpoint, FitSpec
 from thymodel.errors import Fault, InputError
 from thymodel.inference.diagnostics import INTERVAL, INTERVAL_NAME
@@ -120,7 +121,7 @@ def plot_course(record: FitRecord, data: StudyData | None = None) -> Figure:
     spec, curves = record.spec, load_group(record.folder / CURVES, POPULATION)
     observables = [str(name).removesuffix(".median") for name in curves.data_vars if str(name).endswith(".median")]
     arms = [str(arm) for arm in curves["arm"].values]
-    doses = json.loads(curves.attrs["doses"])
+    doses, ages = json.loads(curves.attrs["doses"]), list(_ages(record).values())
     figure = _record_figure(record, 1.2 + 3.0 * max(len(arms), 2), 1.5 + 2.6 * len(observables), "Courses by arm")
     panels = figure.subplots(len(observables), len(arms), squeeze=False, sharex=True, sharey="row")
     for row, name in enumerate(observables):
@@ -133,11 +134,30 @@ def plot_course(record: FitRecord, data: StudyData | None = None) -> Figure:
             _mark_doses(axes, [time for time, _, _ in doses[arm]])
             axes.set_title(_arm_title(spec, arm, doses[arm]) if row == 0 else "", fontsize=9)
         _log_axis(panels[row, 0], [curves[f"{name}.subjects"].values, curves[f"{name}.median"].values], people, name)
+        _draw_reference(panels[row], reference_range(spec.model, name, ages))
         panels[row, 0].set_ylabel(textwrap.fill(_observable_label(spec, name), 30), fontsize=8)
     for axes in panels[-1]:
         axes.set_xlabel(_time_label(spec), fontsize=8)
     _legend(figure, list(panels.ravel()))
     return figure
+
+
+def _ages(record: FitRecord) -> dict[str, float]:
+    """Age of each fitted patient at the start, where the model has one."""
+    fitted = load_group(record.folder / POSTERIOR, "constant_data")
+    if AGE not in fitted:
+        return {}
+    return dict(zip(record.layout.subjects, fitted[AGE].values.tolist(), strict=True))
+
+
+def _draw_reference(panels: Sequence[Axes], band: ReferenceRange | None) -> None:
+    """Where healthy people of these ages are, in panels that share an axis; the axis is made to reach there."""
+    if band is None:
+        return
+    for axes in panels:
+        axes.axhspan(band.lower, band.upper, color=_GREY, alpha=0.18, linewidth=0, zorder=0.5, label=band.label)
+    bottom, top = panels[0].get_ylim()
+    panels[0].set_ylim(bottom, max(top, 1.2 * band.upper))
 
 
 def _draw_course(axes: Axes, curves: xr.Dataset, name: str) -> None:
@@ -211,7 +231,7 @@ def plot_individuals(record: FitRecord, data: StudyData | None, observable: str 
     wanted = list(subjects) if subjects is not None else known
     _check_known("observable", [name], [str(key) for key in curves.data_vars])
     _check_known("subject", wanted, known)
-    people = {} if data is None else {s.id: s for s in data.subjects}
+    people, ages = {} if data is None else {s.id: s for s in data.subjects}, _ages(record)
     columns = min(5, len(wanted))
     rows = math.ceil(len(wanted) / columns)
     title = f"Individual fits: {spec.model.observables[name].label or name}"
@@ -221,6 +241,10 @@ def plot_individuals(record: FitRecord, data: StudyData | None, observable: str 
     for axes, subject in zip(panels, wanted, strict=True):
         _draw_individual(axes, curves[name].sel(subject=subject), subject, people.get(subject), name)
         _log_axis(axes, [curves[name].sel(subject=wanted).values], shown, name)
+        _draw_reference([axes], reference_range(spec.model, name, [ages[subject]] if subject in ages else []))
+    highest = max(axes.get_ylim()[1] for axes in panels)
+    for axes in panels:  # one scale for all, for only the left column is labelled
+        axes.set_ylim(top=highest)
         axes.yaxis.set_minor_locator(NullLocator())
     _outer_labels(figure, panels, columns, _time_label(spec), _observable_label(spec, name))
     _legend(figure, panels)
@@ -409,6 +433,9 @@ def _priors(lay: Layout) -> dict[str, np.ndarray]:
     b = lay.correlation_shape + (len(lay.correlated) - 2) / 2
     for one, other in lay.correlations:
         curves[f"corr_{one}_{other}"] = 2 * scipy.stats.beta(b, b).ppf(ndtr(_Z)) - 1
+    for block in lay.shared_errors:
+        b = block.shape + (len(block.observables) - 2) / 2
+        curves |= {name: 2 * scipy.stats.beta(b, b).ppf(ndtr(_Z)) - 1 for name in block.names}
     return curves
 
 

@@ -20,15 +20,24 @@ import numpy as np
 import pandas as pd
 
 import thymodel
-from thymodel.documents.design import Assay, Design, TrialArm, planned_days, scale_faults, value_faults
+from thymodel.documents.design import (
+    Assay,
+    CorrelatedError,
+    Design,
+    TrialArm,
+    matrix_fault,
+    planned_days,
+    scale_faults,
+    value_faults,
+)
 from thymodel.documents.expressions import closest
+from thymodel.documents.measurement import COUNTS, ErrorModel, SharedError
 from thymodel.documents.priors import Prior
-from thymodel.documents.rows import DOSE, OBSERVATION, OTHER
-from thymodel.documents.spec import ErrorModel
+from thymodel.documents.rows import DOSE, EVENTS, OBSERVATION, OTHER
 from thymodel.dynamics import solving
 from thymodel.errors import Fault, InputError
-from thymodel.inference import likelihood
-from thymodel.inference.population import error_name, quantile
+from thymodel.inference import likelihood, visits
+from thymodel.inference.population import error_name, quantile, residual_matrix
 
 COLUMNS = ("ID", "TIME", "EVID", "CMT", "AMT", "DVID", "DV", "CENS", "ARM")
 MARK = "SIMULATED"  # last column, 1 in every row: no reader can take the table for patients
@@ -82,10 +91,11 @@ def simulate_trial(design: Design, seed: int, truth: Mapping[str, float] | None 
     population = _population(design, truth or {})
     people = _enrol(design, population, seed)
     courses = _courses(design, people)
-    measured = {name: _measure(design, name, population, people, courses[:, :, k], seed)
-                for k, name in enumerate(design.assays)}
+    measured = _measurements(design, population, people, courses, seed)
+    acquired = {name: _acquired(design, name, people, seed) for name, assay in design.assays.items()
+                if assay.event_limit is not None}
     return Trial(
-        table=_table(design, people, measured), truth=_truth(design, population, people), seed=seed,
+        table=_table(design, people, measured, acquired), truth=_truth(design, population, people), seed=seed,
         design_digest=design.digest, model_digest=design.model.digest, version=thymodel.__version__)
 
 
@@ -103,16 +113,24 @@ def _population(design: Design, truth: Mapping[str, float]) -> dict[str, float]:
     spreads = {f"omega_{name}": spread.sd for name, spread in design.between_subject.items()}
     sigmas = {error_name(observable, key): value for observable, assay in design.assays.items()
               for key, value in assay.parameters.items()}
-    population = {**design.values, **spreads, **sigmas}
+    correlations = {name: value for block in design.correlated for name, value in block.correlations.items()}
+    population = {**design.values, **spreads, **sigmas, **correlations}
     faults = [fault for name, value in truth.items() for fault in _override_faults(design, population, name, value)]
     population |= {name: float(value) for name, value in truth.items()}
     for effect, spread in design.between_subject.items():
         for parameter in spread.parameters:
             where = f"truth.{parameter} (varied by {effect})"
             faults += scale_faults(where, parameter, population[parameter], spread.scale)
+    for block in design.correlated:
+        wrong = matrix_fault(_matrix(block, population), len(block.observables))
+        faults += [Fault(f"truth: residuals of {', '.join(block.observables)}", wrong)] if wrong else []
     if faults:
         raise InputError(faults)
     return population
+
+
+def _matrix(block: CorrelatedError, population: Mapping[str, float]) -> np.ndarray:
+    return np.asarray(residual_matrix(SharedError(block.observables, 1.0, ""), population))
 
 
 def _override_faults(design: Design, population: Mapping[str, float], name: str, value: float) -> list[Fault]:
@@ -122,6 +140,8 @@ def _override_faults(design: Design, population: Mapping[str, float], name: str,
                       f"known: {', '.join(population)}")]
     if name in design.values:
         return value_faults(where, name, value, design.model)
+    if any(name in block.correlations for block in design.correlated):
+        return [] if abs(value) < 1 else [Fault(where, f"{value:g}; a correlation lies between -1 and 1")]
     if not (math.isfinite(value) and value >= 0):
         return [Fault(where, f"{value:g}; a standard deviation is finite, and 0 or more")]
     return []
@@ -209,19 +229,62 @@ def _courses(design: Design, people: Sequence[_Person]) -> np.ndarray:
     return solving.trajectories(design.model, values, schedules, tuple(design.assays), names=names)
 
 
-def _measure(design: Design, observable: str, population: Mapping[str, float], people: Sequence[_Person],
-             courses: np.ndarray, seed: int) -> np.ndarray:
-    """Values of one observable (subject, planned day) as an assay without limits would give them; NaN: not taken."""
+def _measurements(design: Design, population: Mapping[str, float], people: Sequence[_Person], courses: np.ndarray,
+                  seed: int) -> dict[str, np.ndarray]:
+    """Values of each observable (subject, planned day) as an assay without limits reports them; NaN: not taken."""
+    drawn: dict[str, np.ndarray] = {}
+    names = list(design.assays)
+    for block in design.correlated:
+        drawn |= _draw_together(design, block, population, people,
+                                courses[:, :, [names.index(name) for name in block.observables]], seed)
+    drawn |= {name: _draw(design, name, population, people, courses[:, :, k], seed)
+              for k, name in enumerate(names) if name not in drawn}
+    result = {}
+    for name in names:
+        taken = np.stack([_taken(design, name, person, seed) for person in people])
+        scale = design.assays[name].scale
+        result[name] = np.where(taken, drawn[name] if scale is None else drawn[name] * scale.value, np.nan)
+    return result
+
+
+def _error(design: Design, observable: str, population: Mapping[str, float]) -> tuple[ErrorModel, dict[str, jax.Array]]:
+    """An assay's error model and its parameters; priors have no part in a draw, where the parameters are known."""
     assay = design.assays[observable]
     sigma = {key: jnp.asarray(population[error_name(observable, key)]) for key in assay.parameters}
-    # priors have no part in a draw, where the parameters are known
-    error = ErrorModel(observable, assay.family, {}, {}, assay.offset, assay.df)
-    words = [_random(seed, p.arm.name, p.number, "noise", observable).integers(2**32) for p in people]
-    keys = jax.vmap(jax.random.key)(np.array(words, dtype=np.uint32))
-    drawn = np.asarray(jax.vmap(lambda course, key: likelihood.draw_observation(error, sigma, course, key))(
-        courses, keys))
-    taken = np.stack([_taken(design, observable, person, seed) for person in people])
-    return np.where(taken, drawn, np.nan)
+    scale = 1.0 if assay.scale is None else assay.scale.value
+    return ErrorModel(observable, assay.family, {}, {}, assay.offset, assay.df, scale), sigma
+
+
+def _keys(people: Sequence[_Person], seed: int, *purpose: str):
+    words = [_random(seed, person.arm.name, person.number, *purpose).integers(2**32) for person in people]
+    return jax.vmap(jax.random.key)(np.array(words, dtype=np.uint32))
+
+
+def _draw(design: Design, observable: str, population: Mapping[str, float], people: Sequence[_Person],
+          courses: np.ndarray, seed: int) -> np.ndarray:
+    """Values (subject, planned day) of one observable by itself, in its unit."""
+    error, sigma = _error(design, observable, population)
+    return np.asarray(jax.vmap(lambda course, key: likelihood.draw_observation(error, sigma, course, key))(
+        courses, _keys(people, seed, "noise", observable)))
+
+
+def _draw_together(design: Design, block: CorrelatedError, population: Mapping[str, float], people: Sequence[_Person],
+                   courses: np.ndarray, seed: int) -> dict[str, np.ndarray]:
+    """Values (subject, planned day) of the observables whose residuals at a visit are correlated."""
+    errors, sigmas = zip(*[_error(design, name, population) for name in block.observables], strict=True)
+    matrix = jnp.asarray(_matrix(block, population))
+    drawn = np.asarray(jax.vmap(lambda course, key: visits.draw_visits(errors, sigmas, matrix, course, key))(
+        courses, _keys(people, seed, "noise", *block.observables)))
+    return {name: drawn[:, :, k] for k, name in enumerate(block.observables)}
+
+
+def _acquired(design: Design, observable: str, people: Sequence[_Person], seed: int) -> np.ndarray:
+    """Events of the parent gate (subject, planned day)."""
+    item, days = design.assays[observable].acquired, len(planned_days(design))
+    if not isinstance(item, Prior):
+        return np.full((len(people), days), float(round(item)))
+    normal = [_random(seed, p.arm.name, p.number, "events", observable).standard_normal(days) for p in people]
+    return np.maximum(np.round(np.asarray(quantile(item, np.array(normal)))), 1.0)
 
 
 def _taken(design: Design, observable: str, person: _Person, seed: int) -> np.ndarray:
@@ -235,31 +298,65 @@ def _rounded(value: float) -> float:
     return float(f"{value:.{SIGNIFICANT_DIGITS}g}")
 
 
-def _reported(assay: Assay, value: float) -> tuple[float, int]:
+def _reported(assay: Assay, value: float, lloq: float) -> tuple[float, int]:
     """DV and CENS of a measurement."""
-    value = _rounded(value)
-    if value < assay.lloq:
-        return assay.lloq, 1
+    value = float(round(value)) if assay.family in COUNTS else _rounded(value)
+    if value < lloq:
+        return lloq if assay.event_limit is None else _rounded(lloq), 1
     return (assay.uloq, -1) if value > assay.uloq else (value, 0)
+
+
+def _visit(design: Design, values: Mapping[str, float], acquired: Mapping[str, float],
+           ) -> dict[str, tuple[float, int]]:
+    """DV and CENS of what was measured at one visit; a limit in events needs the parent's own value there."""
+    found: dict[str, tuple[float, int]] = {}
+
+    def report(name: str) -> None:
+        assay, lloq = design.assays[name], design.assays[name].lloq
+        if name in found or math.isnan(values[name]):
+            return
+        if assay.event_limit is not None:
+            whole, parent = 1.0, assay.event_limit.parent
+            if parent:
+                report(parent)
+                if parent not in found:
+                    return
+                whole = found[parent][0] / _scale(design.assays[parent])
+            lloq = assay.event_limit.events / acquired[name] * whole * _scale(assay)
+        found[name] = _reported(assay, values[name], lloq)
+
+    for name in design.assays:
+        report(name)
+    return found
+
+
+def _scale(assay: Assay) -> float:
+    return 1.0 if assay.scale is None else assay.scale.value
 
 
 # --- table ---------------------------------------------------------------------------------------------------
 
 
-def _table(design: Design, people: Sequence[_Person], measured: Mapping[str, np.ndarray]) -> pd.DataFrame:
+def _table(design: Design, people: Sequence[_Person], measured: Mapping[str, np.ndarray],
+           acquired: Mapping[str, np.ndarray]) -> pd.DataFrame:
     rows = [row for k, person in enumerate(people)
-            for row in _rows(design, person, {name: values[k] for name, values in measured.items()})]
-    return pd.DataFrame(rows, columns=[*COLUMNS, *design.covariates, MARK])
+            for row in _rows(design, person, {name: values[k] for name, values in measured.items()},
+                             {name: values[k] for name, values in acquired.items()})]
+    return pd.DataFrame(rows, columns=[*COLUMNS, *([EVENTS] if acquired else []), *design.covariates, MARK])
 
 
-def _rows(design: Design, person: _Person, measured: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
+def _rows(design: Design, person: _Person, measured: Mapping[str, np.ndarray],
+          acquired: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
     """One subject's rows by time; at a dose time the observations stand first, for they precede the dose."""
     events: list[dict[str, Any]] = []
     for k, time in enumerate(person.visits):
-        for name, values in measured.items():
-            if not math.isnan(values[k]):
-                value, censoring = _reported(design.assays[name], values[k])
-                events.append({"TIME": time, "EVID": OBSERVATION, "DVID": name, "DV": value, "CENS": censoring})
+        own = {name: values[k] for name, values in acquired.items()}
+        found = _visit(design, {name: values[k] for name, values in measured.items()}, own)
+        for name in design.assays:
+            if name in found:
+                value, censoring = found[name]
+                events.append({"TIME": time, "EVID": OBSERVATION, "DVID": name, "DV": value, "CENS": censoring}
+                              | ({EVENTS: own[name]} if name in own else {}))
     events += [{"TIME": dose.time, "EVID": DOSE, "CMT": dose.input, "AMT": dose.amount, "CENS": 0}
                for dose in person.arm.doses if dose.time <= person.leaves]
     # who left before any record still took part, and keeps a row
