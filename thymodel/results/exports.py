@@ -22,8 +22,8 @@ DAY = 100.0  # the day of the family's tables and of the clinic's question
 PEAK, ON_DAY = "peak", f"day_{DAY:g}"
 # More than a rounding above 1: where f_th is 1, as it is typically, a thymus that has recovered ends at a ratio of 1.
 CLEARLY_MORE = 1.1
-RULE = (f"Warned of where the median subject's peak is, with a probability of more than 50%, above {CLEARLY_MORE:g} times "
-        "what a healthy thymus of the same age exports, or above as many times the highest that the model document "
+RULE = (f"Warned of where, with a probability of more than 50%, the median subject's peak is above {CLEARLY_MORE:g} "
+        "times what a healthy thymus of the same age exports, or above as many times the highest that the document "
         "thinks possible. Both the 50% and the factor are this project's convention; the model document says where "
         "the two values come from.")
 ABSENT = "implied thymic export is not in this record: it was made before this was computed"
