@@ -4,7 +4,7 @@ import csv
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Annotated, Any, TextIO
@@ -243,9 +243,23 @@ def _print_fit(record) -> None:
         print(f"  {sentence}")
     print(f"\nreconstitution times ({tables.INTERVAL_NOTE})")
     _print_rows(tables.reconstitution_rows(record))
+    _print_implied_export(content["implied_export"])
     print("\nparameters")
     _print_rows(tables.parameter_rows(record))
     print(f"\nrecord: {record.folder} (sha256 {record.digest[:16]})")
+
+
+def _print_implied_export(implied: Mapping[str, Any]) -> None:
+    """What the predictions ask of the thymus, and the warnings if it is too much."""
+    from thymodel.results import tables
+
+    if not implied["known"]:
+        print(f"\n{implied['note']}")
+        return
+    print(f"\nimplied thymic export over that of a healthy thymus of the same age ({implied['note']})")
+    _print_rows(tables.export_rows(implied))
+    for warning in implied["warnings"]:
+        print(f"WARNING: {warning}")
 
 
 def _print_rows(rows: list[dict[str, Any]]) -> None:
@@ -339,11 +353,13 @@ def scenario(
         return
     print(("From a fit to SIMULATED data. " if result.simulated else "") + result.spec.title)
     _print_rows(_scenario_rows(result))
+    _print_implied_export(result.implied_export)
 
 
 def _scenario_rows(result) -> list[dict[str, str]]:
     rows = []
-    for _, row in result.table.iterrows():
+    timed = [row for _, row in result.table.iterrows() if "_over_" not in row["quantity"]]
+    for row in timed:
         horizon = result.endpoints[row["endpoint"]].horizon - result.endpoints[row["endpoint"]].clock_start
         show = _percent if row["quantity"].startswith("P(") else (lambda v, h=horizon: _day(v, h))
         spread = f"{show(row['subjects_q05'])} to {show(row['subjects_q95'])}" if row["subjects_q05"] > 0 else ""

@@ -86,3 +86,32 @@ def test_the_environment_chooses_and_an_argument_overrules_it(model, monkeypatch
     monkeypatch.setenv("THYMODEL_SOLVER", "cuda")
     with pytest.raises(InputError, match="THYMODEL_SOLVER: 'cuda'.*native or jax"):
         _prepared(model)
+
+
+KINKED = MODEL.replace('"-k*y"', '"-k*max(y - 0.37, 0.1)"').replace('initial = "1"', 'initial = "y0"').replace(
+    "[states.y]", 'y0 = { unit = "1", value = 1, source = "test" }\n[states.y]')
+
+
+def test_a_subject_with_a_kink_is_solved_with_more_steps_and_sends_no_other_to_diffrax(model, monkeypatch):
+    kinked = parse_model(KINKED, "kinked")
+    starts = np.array([0.3, *np.linspace(0.5, 5.0, 30)])
+    design = [solving.plan(kinked, [], {}, DAYS)] * len(starts)
+    given = (kinked, {"k": 0.3, "y0": starts}, design, ["y"], solving.Accuracy(1e-10, 1e-13))
+    monkeypatch.setattr(solving, "_adaptively", _refuse)
+    found = solving.trajectories(*given)[:, :, 0]
+    crossing = np.log(np.maximum((starts - 0.37) / 0.1, 1.0)) / 0.3  # from there on it falls along a straight line
+    times = np.array(DAYS)[None]
+    curved = 0.37 + (starts[:, None] - 0.37) * np.exp(-0.3 * times)
+    straight = np.minimum(starts, 0.47)[:, None] - 0.03 * (times - crossing[:, None])
+    np.testing.assert_allclose(found, np.where(times < crossing[:, None], curved, straight), rtol=SOLVED, atol=SOLVED)
+
+
+def test_only_the_subjects_that_need_it_go_to_diffrax(model, monkeypatch):
+    rates, sent = np.array([0.1, 0.2, 0.3, 0.4]), []
+    laid, adaptively = solving._laid_for, solving._adaptively
+    monkeypatch.setattr(solving, "_laid_for", lambda *given: (laid(*given)[0] * [[[1]], [[np.nan]], [[1]], [[np.nan]]],
+                                                              np.array([True, False, True, False])))
+    monkeypatch.setattr(solving, "_adaptively", lambda *given: sent.append(given[-1]) or adaptively(*given))
+    found = solving.trajectories(model, {"k": rates}, [solving.plan(model, [], {}, DAYS)] * 4, ["y"], names="abcd")
+    np.testing.assert_allclose(found[:, :, 0], np.exp(-rates[:, None] * np.array(DAYS)), rtol=SOLVED)
+    assert sent == [["b", "d"]]

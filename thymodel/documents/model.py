@@ -81,9 +81,14 @@ class InputTable(Table):
 
 
 class ObservableTable(Table):
+    """`healthy` is the value in a healthy subject with the same covariates, `highest` the most that is thought
+    possible at any age: expressions of parameters, constants and covariates."""
+
     unit: str
     value: str
     label: str = ""
+    healthy: str | None = None
+    highest: str | None = None
 
 
 class ModelDocument(Table):
@@ -156,9 +161,13 @@ class Input:
 
 @dataclass(frozen=True)
 class Observable:
+    """`healthy` and `highest` are None where the document does not say them."""
+
     unit: str
     label: str
     value: sympy.Expr
+    healthy: sympy.Expr | None = None
+    highest: sympy.Expr | None = None
 
 
 @dataclass(frozen=True)
@@ -253,9 +262,7 @@ def _build(draft: _Draft, name: str, text: str) -> Model:
         covariates={key: Covariate(c.unit, c.value, c.label, c.source) for key, c in document.covariates.items()},
         parameters=parameters, expressions=named, states=built_states,
         inputs={key: _input(draft, key, table, static | set(states)) for key, table in document.inputs.items()},
-        observables={key: Observable(table.unit, table.label,
-                                     draft.parse(f"observables.{key}.value", table.value, everything)
-                                     or sympy.Integer(0))
+        observables={key: _observable(draft, key, table, static, everything)
                      for key, table in document.observables.items()},
         chain_lengths=frozenset(t.chain for t in document.states.values() if isinstance(t.chain, str)),
     )
@@ -411,6 +418,31 @@ def _input(draft: _Draft, key: str, table: InputTable, names: set[str]) -> Input
     return Input(table.unit, table.label, table.source, effects["add"], effects["multiply"], scheduled)
 
 
+def _observable(draft: _Draft, key: str, table: ObservableTable, static: set[str], everything: set[str]) -> Observable:
+    path = f"observables.{key}"
+    value = draft.parse(f"{path}.value", table.value, everything)
+    if table.highest is not None and table.healthy is None:
+        draft.fault(f"{path}.highest", "without the healthy value that it bounds", 'add healthy = "..."')
+    healthy, highest = (None if text is None else draft.parse(f"{path}.{name}", text, static)
+                        for name, text in (("healthy", table.healthy), ("highest", table.highest)))
+    for name, found in (("healthy", healthy), ("highest", highest)):
+        if found is not None and found.is_zero:
+            draft.fault(f"{path}.{name}", "is 0: nothing can be compared with it")
+    return Observable(table.unit, table.label, value or sympy.Integer(0), healthy, highest)
+
+
+def ratios(model: Model) -> dict[str, Observable]:
+    """Each observable that has a healthy value, over that value and over the highest: `x/healthy` and `x/highest`,
+    names that no document can give."""
+    found = {}
+    for name, item in model.observables.items():
+        for kind, reference in (("healthy", item.healthy), ("highest", item.highest)):
+            if reference is not None:
+                found[f"{name}/{kind}"] = Observable("1", f"{item.label or name}, over the {kind} value",
+                                                     item.value / reference)
+    return found
+
+
 def _state_names(draft: _Draft) -> set[str]:
     names = set()
     for key, table in draft.document.states.items():
@@ -453,7 +485,10 @@ def _check_units(draft: _Draft, model: Model) -> None:
             _expect(draft, f"inputs.{key}.multiply.{name}", expression, DIMENSIONLESS, inside, values)
     for key, observable in model.observables.items():
         wanted = _unit(draft, f"observables.{key}", observable.unit)
-        _expect(draft, f"observables.{key}.value", observable.value, wanted, known, values)
+        for name in ("value", "healthy", "highest"):
+            expression = getattr(observable, name)
+            if expression is not None:
+                _expect(draft, f"observables.{key}.{name}", expression, wanted, known, values)
 
 
 def unit_in_model(model: Model, expression: sympy.Expr) -> Unit | None:

@@ -37,6 +37,7 @@ _POOR = 30.0  # tolerances that a step may be off before the denser steps are ta
 _DENSE_ROWS = 1024
 _TYPICAL = 100.0  # tolerances that a step may be off at typical values, where no draw is an outlier
 _HALVED = 10.0  # tolerances by which a course may change when its steps are halved
+_HALVINGS = 6  # at most, of the steps of a subject with kinks: a step's error across one falls fourfold with each
 _STIFF_BEYOND = 4_096  # explicit steps of a pilot at 1e-6: stability, not accuracy, then sets their length
 
 
@@ -287,10 +288,20 @@ def _if_sound(native: kernel.Native, values: Mapping[str, Any], grid: kernel.Gri
     """
     operands = kernel.operands(native, values, grid)
     once, twice = (kernel.run(native, *operands, g) for g in (grid, kernel.halved(grid)))
-    largest = np.max(np.abs(twice.observed), axis=(0, 1, 3), initial=0.0, keepdims=True)
-    apart = np.abs(once.observed - twice.observed) <= _HALVED * rtol * np.where(largest > 0, largest, 1.0)
-    good = np.all(once.errors < _TYPICAL) and np.isfinite(twice.observed).all() and apart.all()
-    return twice.observed if good else None
+    return twice.observed if _sound_lanes(once, twice, _largest(twice.observed), rtol).all() else None
+
+
+def _largest(observed: Float[np.ndarray, "group visit observable lane"]) -> np.ndarray:
+    """Largest value of each observable over all that could be computed; 1 where there is none."""
+    largest = np.max(np.abs(observed), axis=(0, 1, 3), initial=0.0, keepdims=True, where=np.isfinite(observed))
+    return np.where(largest > 0, largest, 1.0)
+
+
+def _sound_lanes(once: kernel.Run, twice: kernel.Run, largest: np.ndarray, rtol: float) -> np.ndarray:
+    """Subjects (group, lane) whose course hardly changes when every step is made in two, with small embedded errors."""
+    apart = np.abs(once.observed - twice.observed) <= _HALVED * rtol * largest
+    finite = np.isfinite(twice.observed)
+    return (once.errors < _TYPICAL).all(axis=1) & (apart & finite).all(axis=(1, 2))
 
 
 def _asked(kind: str | None) -> str:
@@ -376,31 +387,60 @@ def trajectories(model: Model, values: Mapping[str, Any], schedules: Sequence[Sc
     """
     schedule = stack(schedules)
     known = {name: np.asarray(value, float) for name, value in values.items()}
-    if _asked(kind) == "native":
-        native, _ = _compiled(model, tuple(observables), {})
-        found = None if native is None else _laid_for(native, known, schedule, accuracy)
-        if found is not None:
-            return found
-    solver = _prepare_jax(model, known, schedule, observables, accuracy, "diffrax: adaptive, to a tight tolerance")
-    observed, failed = (np.asarray(item) for item in jax.jit(partial(solve_many, solver))(known))
+    native = _compiled(model, tuple(observables), {})[0] if _asked(kind) == "native" else None
+    if native is None:
+        return _adaptively(model, known, schedule, observables, accuracy, names)
+    found, sound = _laid_for(native, known, schedule, accuracy)
+    if not sound.all():
+        rest = np.flatnonzero(~sound)
+        own = {name: value[rest] if value.ndim else value for name, value in known.items()}
+        called = [names[int(k)] if names else f"number {k + 1}" for k in rest]
+        found[rest] = _adaptively(model, own, jax.tree.map(lambda a: np.asarray(a)[rest], schedule), observables,
+                                  accuracy, called)
+    return found
+
+
+def _adaptively(model: Model, values: Mapping[str, np.ndarray], schedule: Schedule, observables: Sequence[str],
+                accuracy: Accuracy, names: Sequence[str]) -> np.ndarray:
+    """`trajectories` by diffrax, every subject with steps of its own."""
+    solver = _prepare_jax(model, values, schedule, observables, accuracy, "diffrax: adaptive, to a tight tolerance")
+    observed, failed = map(np.asarray, jax.jit(partial(solve_many, solver))(values))
     bad = failed | ~np.isfinite(observed).all(axis=(1, 2))
     if bad.any():
         worst = int(np.argmax(bad))
-        time = _last_finite_time(schedules[worst], observed[worst])
+        row = jax.tree.map(lambda a: np.asarray(a)[worst], schedule)
+        time = _last_finite_time(row, observed[worst])
         raise SolveError(str(names[worst]) if names else f"number {worst + 1}", time, "the integration failed")
     return observed
 
 
 def _laid_for(native: kernel.Native, values: Mapping[str, Any], schedule: Schedule,
-              accuracy: Accuracy) -> np.ndarray | None:
-    """Observables with steps laid for these very values and then halved; None where halving changes much."""
+              accuracy: Accuracy) -> tuple[np.ndarray, np.ndarray]:
+    """Observables with steps laid for these very values and then halved, and for which subjects that is sound.
+
+    A right-hand side with a kink (niches that fill up) has a large error in the step that crosses it, however short
+    its neighbours are: the steps of such subjects are halved again and again. One of them is no reason to solve all
+    others another way.
+    """
     steps = Accuracy(_KERNEL_FACTOR * accuracy.rtol, _KERNEL_FACTOR * accuracy.atol)
     grid = kernel.make_grid(native, values, schedule, steps)
-    finer = _if_sound(native, values, grid, steps.rtol)
-    if finer is None:
-        return None
-    by_subject = np.moveaxis(finer, -1, 1).reshape(-1, *finer.shape[1:-1])[: len(grid.place)]
-    return np.take_along_axis(by_subject, grid.place[:, :, None], axis=1)
+    operands = kernel.operands(native, values, grid)
+    once, twice = (kernel.run(native, *operands, g) for g in (grid, kernel.halved(grid)))
+    largest = _largest(twice.observed)
+    observed, sound = twice.observed.copy(), _sound_lanes(once, twice, largest, steps.rtol)
+    for group in np.flatnonzero(~sound.all(axis=1)):
+        part, own = grid._replace(rows=grid.rows[[group]]), (operands[0][[group]], operands[1][[group]])
+        coarse, halvings = kernel.Run(*(a[[group]] for a in twice)), 1
+        part = kernel.halved(part)
+        while not sound[group].all() and halvings < _HALVINGS:
+            part, halvings = kernel.halved(part), halvings + 1
+            fine = kernel.run(native, *own, part)
+            better = ~sound[group] & _sound_lanes(coarse, fine, largest, steps.rtol)[0]
+            observed[group][..., better], coarse = fine.observed[0][..., better], fine
+            sound[group] |= better
+    count = len(grid.place)
+    by_subject = np.moveaxis(observed, -1, 1).reshape(-1, *observed.shape[1:-1])[:count]
+    return np.take_along_axis(by_subject, grid.place[:, :, None], axis=1), sound.reshape(-1)[:count]
 
 
 def _last_finite_time(schedule: Schedule, observed: np.ndarray) -> float:

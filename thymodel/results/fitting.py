@@ -28,11 +28,12 @@ from thymodel.inference import centring, certificate, diagnostics, sampling
 from thymodel.inference.posterior import Posterior, constrain, make_posterior, precise
 from thymodel.inference.sampling import Draws, Settings, thin
 from thymodel.inference.sampling import Progress as SamplingProgress
+from thymodel.results import exports
 from thymodel.results import record as records
 from thymodel.results.curves import joint_grid, make_curves
 from thymodel.results.endpoints import summarise_draws
 from thymodel.results.prediction import Simulate, baseline_covariates, observed_arms, simulator, virtual_subjects
-from thymodel.results.reconstitution import times_from
+from thymodel.results.reconstitution import Outcomes, outcomes_from
 from thymodel.results.record import FitRecord
 from thymodel.results.residuals import misfit
 
@@ -79,13 +80,13 @@ def fit(spec_path: str | Path, data_path: str | Path | None = None, out: str | P
     clock.lap("sample")
     progress.stage("reconstitution times")
     simulate, grid = _simulate(posterior, data, draws)
-    derived, times = _derive(posterior, data, draws, simulate, grid)
+    derived, outcomes = _derive(posterior, data, draws, simulate, grid)
     clock.lap("endpoints")
     progress.stage("curves")
-    curves = make_curves(spec, posterior.layout, draws.z, data, times, simulate, grid)
+    curves = make_curves(spec, posterior.layout, draws.z, data, outcomes.times, simulate, grid)
     clock.lap("curves")
     files = _files(posterior, data, draws, derived, curves)
-    record = _write(posterior, data, data_file, draws, files, folder, clock, overrides or {})
+    record = _write(posterior, data, data_file, draws, outcomes, files, folder, clock, overrides or {})
     shutil.rmtree(folder / CHECKPOINT, ignore_errors=True)
     return record
 
@@ -186,14 +187,16 @@ def _simulate(posterior: Posterior, data: StudyData, draws: Draws) -> tuple[Simu
 
 
 def _derive(posterior: Posterior, data: StudyData, draws: Draws, simulate: Simulate,
-            grid: np.ndarray) -> tuple[xr.Dataset, dict[str, np.ndarray]]:
-    """Endpoint summaries, draw by draw, for every arm: dims (chain, draw, arm); and the times (arm, draw, subject)."""
+            grid: np.ndarray) -> tuple[xr.Dataset, Outcomes]:
+    """Summaries of endpoints and implied exports, draw by draw, for every arm: dims (chain, draw, arm); and the
+    outcomes themselves (arm, draw, subject)."""
     spec = posterior.spec
     chains, count = draws.z.shape[:2]
     kept = np.unique(np.linspace(0, count - 1, min(count, _ENDPOINT_DRAWS // chains)).astype(int))
     z = draws.z[:, kept].reshape(chains * len(kept), -1)
     arms = observed_arms(spec, data)
-    variables, times = {}, times_from(simulate, z, spec.endpoints, grid)
+    outcomes = outcomes_from(spec, simulate, z, spec.endpoints, grid)
+    variables, times = exports.summaries(outcomes.exports), outcomes.times
     for name, endpoint in spec.endpoints.items():
         summaries = [summarise_draws(endpoint, arm.name, times[name][k]) for k, arm in enumerate(arms)]
         for quantity in ("median", "never", "restricted_mean"):
@@ -205,7 +208,7 @@ def _derive(posterior: Posterior, data: StudyData, draws: Draws, simulate: Simul
     shaped = {key: (("chain", "draw", "arm"), value.reshape(chains, len(kept), len(arms)))
               for key, value in variables.items()}
     coords = {"chain": np.arange(chains), "draw": kept, "arm": [arm.name for arm in arms]}
-    return xr.Dataset(shaped, coords=coords), times
+    return xr.Dataset(shaped, coords=coords), outcomes
 
 
 def _files(posterior: Posterior, data: StudyData, draws: Draws, derived: xr.Dataset,
@@ -247,8 +250,8 @@ def _posterior_groups(posterior: Posterior, draws: Draws) -> dict[str | None, xr
         "unconstrained_posterior": xr.Dataset({"z": ((*two, "coordinate"), draws.z)}, coords=small)}
 
 
-def _write(posterior: Posterior, data: StudyData, data_file: Path, draws: Draws, files: dict[str, bytes],
-           folder: Path, clock: _Clock, overrides: Mapping[str, Any]) -> FitRecord:
+def _write(posterior: Posterior, data: StudyData, data_file: Path, draws: Draws, outcomes: Outcomes,
+           files: dict[str, bytes], folder: Path, clock: _Clock, overrides: Mapping[str, Any]) -> FitRecord:
     spec = posterior.spec
     table = records.read_table(io.BytesIO(files[records.TABLE]))
     sampler = {**spec.sampler.model_dump(), "name": "NUTS (BlackJAX), steps halved within the orbit",
@@ -275,6 +278,8 @@ def _write(posterior: Posterior, data: StudyData, data_file: Path, draws: Draws,
         "parameters": [name for name in table.index if "[" not in name],
         "units": _units(spec), "priors": _priors(spec), "fixed": dict(spec.fixed),
         "endpoints": {name: _endpoint_content(e) for name, e in spec.endpoints.items()},
+        "implied_export": exports.assess(spec, outcomes.exports, [arm.name for arm in observed_arms(spec, data)],
+                                         outcomes.window),
         "summary": {name: {key: records.finite_or_none(value) for key, value in row.items()}
                     for name, row in table.iterrows() if not str(name).startswith("re_")},
         "random_effects": _worst_random_effect(table), "residuals": misfit(posterior, draws),
@@ -361,5 +366,5 @@ def _versions() -> dict[str, str]:
 
 def summary_json(record: FitRecord) -> str:
     """What `thymodel fit --json` prints."""
-    keys = ("name", "title", "simulated", "verdict", "summary", "units", "digest")
+    keys = ("name", "title", "simulated", "verdict", "summary", "implied_export", "units", "digest")
     return json.dumps({key: record.content[key] for key in keys}, indent=1)

@@ -8,7 +8,7 @@ import contextlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
@@ -19,6 +19,7 @@ from jaxtyping import Float
 from scipy.stats import norm, qmc
 
 from thymodel.documents.data import StudyData
+from thymodel.documents.model import Model, ratios
 from thymodel.documents.spec import Arm, FitSpec
 from thymodel.dynamics import solving
 from thymodel.errors import SolveError
@@ -71,7 +72,7 @@ def observed_arms(spec: FitSpec, data: StudyData) -> tuple[Arm, ...]:
 
 
 def observables_of(spec: FitSpec) -> tuple[str, ...]:
-    """What a fit looks at: one list for all of its simulations, so that they share compiled code."""
+    """What a fit looks at, beside implied exports: one list for all of its simulations, for one compiled code."""
     return tuple(dict.fromkeys([*spec.likelihood, *(endpoint.marker for endpoint in spec.endpoints.values())]))
 
 
@@ -130,8 +131,8 @@ def _solve_for(spec: FitSpec, schedule: solving.Schedule, likely: Mapping[str, n
                pooled: bool) -> Callable[[Sequence[str], dict[str, np.ndarray]], np.ndarray]:
     """A solve of subjects with one schedule each: (observables, values (draw, subject)) -> (draw, subject, ...)."""
     typical = {name: p.value for name, p in spec.model.parameters.items()} | dict(spec.fixed)
-    computed = observables_of(spec)
-    solver = solving.prepare(spec.model, typical, schedule, computed, draws=likely, pooled=pooled,
+    asked, computed = _with_ratios(spec.model), (*observables_of(spec), *ratios(spec.model))
+    solver = solving.prepare(asked, typical, schedule, computed, draws=likely, pooled=pooled,
                              lost=_INEXACT, fixed=settled(spec))
 
     @partial(jax.jit, static_argnums=0)
@@ -140,12 +141,17 @@ def _solve_for(spec: FitSpec, schedule: solving.Schedule, likely: Mapping[str, n
 
     def solve(observables: Sequence[str], values: dict[str, np.ndarray]) -> np.ndarray:
         columns = tuple(computed.index(name) for name in observables)
-        return _again(spec, schedule, values, observables, np.asarray(run(columns, values, solver.tables)))
+        return _again(asked, schedule, values, observables, np.asarray(run(columns, values, solver.tables)))
 
     return solve
 
 
-def _again(spec: FitSpec, schedule: solving.Schedule, values: Mapping[str, np.ndarray], observables: Sequence[str],
+def _with_ratios(model: Model) -> Model:
+    """The model with each observable over its healthy and its highest value among the observables."""
+    return replace(model, observables={**model.observables, **ratios(model)})
+
+
+def _again(model: Model, schedule: solving.Schedule, values: Mapping[str, np.ndarray], observables: Sequence[str],
            found: np.ndarray) -> np.ndarray:
     """Courses for which the common steps were too long, with steps of their own; NaN stays where none can be had."""
     draw, subject = np.nonzero(np.isnan(found).any(axis=(2, 3)))
@@ -154,7 +160,7 @@ def _again(spec: FitSpec, schedule: solving.Schedule, values: Mapping[str, np.nd
         own = {name: value[k, j] for name, value in values.items()}
         with contextlib.suppress(SolveError):
             alone = jax.tree.map(lambda a, j=j: a[j], schedule)
-            found[k, j] = solving.trajectories(spec.model, own, [alone], observables, solving.Accuracy(1e-5, 1e-6))[0]
+            found[k, j] = solving.trajectories(model, own, [alone], observables, solving.Accuracy(1e-5, 1e-6))[0]
     return found
 
 

@@ -1,12 +1,15 @@
-"""From posterior draws to reconstitution times of virtual subjects, arm by arm."""
+"""From posterior draws to reconstitution times and implied exports of virtual subjects, arm by arm."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
+from thymodel.documents.model import ratios
 from thymodel.documents.spec import Arm, Endpoint, FitSpec
 from thymodel.inference.population import Layout
 from thymodel.results.endpoints import crossing_times
+from thymodel.results.exports import Window, look, quantities, window
 from thymodel.results.prediction import Progress, Simulate, VirtualSubjects, simulator
 
 GRID_POINTS = 181  # every two days over a year: a course is straight enough between them
@@ -18,29 +21,42 @@ def endpoint_grid(endpoints: Sequence[Endpoint]) -> np.ndarray:
     return np.unique(np.concatenate([np.linspace(min(edges), max(edges), GRID_POINTS), edges]))
 
 
-def arm_times(spec: FitSpec, lay: Layout, z: np.ndarray, arms: Sequence[Arm], subjects: VirtualSubjects,
-              endpoints: Mapping[str, Endpoint], progress: Progress | None = None) -> dict[str, np.ndarray]:
-    """Crossing times of the latent course (no residual error) for each endpoint; inf where not reached.
+@dataclass(frozen=True)
+class Outcomes:
+    """Of every arm, draw and subject (arm, draw, subject): crossing times by endpoint, inf where not reached; ratios of
+    implied export by quantity, empty where the model knows no healthy value; and the window of their peaks."""
 
-    Returns:
-        Endpoint -> array (arm, draw, subject), from one simulation of all of them.
-    """
-    if not endpoints:
-        return {}
+    times: Mapping[str, np.ndarray]
+    exports: Mapping[str, np.ndarray]
+    window: Window
+
+
+def arm_outcomes(spec: FitSpec, lay: Layout, z: np.ndarray, arms: Sequence[Arm], subjects: VirtualSubjects,
+                 endpoints: Mapping[str, Endpoint], progress: Progress | None = None) -> Outcomes:
+    """Outcomes of the latent course (no residual error), all from one simulation."""
     grid = endpoint_grid(list(endpoints.values()))
-    return times_from(simulator(spec, lay, z, arms, subjects, grid), z, endpoints, grid, progress)
+    return outcomes_from(spec, simulator(spec, lay, z, arms, subjects, grid), z, endpoints, grid, progress)
 
 
-def times_from(simulate: Simulate, z: np.ndarray, endpoints: Mapping[str, Endpoint], grid: np.ndarray,
-               progress: Progress | None = None) -> dict[str, np.ndarray]:
-    """`arm_times` from courses on a grid that holds the endpoints' own."""
-    markers = list(dict.fromkeys(e.marker for e in endpoints.values()))
+def outcomes_from(spec: FitSpec, simulate: Simulate, z: np.ndarray, endpoints: Mapping[str, Endpoint],
+                  grid: np.ndarray, progress: Progress | None = None) -> Outcomes:
+    """`arm_outcomes` from courses on a grid that holds the endpoints' own."""
+    markers, over = list(dict.fromkeys(e.marker for e in endpoints.values())), window(grid, endpoints)
+    columns, names = tuple(ratios(spec.model)), quantities(spec.model, over)
 
     def judge(found: np.ndarray) -> np.ndarray:
-        by_marker = np.ascontiguousarray(np.moveaxis(found, -1, 0))
-        return np.stack([crossing_times(e, grid, by_marker[markers.index(e.marker)]) for e in endpoints.values()], -1)
+        by_column = np.ascontiguousarray(np.moveaxis(found, -1, 0))
+        times = [crossing_times(e, grid, by_column[markers.index(e.marker)]) for e in endpoints.values()]
+        return np.stack([*times, *(look(grid, over, by_column[len(markers):]) if columns else ())], axis=-1)
 
-    if not endpoints:
-        return {}
-    times = simulate(z, markers, judge, progress)
-    return {name: times[..., k] for k, name in enumerate(endpoints)}
+    if not endpoints and not columns:
+        return Outcomes({}, {}, over)
+    found = np.moveaxis(simulate(z, (*markers, *columns), judge, progress), -1, 0)
+    times, exports = found[:len(endpoints)], found[len(endpoints):]
+    return Outcomes(dict(zip(endpoints, times, strict=True)), dict(zip(names, exports, strict=True)), over)
+
+
+def arm_times(spec: FitSpec, lay: Layout, z: np.ndarray, arms: Sequence[Arm], subjects: VirtualSubjects,
+              endpoints: Mapping[str, Endpoint]) -> Mapping[str, np.ndarray]:
+    """Crossing times alone: endpoint -> array (arm, draw, subject)."""
+    return arm_outcomes(spec, lay, z, arms, subjects, endpoints).times if endpoints else {}

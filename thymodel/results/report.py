@@ -20,7 +20,7 @@ from thymodel.documents.data import StudyData, load_data
 from thymodel.documents.toml import digest
 from thymodel.errors import Fault, InputError
 from thymodel.inference.diagnostics import INTERVAL_NAME
-from thymodel.results import plots, tables
+from thymodel.results import exports, plots, tables
 from thymodel.results.record import FitRecord, find_data, write_file
 
 REPORT = "report.html"
@@ -64,7 +64,8 @@ def report_html(record: FitRecord, data: Path | None = None, figures: bool = Tru
     return environment.get_template("report.html.j2").render(
         record=record, content=content, sentences=sentences(record), interval_note=tables.INTERVAL_NOTE,
         interval_name=INTERVAL_NAME, reconstitution=_by_columns(tables.reconstitution_rows(record)),
-        parameters=tables.parameter_rows(record), disposition=_disposition(content["data"]["disposition"]),
+        implied=_implied_export(record), parameters=tables.parameter_rows(record),
+        disposition=_disposition(content["data"]["disposition"]),
         exclusions=_exclusions(content["data"]["exclusions"]), residuals=_residuals(record),
         figures=_figures(record, study) if figures else [], shown=study is not None,
         model_text=spec.model.text, spec_text=spec.text, arms=_arms(record), time=spec.model.time)
@@ -109,6 +110,12 @@ def _sentence(table: pd.DataFrame, name: str, endpoint: dict[str, Any], arm: str
     shares = [f"{100 * never[key]:.0f}%" for key in ("median", "q05", "q95")]
     return (f"Arm {arm}: {first}; {shares[0]} ({shares[1]} to {shares[2]}) of the subjects have not reached it by day "
             f"{horizon:g}.")
+
+
+def _implied_export(record: FitRecord) -> dict[str, Any]:
+    """What the record says of it, with rows to print; a record made before it was computed says just that."""
+    found = record.content.get("implied_export") or {"known": False, "note": exports.ABSENT, "rows": [], "warnings": []}
+    return {**found, "table": tables.export_rows(found)}
 
 
 def _arms(record: FitRecord) -> list[str]:

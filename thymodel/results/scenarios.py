@@ -1,7 +1,7 @@
-"""Posterior x virtual subjects x arms: reconstitution times by dose, paired across arms."""
+"""Posterior x virtual subjects x arms: reconstitution times and implied exports by dose, paired across arms."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,25 +12,31 @@ from thymodel.documents.spec import Endpoint, ScenarioSpec, load_scenario_spec
 from thymodel.errors import Fault, InputError, SolveError
 from thymodel.inference.diagnostics import INTERVAL, INTERVAL_NAME
 from thymodel.inference.sampling import thin
+from thymodel.results import exports
 from thymodel.results.endpoints import EndpointDraws, quantile_with_never, summarise_draws
 from thymodel.results.prediction import virtual_subjects
-from thymodel.results.reconstitution import arm_times
+from thymodel.results.reconstitution import arm_outcomes
 from thymodel.results.record import FitRecord, load_group, quotable
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """`table` has a row an arm and quantity; `times[endpoint]` is (arm, draw, subject)."""
+    """`table` has a row an arm and quantity; `times[endpoint]` is (arm, draw, subject).
+
+    `implied_export` is what the predictions ask of the thymus, from `exports.assess`; its rows are in `table` too.
+    """
 
     spec: ScenarioSpec
     endpoints: dict[str, Endpoint]
     times: dict[str, np.ndarray]
     table: pd.DataFrame
     simulated: bool
+    implied_export: Mapping[str, Any] = field(default_factory=dict)
 
     def _repr_html_(self) -> str:
         banner = "<b>From a fit to SIMULATED data.</b>" if self.simulated else ""
-        return f"<p>{banner} {self.spec.title}</p>{self.table.to_html(index=False, float_format='%.4g')}"
+        warnings = "".join(f"<p><b>Warning.</b> {text}</p>" for text in self.implied_export.get("warnings", []))
+        return f"<p>{banner} {self.spec.title}</p>{warnings}{self.table.to_html(index=False, float_format='%.4g')}"
 
 
 def run_scenario(record: FitRecord, path: str | Path,
@@ -50,11 +56,22 @@ def run_scenario(record: FitRecord, path: str | Path,
         raise InputError([Fault(str(path), "no endpoint here, and none in the fit", "add [endpoints.NAME]")])
     z = thin(record.z, scenario.draws)
     people = virtual_subjects(fit, _covariates(record), scenario.subjects, scenario.seed)
-    times = arm_times(fit, record.layout, z, scenario.arms, people, endpoints, progress)
-    _refuse_failures(scenario, times)
+    outcomes = arm_outcomes(fit, record.layout, z, scenario.arms, people, endpoints, progress)
+    times = dict(outcomes.times)
+    _refuse_failures(scenario, times | dict(outcomes.exports))
     rows = [row for name, endpoint in endpoints.items() for k, arm in enumerate(scenario.arms)
             for row in endpoint_rows(summarise_draws(endpoint, arm.name, times[name][k]))]
-    return Scenario(scenario, endpoints, times, pd.DataFrame(rows), bool(record.content["simulated"]))
+    implied = exports.assess(fit, outcomes.exports, [arm.name for arm in scenario.arms], outcomes.window)
+    table = pd.DataFrame(rows + [_table_row(row) for row in implied["rows"]])
+    return Scenario(scenario, endpoints, times, table, bool(record.content["simulated"]), implied)
+
+
+def _table_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of an implied export in the shape of an endpoint's: its observable, then what of it."""
+    observable, _, quantity = row["quantity"].partition(".")
+    return {"endpoint": observable, "arm": row["arm"], "quantity": quantity} | {
+        key: row[key] for key in ("estimate", "lower", "upper", "interval", "subjects_q05", "subjects_q95", "p_above_1",
+                                  "warning")}
 
 
 def _refuse_failures(scenario: ScenarioSpec, times: dict[str, np.ndarray]) -> None:
@@ -76,6 +93,7 @@ def endpoint_rows(draws: EndpointDraws) -> list[dict[str, Any]]:
     """Rows of a table: estimate, its interval over the posterior, and for the median the spread between subjects."""
     endpoint = draws.endpoint
     base = {"endpoint": endpoint.name, "arm": draws.arm}
+    no_ratio = {"p_above_1": np.nan, "warning": ""}
     quantities = {"median time": draws.median, "restricted mean time": draws.restricted_mean}
     quantities |= {f"P(by day {day:g})": values for day, values in draws.probability_by.items()}
     quantities[f"P(not by day {endpoint.horizon:g})"] = draws.never
@@ -84,7 +102,7 @@ def endpoint_rows(draws: EndpointDraws) -> list[dict[str, Any]]:
         low, middle, high = (quantile_with_never(values, q) for q in (INTERVAL[0], 0.5, INTERVAL[1]))
         rows.append({**base, "quantity": name, "estimate": middle, "lower": low, "upper": high,
                      "interval": f"{INTERVAL_NAME}, parameter uncertainty",
-                     "subjects_q05": np.nan, "subjects_q95": np.nan})
+                     "subjects_q05": np.nan, "subjects_q95": np.nan, **no_ratio})
     rows[0] |= {"subjects_q05": quantile_with_never(draws.spread[:, 0], 0.5),
                 "subjects_q95": quantile_with_never(draws.spread[:, 2], 0.5)}
     return rows

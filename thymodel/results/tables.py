@@ -64,4 +64,23 @@ def _reconstitution(table: pd.DataFrame, name: str, endpoint: Mapping[str, Any],
     return result | {"not by the horizon": share("never"), "horizon": f"{endpoint['horizon']:g}"}
 
 
+def export_rows(implied: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Implied thymic export over what is healthy, in words: a row an arm and what it is compared with."""
+    rows: dict[tuple[str, str, str], dict[str, str]] = {}
+    for row in implied["rows"]:
+        observable, _, rest = row["quantity"].partition(".")
+        kind, _, reference = rest.partition("_over_")
+        line = rows.setdefault((observable, row["arm"], reference),
+                               {"observable": observable, "over the": reference, "arm": row["arm"]})
+        line[kind.replace("_", " ")] = (f"{_ratio(row['estimate'])} ({_ratio(row['lower'])} to {_ratio(row['upper'])})")
+        if kind == "peak":
+            line["subjects 5-95%"] = f"{_ratio(row['subjects_q05'])} to {_ratio(row['subjects_q95'])}"
+            line["P(more)"] = "not known" if row["p_above_1"] is None else f"{100 * row['p_above_1']:.0f}%"
+    return sorted(rows.values(), key=lambda line: (line["observable"], line["over the"]))
+
+
+def _ratio(value: float | None) -> str:
+    return "not known" if value is None or not math.isfinite(value) else f"{value:.2g}"
+
+
 INTERVAL_NOTE = f"in brackets: {INTERVAL_NAME} interval, parameter uncertainty only"

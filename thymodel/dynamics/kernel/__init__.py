@@ -8,6 +8,7 @@
 from thymodel.dynamics.kernel.check import self_test as self_test
 from thymodel.dynamics.kernel.counter import Counter as Counter
 from thymodel.dynamics.kernel.counter import make_counter as make_counter
+from thymodel.dynamics.kernel.grid import Run as Run
 from thymodel.dynamics.kernel.grid import halved as halved
 from thymodel.dynamics.kernel.grid import make_grid as make_grid
 from thymodel.dynamics.kernel.grid import operands as operands
