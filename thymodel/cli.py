@@ -369,3 +369,43 @@ def _day(value: float, horizon: float) -> str:
     from thymodel.results.tables import time_text
 
     return time_text(value, horizon)
+
+
+@app.command()
+def identify(
+    spec: Annotated[Path, typer.Argument(help="spec.toml, or the directory that holds it")],
+    data: Data = None,
+    profile: Annotated[list[str] | None, typer.Option(help="a parameter to profile with the data, repeatable")] = None,
+    csv_: Csv = None,
+    json_: Json = False,
+) -> None:
+    """What a fit can learn, before it is run: from the data or, without any, from the design.toml beside the spec."""
+    from thymodel.results import identifiability as run
+
+    profiled = run.profiles(spec, profile, data) if profile else []
+    found = run.identify(spec, data)
+    if csv_ is not None:
+        _write_csv(run.addition_table(found), csv_)
+    if json_:
+        print(run.as_json(found, profiled))
+        return
+    _print_identified(found, profiled)
+
+
+def _print_identified(found, profiled) -> None:
+    from thymodel.results import identifiability as run
+
+    print(("SIMULATED: " if found.simulated else "") + found.title)
+    print(f"measurements: {found.source}\nmethod: {found.method}\n\n{run.summary(found)}")
+    for line in run.warnings(found):
+        print(f"  warning: {line}")
+    print("\nexpected SD of the posterior over that of the prior (1: nothing learned), at the priors' medians; and "
+          f"median (5% to 95%) over {len(found.drawn)} draws of the prior, of {found.asked}")
+    _print_rows(run.contraction_rows(found))
+    print("\nwhat an added measurement would teach, at the priors' medians (an observable without an error model: "
+          f"lognormal, log-SD {run.ADDED_LOG_SD}, or the design's)")
+    _print_rows(run.addition_rows(found))
+    for one in profiled:
+        low, high = one.values[one.drop >= -run.THRESHOLD][[0, -1]]
+        print(f"\nprofile of {one.name}: {one.verdict}; within {run.THRESHOLD:.2f} log units of the best from "
+              f"{low:.4g} to {high:.4g} of the values tried ({one.values[0]:.4g} to {one.values[-1]:.4g})")

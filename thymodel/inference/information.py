@@ -221,7 +221,7 @@ def _connected(rows: np.ndarray) -> list[np.ndarray]:
 
 def _ties(rows: np.ndarray, names: Sequence[str]) -> list[Tie]:
     moved = np.flatnonzero((rows != 0).any(axis=0))
-    own, involved = rows[:, moved], tuple(names[k] for k in moved)
+    own, involved = rows[:, moved], tuple(names[int(k)] for k in moved)
     if len(own) == len(moved):
         return [Tie((name,), (), 0.0) for name in involved]
     if len(own) < len(moved) - 1:

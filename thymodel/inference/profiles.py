@@ -1,7 +1,8 @@
 """Profile of the log density over one coordinate: all others, random effects among them, at their best for each value.
 
 The coordinate's own prior is taken out of its profile, so that "flat" means that the data (and the priors of the
-others) do not care. Source: Raue et al. 2009, Bioinformatics 25:1923, for verdicts by the profile's threshold.
+others) do not care. Spreads of random effects and their correlations are held at the prior's median: with them free
+the joint density only says that random effects like to be small. Source: Raue et al. 2009, Bioinformatics 25:1923, for verdicts by the profile's threshold.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ from thymodel.errors import SolveError
 from thymodel.inference.population import quantile
 from thymodel.inference.posterior import Posterior
 
+HELD = ("omega_", "corr_")
 REACH = 3.0  # prior standard deviations to either side
 _POINTS = 13
 THRESHOLD = float(scipy.stats.chi2.ppf(0.95, 1) / 2)  # log units: a 95% interval of one parameter
@@ -40,7 +42,7 @@ class Profile:
 
 
 def profile(posterior: Posterior, name: str) -> Profile:
-    """The profile of one typical value, covariate effect, spread or error.
+    """The profile of one typical value, covariate effect or error.
 
     Raises:
         SolveError: the density is not finite at the prior medians.
@@ -48,8 +50,9 @@ def profile(posterior: Posterior, name: str) -> Profile:
     lay = posterior.layout
     place = lay.population.index(name)
     value_and_grad = jax.jit(jax.value_and_grad(posterior.density))
-    prior = {**lay.estimate, **{f"omega_{key}": p for key, p in lay.scales.items()},
-             **{f"beta_{key}": p for key, p in lay.effects.items()}, **lay.errors}[name]
+    prior = {**lay.estimate, **{f"beta_{key}": p for key, p in lay.effects.items()}, **lay.errors}[name]
+    held = {k for k, other in enumerate(lay.population) if other.startswith(HELD)}
+    free = np.array([k for k in range(lay.size) if k not in held | {place}], int)
 
     def density(z: np.ndarray) -> tuple[float, np.ndarray]:
         value, slope = value_and_grad(jnp.asarray(z), posterior.data)
@@ -58,15 +61,16 @@ def profile(posterior: Posterior, name: str) -> Profile:
     if not np.isfinite(density(np.zeros(lay.size))[0]):
         raise SolveError("all", posterior.spec.model.start, "the log density is not finite at the prior medians")
     grid = np.linspace(-REACH, REACH, _POINTS)
-    heights = profile_heights(density, place, grid, lay.size)
+    heights = profile_heights(density, place, free, grid, lay.size)
     drop = heights - heights.max()
     values = np.array([float(quantile(prior, z)) for z in grid])
     return Profile(name, grid, values, drop, verdict(drop))
 
 
-def profile_heights(density: Callable[[np.ndarray], tuple[float, np.ndarray]], place: int, grid: np.ndarray,
-                    size: int) -> np.ndarray:
-    """Greatest log density at each grid value of one coordinate, without that coordinate's own standard normal prior.
+def profile_heights(density: Callable[[np.ndarray], tuple[float, np.ndarray]], place: int, free: np.ndarray,
+                    grid: np.ndarray, size: int) -> np.ndarray:
+    """Greatest log density over the `free` coordinates at each grid value of one, without that one's own standard
+    normal prior; what is neither stays at 0.
 
     From the middle of the grid outwards, each search from where the last one ended, and then back, which repairs
     searches that ended short.
@@ -77,7 +81,7 @@ def profile_heights(density: Callable[[np.ndarray], tuple[float, np.ndarray]], p
     outward = [*range(middle, len(grid)), *range(middle - 1, -1, -1)]
     for k in [*outward, *reversed(outward)]:
         for start in _starts(points, k, size):
-            point, height = _climb(density, place, grid[k], start)
+            point, height = _climb(density, place, free, grid[k], start)
             if height > heights[k]:
                 heights[k], points[k] = height, point
     return heights + 0.5 * grid**2
@@ -88,8 +92,7 @@ def _starts(points: dict[int, np.ndarray], k: int, size: int) -> list[np.ndarray
     return near or [np.zeros(size)]
 
 
-def _climb(density, place: int, value: float, start: np.ndarray) -> tuple[np.ndarray, float]:
-    free = np.arange(len(start)) != place
+def _climb(density, place: int, free: np.ndarray, value: float, start: np.ndarray) -> tuple[np.ndarray, float]:
     best = (start, -np.inf)
 
     def objective(x: np.ndarray) -> tuple[float, np.ndarray]:
@@ -103,8 +106,11 @@ def _climb(density, place: int, value: float, start: np.ndarray) -> tuple[np.nda
             best = (point, height)
         return -height, -slope[free]
 
+    if not len(free):
+        objective(start[free])
+        return best
     scipy.optimize.minimize(objective, start[free], jac=True, method="L-BFGS-B",
-                            bounds=[(-_BOUND, _BOUND)] * int(free.sum()), options={"maxiter": _ITERATIONS})
+                            bounds=[(-_BOUND, _BOUND)] * len(free), options={"maxiter": _ITERATIONS})
     return best
 
 

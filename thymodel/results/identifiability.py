@@ -3,6 +3,7 @@
 Everything is expected information, linear about a point: at the priors' medians, and at some draws of the prior.
 """
 
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,9 +13,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 from jaxtyping import Float
 
 from thymodel.documents.design import Design, load_design
+from thymodel.documents.expressions import closest
 from thymodel.documents.spec import ErrorModel, FitSpec, load_fit_spec
 from thymodel.dynamics import solving
 from thymodel.errors import Fault, InputError
@@ -23,6 +26,9 @@ from thymodel.inference import likelihood
 from thymodel.inference.information import Gradients, Tie
 from thymodel.inference.planned import Group, Plan, plan_of_data, plan_of_design
 from thymodel.inference.population import Layout, correlation_factor, error_name, layout, log_prior, population_values
+from thymodel.inference.posterior import make_posterior
+from thymodel.inference.profiles import HELD, Profile, profile
+from thymodel.inference.profiles import THRESHOLD as THRESHOLD
 from thymodel.inference.slopes import Slopes, slopes_program
 from thymodel.results.fitting import load_study
 
@@ -318,7 +324,8 @@ def make_survey(spec: FitSpec, plan: Plan, design: Design | None = None, draws: 
     program = slopes_program(spec, lay, schedule, names, _prior_draws(lay, max(draws, 1)))
     columns = np.array(rows, int).reshape(-1, 4).T
     return Survey(spec, lay, plan.groups, assays, plan.limits, columns[0], columns[1], columns[2],
-                  columns[3].astype(bool), {what: frozenset(mine) for what, mine in sets.items()}, _remembered(program), _remembered(_point_program(lay)))
+                  columns[3].astype(bool), {what: frozenset(mine) for what, mine in sets.items()},
+                  _remembered(program), _remembered(_point_program(lay)))
 
 
 def _remembered(program: Callable[[np.ndarray], Any]) -> Callable[[np.ndarray], Any]:
@@ -351,3 +358,106 @@ def _candidate_days(spec: FitSpec, plan: Plan) -> tuple[float, ...]:
     widest = sorted(np.argsort(gaps)[::-1][:MOST_DAYS]) if gaps else []
     middles = [float(round(math.sqrt((days[k] - start + 1) * (days[k + 1] - start + 1)) + start - 1)) for k in widest]
     return tuple(day for day in dict.fromkeys(middles) if day not in days)
+
+
+# --- profiles ------------------------------------------------------------------------------------------------
+
+
+def profiles(spec_path: str | Path, names: Sequence[str], data_path: str | Path | None = None) -> list[Profile]:
+    """Profiles of the log posterior density of a spec with its data, random effects maximised over like the rest and
+    their spreads held at the prior's median.
+
+    Raises:
+        InputError: no data, or a name that the fit does not estimate.
+    """
+    spec = load_fit_spec(spec_path)
+    known = [name for name in layout(spec, ()).population if not name.startswith(HELD)]
+    faults = [Fault(f"--profile {name}", f"not a typical value, effect or error of the spec{closest(name, known)}",
+                    f"one of: {', '.join(known)}") for name in names if name not in known]
+    if faults:
+        raise InputError(faults)
+    data, _ = load_study(spec, data_path)
+    posterior = make_posterior(spec, data)
+    return [profile(posterior, name) for name in names]
+
+
+# --- what people read ----------------------------------------------------------------------------------------
+
+_WORTH = 0.05  # an addition is told of where it takes this share off a parameter's expected SD
+
+
+def warnings(found: Identifiability) -> list[str]:
+    """What a fit would leave as it was, in sentences."""
+    lines = [str(tie) for tie in (*found.silent, *found.loose)]
+    told = {name for tie in found.silent for name in tie.names}
+    kept = [found.names[k] for k in found.structural if found.contraction[k] > 0.95 and found.names[k] not in told]
+    return lines + ([f"hardly more than the prior is learned about {', '.join(kept)}"] if kept else [])
+
+
+def summary(found: Identifiability) -> str:
+    """How many directions of the typical values and covariate effects are learned."""
+    own = found.typical[np.ix_(found.structural, found.structural)]
+    outweighed = int(np.sum(np.linalg.eigvalsh(own) > 1))
+    return (f"of {len(own)} directions of the parameters {info.rank(own)} are seen at all; in {outweighed} of them the "
+            "study is expected to say more than the prior")
+
+
+def contraction_rows(found: Identifiability) -> list[dict[str, str]]:
+    """Expected posterior SD over prior SD, parameter by parameter."""
+    drawn = found.drawn_contraction
+    rows = []
+    for k, name in enumerate(found.names):
+        row = {"name": name, "SD kept": f"{found.contraction[k]:.2f}"}
+        if len(drawn):
+            low, middle, high = np.quantile(drawn[:, k], (0.05, 0.5, 0.95))
+            row["over the prior"] = f"{middle:.2f} ({low:.2f} to {high:.2f})"
+        rows.append(row)
+    return rows
+
+
+def addition_rows(found: Identifiability) -> list[dict[str, str]]:
+    """What each added measurement would teach, the parameters that gain most first."""
+    rows = []
+    for what, with_it in found.additions.items():
+        gain = 1 - with_it / found.contraction
+        best = [k for k in np.argsort(-gain) if gain[k] >= _WORTH]
+        told = ", ".join(f"{found.names[k]} {found.contraction[k]:.2f} to {with_it[k]:.2f}" for k in best)
+        rows.append({"added": what, "SD kept falls": told or "nothing by 5% or more"})
+    return rows
+
+
+def addition_table(found: Identifiability) -> pd.DataFrame:
+    """Contraction of every parameter as planned and with each addition."""
+    columns = {"name": found.names, "prior": np.ones(len(found.names)), "as planned": found.contraction}
+    return pd.DataFrame(columns | dict(found.additions))
+
+
+def as_json(found: Identifiability, profiled: Sequence[Profile] = ()) -> str:
+    """Everything, for programs; infinite or missing numbers as null."""
+    own = found.typical[np.ix_(found.structural, found.structural)]
+    values, vectors = np.linalg.eigh(own)
+    drawn = found.drawn_contraction
+    content = {
+        "title": found.title, "simulated": found.simulated, "plan": found.source, "method": found.method,
+        "names": found.names, "prior_information": found.prior, "information": found.typical,
+        "contraction": dict(zip(found.names, found.contraction, strict=True)),
+        "contraction_over_prior": {name: drawn[:, k] for k, name in enumerate(found.names)},
+        "prior_draws": {"asked": found.asked, "solved": len(drawn)},
+        "rank": info.rank(own), "directions_beyond_prior": int(np.sum(values > 1)),
+        "directions": [{"information": value, "parts": {found.names[k]: part for k, part in
+                                                        zip(found.structural, vector, strict=True)}}
+                       for value, vector in zip(values, vectors.T, strict=True)],
+        "warnings": warnings(found),
+        "additions": {what: dict(zip(found.names, one, strict=True)) for what, one in found.additions.items()},
+        "profiles": [one.__dict__ for one in profiled]}
+    return json.dumps(_plain(content), indent=1, allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray | list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float | np.floating):
+        return float(value) if math.isfinite(value) else None
+    return int(value) if isinstance(value, np.integer) else value
