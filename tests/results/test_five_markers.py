@@ -30,6 +30,13 @@ def kept(sds) -> dict[str, np.ndarray]:
     return {name: np.array(row[1:]) / row[0] for name, row in sds.items()}
 
 
+@pytest.fixture(scope="module")
+def ties(script) -> list:
+    from thymodel.results.identifiability import identify
+
+    return [(*tie.names, tie.known) for tie in identify(script.STUDY).loose]
+
+
 def test_total_counts_hardly_inform_homing_and_each_further_marker_does(kept):
     assert kept["eta"][FIRST] > 0.95
     assert np.all(-np.diff(kept["eta"][:CONTROLS]) > 0.05)
@@ -37,7 +44,7 @@ def test_total_counts_hardly_inform_homing_and_each_further_marker_does(kept):
 
 def test_controls_say_nothing_of_homing(kept):
     assert kept["eta"][CONTROLS] == pytest.approx(1.0, abs=1e-6)
-    assert kept["amp_i"][CONTROLS] == pytest.approx(1.0, abs=1e-6)
+    assert kept["k_c"][CONTROLS] == pytest.approx(1.0, abs=1e-6)
 
 
 @pytest.mark.parametrize("name, marker", [("mR", RTE), ("c_R", TREC), ("f_th", NAIVE), ("kcy_N", NAIVE)])
@@ -51,17 +58,19 @@ def test_before_its_marker_a_parameter_keeps_its_prior(kept, name, marker):
     assert np.all(kept[name][:marker] > 0.99) and kept[name][marker] < 0.8
 
 
-def test_conversion_and_clonal_burst_are_known_as_a_product_only(kept, script):
-    from thymodel.results.identifiability import identify
+def test_homing_and_clearance_are_known_as_a_ratio_only(ties):
+    assert ("eta", "k_c", (1.0, -1.0)) in ties
 
+
+def test_conversion_and_clonal_burst_are_known_as_a_product_only(kept, ties):
     # of two equal priors whose product alone is known each keeps sqrt(1/2)
     assert np.all(np.abs(np.concatenate([kept["a0"][NAIVE:], kept["cb"][NAIVE:]]) - 0.5**0.5) < 0.1)
-    assert any(tie.names == ("a0", "cb") and tie.known == (1.0, 1.0) for tie in identify(script.STUDY).loose)
+    assert ("a0", "cb", (1.0, 1.0)) in ties
 
 
 @pytest.mark.parametrize("name", ["k_e", "tau_D", "k_P", "rho_S", "rho_X"])
 def test_residence_times_and_epithelial_recovery_stay_near_their_priors(kept, name):
-    assert kept[name][TREC] > 0.85
+    assert kept[name][TREC] > 0.8  # a fifth is learned at most; the printed table has 0.85 for k_e, the least
 
 
 def test_growth_of_memory_is_what_total_counts_know_best(kept):
