@@ -83,8 +83,8 @@ Made by `qualification/identify_five_markers.py`; do not edit. A study on paper:
 - thymodel {thymodel.__version__}, Python {platform.python_version()}, NumPy {np.__version__}
 
 Expected posterior SD (in brackets: the printed table) of the logs of 28 parameters: 20 controls and 6 subjects each at
-1.5, 4 and 9 million progenitors per kg on day 7, all with PTCy on days 3 and 4, ten visits, all subjects pooled, so that
-every number is optimistic. Study: [`identifiability/`](identifiability).
+1.5, 4 and 9 million progenitors per kg on day 7, all with PTCy on days 3 and 4, ten visits, all subjects pooled, so
+that every number is optimistic. Study: [`identifiability/`](identifiability).
 
 {chr(10).join(rows)}
 
@@ -105,11 +105,11 @@ What `thymodel identify qualification/identifiability` warns of, with all five m
 ## What differs, and why
 
 - The visit days, the marker SDs within 0.5 to 0.8, the unit of TREC (here per uL) and three of the 28 parameters of the
-  printed table were not kept. Here: days 14 to 540 as in the design, log-SDs 0.5, 0.5, 0.6, 0.8 and 0.8, and K_I, w8 and
-  k_c as the three. They were chosen because of all triples of twelve candidates (K_I, w8, zeta, dM8, dN, amp_i, x50,
-  x4, s4, s8, kcy_P, k_c) they come closest to the printed cells: a guess, and no record of what was done.
-- The days and SDs being guesses too, differences in single cells (those of mR are the largest) have no cause that could be
-  named from what was kept.
+  printed table were not kept. Here: days 14 to 540 as in the design, log-SDs 0.5, 0.5, 0.6, 0.8 and 0.8, and K_I, w8
+  and k_c as the three. They were chosen because of all triples of twelve candidates (K_I, w8, zeta, dM8, dN, amp_i,
+  x50, x4, s4, s8, kcy_P, k_c) they come closest to the printed cells: a guess, and no record of what was done.
+- The days and SDs being guesses too, differences in single cells (those of mR are the largest) have no cause that could
+  be named from what was kept.
 - The printed table is of an implementation with dynamic PTCy and IL-7 (34 states); this model takes their limits. The
   priors of S0 are as printed (log scale, 0.40); the model file has it on the logit scale.
 - Derivatives are exact here (the solver's adjoint), by finite differences there. The errors' SDs are estimated with the

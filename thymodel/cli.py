@@ -409,3 +409,35 @@ def _print_identified(found, profiled) -> None:
         low, high = one.values[one.drop >= -run.THRESHOLD][[0, -1]]
         print(f"\nprofile of {one.name}: {one.verdict}; within {run.THRESHOLD:.2f} log units of the best from "
               f"{low:.4g} to {high:.4g} of the values tried ({one.values[0]:.4g} to {one.values[-1]:.4g})")
+
+
+@app.command()
+def sensitivity(
+    model: Annotated[str, typer.Argument(help="path, or the name of a shipped model")],
+    dose: Annotated[list[str] | None, typer.Option(help="AMOUNT@DAY[:INPUT], repeatable")] = None,
+    endpoint: Annotated[list[str] | None, typer.Option(
+        help="MARKER@DAY, MARKER>THRESHOLD or MARKER>THRESHOLD@HORIZON, repeatable")] = None,
+    samples: Annotated[int, typer.Option(help="base samples of the Sobol indices, a power of 2")] = 1024,
+    seed: Annotated[int, typer.Option(help="the same seed gives the same indices")] = 1,
+    out: Annotated[Path | None, typer.Option(help="tornado figure: .png, .svg or .pdf")] = None,
+    json_: Json = False,
+) -> None:
+    """What endpoints depend on: elasticities at typical values, Sobol indices over the priors, a tornado figure."""
+    from thymodel.results import sensitivity as run
+    from thymodel.results.tornado import refuse_ending, save_tornado
+
+    if out is not None:
+        refuse_ending(out)
+    found = run.analyse_texts(model, dose or [], endpoint or [], samples, seed)
+    if out is not None:
+        save_tornado(found, out)
+    if json_:
+        print(run.as_json(found))
+        return
+    print(f"{found.model.name}: {found.courses} courses from {found.samples} samples of the priors of "
+          f"{len(found.names)} parameters; {found.failed} samples left out because a course failed\n"
+          f"elasticity: d log(endpoint)/d log(parameter) at typical values; Sobol indices with "
+          f"{100 * run.CONFIDENCE:.0f}% bootstrap intervals; endpoint with the parameter one prior SD down and up")
+    for answer in found.answers:
+        print(f"\n{run.headline(found, answer)}")
+        _print_rows(run.rows(found, answer))

@@ -252,7 +252,8 @@ def test_the_command_line_refuses_with_status_2(tmp_path, monkeypatch, capsys, w
 def test_the_command_line_prints_warnings_tables_and_json(tmp_path, monkeypatch, capsys):
     folder = write(tmp_path, estimate=("x0", "a", "b"))
     for words in ([], ["--json"]):
-        monkeypatch.setattr(sys, "argv", ["thymodel", "identify", str(folder), "--csv", str(tmp_path / "t.csv"), *words])
+        monkeypatch.setattr(sys, "argv", ["thymodel", "identify", str(folder), "--csv", str(tmp_path / "t.csv"),
+                                          *words])
         with pytest.raises(SystemExit) as stop:
             cli.main()
         assert stop.value.code == 0

@@ -2,7 +2,8 @@
 
 The coordinate's own prior is taken out of its profile, so that "flat" means that the data (and the priors of the
 others) do not care. Spreads of random effects and their correlations are held at the prior's median: with them free
-the joint density only says that random effects like to be small. Source: Raue et al. 2009, Bioinformatics 25:1923, for verdicts by the profile's threshold.
+the joint density only says that random effects like to be small. Source: Raue et al. 2009, Bioinformatics 25:1923, for
+verdicts by the profile's threshold.
 """
 
 from collections.abc import Callable, Sequence
