@@ -382,7 +382,7 @@ def identify(
     """What a fit can learn, before it is run: from the data or, without any, from the design.toml beside the spec."""
     from thymodel.results import identifiability as run
 
-    profiled = run.profiles(spec, profile, data) if profile else []
+    profiled = run.profile_all(spec, profile, data) if profile else []
     found = run.identify(spec, data)
     if csv_ is not None:
         _write_csv(run.addition_table(found), csv_)
@@ -440,4 +440,4 @@ def sensitivity(
           f"{100 * run.CONFIDENCE:.0f}% bootstrap intervals; endpoint with the parameter one prior SD down and up")
     for answer in found.answers:
         print(f"\n{run.headline(found, answer)}")
-        _print_rows(run.rows(found, answer))
+        _print_rows(run.answer_rows(found, answer))

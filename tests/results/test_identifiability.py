@@ -11,7 +11,7 @@ import pytest
 from thymodel import cli
 from thymodel.documents.spec import load_fit_spec
 from thymodel.errors import InputError
-from thymodel.results.identifiability import as_json, expected, identify, load_plan, profiles, warnings
+from thymodel.results.identifiability import as_json, expected, identify, load_plan, profile_all, warnings
 
 MODEL = """
 title = "Decay that is fed, and whose loss is written as a product"
@@ -186,13 +186,13 @@ def test_arms_and_observables_add_up(tmp_path):
 
 def test_the_profile_of_what_is_measured_is_bounded(tmp_path):
     spec = write(tmp_path, estimate=("x0", "a"), data=DATA.replace("60,1", "20,0"))
-    by_x0, by_a = profiles(spec, ["x0", "a"])
+    by_x0, by_a = profile_all(spec, ["x0", "a"])
     assert (by_x0.verdict, by_a.verdict) == ("bounded", "bounded")
     assert by_a.drop.max() == 0 and 0.15 < by_a.values[np.argmax(by_a.drop)] < 0.35
 
 
 def test_the_profile_of_what_no_prediction_has_is_flat(tmp_path):
-    (one,) = profiles(write(tmp_path, estimate=("x0", "unused"), data=DATA), ["unused"])
+    (one,) = profile_all(write(tmp_path, estimate=("x0", "unused"), data=DATA), ["unused"])
     assert one.verdict == "flat" and np.ptp(one.drop) < 1e-3
 
 

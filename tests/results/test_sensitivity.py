@@ -228,7 +228,8 @@ def test_the_command_line_refuses_with_status_2(monkeypatch, capsys, words, told
 
 def test_the_command_line_prints_tables_and_writes_the_figure(tmp_path, monkeypatch, capsys):
     (tmp_path / "growth.toml").write_text(MODEL)
-    words = [str(tmp_path / "growth.toml"), "--endpoint", "falling@8", "--samples", "16", "--out", str(tmp_path / "t.svg")]
+    words = [str(tmp_path / "growth.toml"), "--endpoint", "falling@8", "--samples", "16", "--out",
+             str(tmp_path / "t.svg")]
     monkeypatch.setattr(sys, "argv", ["thymodel", "sensitivity", *words])
     with pytest.raises(SystemExit) as stop:
         cli.main()

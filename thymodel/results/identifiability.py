@@ -24,7 +24,7 @@ from thymodel.errors import Fault, InputError
 from thymodel.inference import information as info
 from thymodel.inference import likelihood
 from thymodel.inference.information import Gradients, Tie
-from thymodel.inference.planned import Group, Plan, plan_of_data, plan_of_design
+from thymodel.inference.plans import Group, Plan, plan_of_data, plan_of_design
 from thymodel.inference.population import Layout, correlation_factor, error_name, layout, log_prior, population_values
 from thymodel.inference.posterior import make_posterior
 from thymodel.inference.profiles import HELD, Profile, profile
@@ -110,18 +110,24 @@ def expected(spec: FitSpec, plan: Plan, design: Design | None = None, draws: int
     drawn = np.array([one for one in found if np.isfinite(one).all()]).reshape(-1, *typical.shape)
     prior, slopes = _prior_information(lay), _log_slopes(lay)
     structural = _structural(lay)
-    alone = _marginal(typical, structural)
-    some = [k for k in range(len(structural)) if np.isfinite(slopes[structural[k]])]
-    names = [lay.population[k] for k in structural]
-    silent = info.silent_directions(alone, names, np.nan_to_num(slopes[structural], nan=1.0))
-    settled = {name for tie in silent for name in tie.names}
-    pairs = info.loose_pairs(alone, prior[structural], names, np.nan_to_num(slopes[structural], nan=1.0))
-    loose = [tie for tie in pairs if not set(tie.names) & settled and {names.index(n) for n in tie.names} <= set(some)]
+    silent, loose = _ties(typical, prior, slopes, structural, [lay.population[k] for k in structural])
     gained = {what: info.expected_contraction(survey.information(np.zeros(len(lay.population)), own | rows), prior)
               for what, rows in survey.additions.items()} if additions else {}
     return Identifiability(
         spec.title, spec.simulated, plan.source, METHOD if lay.scales else POOLED, tuple(lay.population), slopes, prior,
-        typical, drawn, draws, tuple(structural), tuple(silent), tuple(loose), gained)
+        typical, drawn, draws, tuple(structural), silent, loose, gained)
+
+
+def _ties(information: np.ndarray, prior: np.ndarray, slopes: np.ndarray, structural: Sequence[int],
+          names: Sequence[str]) -> tuple[tuple[Tie, ...], tuple[Tie, ...]]:
+    """Parameters known only together, exactly and nearly; products of positive ones alone are written as such."""
+    alone, powers = _marginal(information, structural), np.nan_to_num(slopes[structural], nan=1.0)
+    signed = {name for name, slope in zip(names, slopes[structural], strict=True) if not np.isfinite(slope)}
+    silent = [tie._replace(known=()) if signed & set(tie.names) else tie
+              for tie in info.silent_directions(alone, names, powers)]
+    told = signed | {name for tie in silent for name in tie.names}
+    pairs = info.loose_pairs(alone, prior[structural], names, powers)
+    return tuple(silent), tuple(tie for tie in pairs if not told & set(tie.names))
 
 
 def _structural(lay: Layout) -> list[int]:
@@ -363,7 +369,7 @@ def _candidate_days(spec: FitSpec, plan: Plan) -> tuple[float, ...]:
 # --- profiles ------------------------------------------------------------------------------------------------
 
 
-def profiles(spec_path: str | Path, names: Sequence[str], data_path: str | Path | None = None) -> list[Profile]:
+def profile_all(spec_path: str | Path, names: Sequence[str], data_path: str | Path | None = None) -> list[Profile]:
     """Profiles of the log posterior density of a spec with its data, random effects maximised over like the rest and
     their spreads held at the prior's median.
 

@@ -382,7 +382,7 @@ def headline(found: Sensitivity, answer: Answer) -> str:
             "indices")
 
 
-def rows(found: Sensitivity, answer: Answer, most: int = 12) -> list[dict[str, str]]:
+def answer_rows(found: Sensitivity, answer: Answer, most: int = 12) -> list[dict[str, str]]:
     """The parameters that matter most, by total index (by elasticity where there is none)."""
     weight = answer.total if np.isfinite(answer.total).any() else np.abs(answer.elasticity)
     order = np.argsort(-np.nan_to_num(weight))[:most]

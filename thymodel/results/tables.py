@@ -25,9 +25,9 @@ def parameter_rows(record: FitRecord) -> list[dict[str, Any]]:
         row = table.loc[name]
         rows.append({"name": name, "unit": units.get(name, "1"), "median": f"{row['median']:.4g}",
                      "sd": f"{row['sd']:.3g}", "interval": f"{row['q05']:.4g} to {row['q95']:.4g}",
-                     "SD kept of the prior's": f"{kept[name]:.2f}" if name in kept else "",
                      "rhat": f"{row['rhat']:.4f}", "ess_bulk": f"{row['ess_bulk']:.0f}",
-                     "ess_tail": f"{row['ess_tail']:.0f}"})
+                     "ess_tail": f"{row['ess_tail']:.0f}",
+                     "sd/prior sd": f"{kept[name]:.2f}" if name in kept else ""})
     return rows
 
 
