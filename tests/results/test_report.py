@@ -53,7 +53,7 @@ def test_real_data_have_no_banner(tiny_fit):
 def test_numbers_of_the_parameter_table_are_those_of_the_csv(text, tiny_fit):
     rows, table = _rows(text, "parameters"), tiny_fit.table
     assert [row[0] for row in rows] == [name for name in table.index if "[" not in name]
-    for name, _, median, sd, interval, rhat, bulk, tail in rows:
+    for name, _, median, sd, interval, rhat, bulk, tail, _ in rows:
         low, high = interval.split(" to ")
         found = [float(value) for value in (median, sd, low, high, rhat, bulk, tail)]
         stored = table.loc[name, ["median", "sd", "q05", "q95", "rhat", "ess_bulk", "ess_tail"]]
