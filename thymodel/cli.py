@@ -426,3 +426,75 @@ def _write_text(text: str, path: Path | None) -> None:
         write_file(path, text.encode())
     except OSError as error:
         raise InputError([Fault(str(path), f"cannot be written: {error.strerror}")]) from None
+
+
+@app.command()
+def identify(
+    spec: Annotated[Path, typer.Argument(help="spec.toml, or the directory that holds it")],
+    data: Data = None,
+    profile: Annotated[list[str] | None, typer.Option(help="a parameter to profile with the data, repeatable")] = None,
+    csv_: Csv = None,
+    json_: Json = False,
+) -> None:
+    """What a fit can learn, before it is run: from the data or, without any, from the design.toml beside the spec."""
+    from thymodel.results import identifiability as run
+
+    profiled = run.profile_all(spec, profile, data) if profile else []
+    found = run.identify(spec, data)
+    if csv_ is not None:
+        _write_csv(run.addition_table(found), csv_)
+    if json_:
+        print(run.as_json(found, profiled))
+        return
+    _print_identified(found, profiled)
+
+
+def _print_identified(found, profiled) -> None:
+    from thymodel.results import identifiability as run
+
+    print(("SIMULATED: " if found.simulated else "") + found.title)
+    print(f"measurements: {found.source}\nmethod: {found.method}\n\n{run.summary(found)}")
+    for line in run.warnings(found):
+        print(f"  warning: {line}")
+    print("\nexpected SD of the posterior over that of the prior (1: nothing learned), at the priors' medians; and "
+          f"median (5% to 95%) over {len(found.drawn)} draws of the prior, of {found.asked}")
+    _print_rows(run.contraction_rows(found))
+    print("\nwhat an added measurement would teach, at the priors' medians (an observable without an error model: "
+          f"lognormal, log-SD {run.ADDED_LOG_SD}, or the design's)")
+    _print_rows(run.addition_rows(found))
+    for one in profiled:
+        low, high = one.values[one.drop >= -run.THRESHOLD][[0, -1]]
+        print(f"\nprofile of {one.name}: {one.verdict}; within {run.THRESHOLD:.2f} log units of the best from "
+              f"{low:.4g} to {high:.4g} of the values tried ({one.values[0]:.4g} to {one.values[-1]:.4g})")
+
+
+@app.command()
+def sensitivity(
+    model: Annotated[str, typer.Argument(help="path, or the name of a shipped model")],
+    dose: Annotated[list[str] | None, typer.Option(help="AMOUNT@DAY[:INPUT], repeatable")] = None,
+    endpoint: Annotated[list[str] | None, typer.Option(
+        help="MARKER@DAY, MARKER>THRESHOLD or MARKER>THRESHOLD@HORIZON, repeatable")] = None,
+    samples: Annotated[int, typer.Option(help="base samples of the Sobol indices, a power of 2")] = 1024,
+    seed: Annotated[int, typer.Option(help="the same seed gives the same indices")] = 1,
+    out: Annotated[Path | None, typer.Option(help="tornado figure: .png, .svg or .pdf")] = None,
+    json_: Json = False,
+) -> None:
+    """What endpoints depend on: elasticities at typical values, Sobol indices over the priors, a tornado figure."""
+    from thymodel.results import sensitivity as run
+    from thymodel.results.tornado import refuse_ending, save_tornado
+
+    if out is not None:
+        refuse_ending(out)
+    found = run.analyse_texts(model, dose or [], endpoint or [], samples, seed)
+    if out is not None:
+        save_tornado(found, out)
+    if json_:
+        print(run.as_json(found))
+        return
+    print(f"{found.model.name}: {found.courses} courses from {found.samples} samples of the priors of "
+          f"{len(found.names)} parameters; {found.failed} samples left out because a course failed\n"
+          f"elasticity: d log(endpoint)/d log(parameter) at typical values; Sobol indices with "
+          f"{100 * run.CONFIDENCE:.0f}% bootstrap intervals; endpoint with the parameter one prior SD down and up")
+    for answer in found.answers:
+        print(f"\n{run.headline(found, answer)}")
+        _print_rows(run.answer_rows(found, answer))

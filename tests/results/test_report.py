@@ -5,11 +5,12 @@ import re
 import shutil
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from thymodel.errors import InputError
-from thymodel.results import report
-from thymodel.results.record import FitRecord, load_record
+from thymodel.results import report, tables
+from thymodel.results.record import POSTERIOR, FitRecord, load_group, load_record
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +53,7 @@ def test_real_data_have_no_banner(tiny_fit):
 def test_numbers_of_the_parameter_table_are_those_of_the_csv(text, tiny_fit):
     rows, table = _rows(text, "parameters"), tiny_fit.table
     assert [row[0] for row in rows] == [name for name in table.index if "[" not in name]
-    for name, _, median, sd, interval, rhat, bulk, tail in rows:
+    for name, _, median, sd, interval, rhat, bulk, tail, _ in rows:
         low, high = interval.split(" to ")
         found = [float(value) for value in (median, sd, low, high, rhat, bulk, tail)]
         stored = table.loc[name, ["median", "sd", "q05", "q95", "rhat", "ess_bulk", "ess_tail"]]
@@ -125,3 +126,11 @@ def test_the_saved_report_is_the_same_each_time(tiny_fit, text, tmp_path):
     shutil.copytree(tiny_fit.folder, folder)
     path = report.save_report(load_record(folder))
     assert path == folder / "report.html" and path.read_text() == text
+
+
+def test_the_parameter_table_says_what_was_learned_beyond_the_prior(tiny_fit, text):
+    """The SD of a lognormal's log over its prior's, by numpy from the draws of the parameter itself."""
+    draws = np.log(np.asarray(load_group(tiny_fit.folder / POSTERIOR, "posterior")["k"]))
+    wanted = f"{draws.std(ddof=1) / 0.5:.2f}"
+    assert {row["name"]: row["sd/prior sd"] for row in tables.parameter_rows(tiny_fit)}["k"] == wanted
+    assert {row[0]: row[-1] for row in _rows(text, "parameters")}["k"] == wanted

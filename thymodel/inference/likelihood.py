@@ -63,6 +63,12 @@ def standardise(error: ErrorModel, sigma: Mapping[str, Array], prediction):
     return prediction, _spread(error, sigma, prediction), lambda y: y, lambda y: jnp.zeros_like(y)
 
 
+def center_and_spread(error: ErrorModel, sigma: Mapping[str, Array], prediction):
+    """Where an observation's distribution lies and how wide it is, on the scale of the error (log where it is log)."""
+    center, spread, _, _ = _standardise(error, sigma, prediction)
+    return center, spread
+
+
 def _spread(error: ErrorModel, sigma: Mapping[str, Array], prediction):
     if error.family == "additive":
         return sigma["additive"] * jnp.ones_like(prediction)

@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from thymodel.inference.diagnostics import INTERVAL_NAME
+from thymodel.inference.information import contraction
 from thymodel.results.record import FitRecord
 
 
@@ -16,15 +17,17 @@ def time_text(value: float | None, horizon: float) -> str:
 
 
 def parameter_rows(record: FitRecord) -> list[dict[str, Any]]:
-    """Final parameters: estimate, SD, interval, diagnostics; random effects are in table.csv."""
-    table, units = record.table, record.content["units"]
+    """Final parameters: estimate, SD, interval, diagnostics, and the SD over that of the prior, on the prior's scale
+    (1: nothing was learned). Random effects are in table.csv."""
+    table, units, kept = record.table, record.content["units"], contraction(record.layout, record.z)
     rows = []
     for name in record.content["parameters"]:
         row = table.loc[name]
         rows.append({"name": name, "unit": units.get(name, "1"), "median": f"{row['median']:.4g}",
                      "sd": f"{row['sd']:.3g}", "interval": f"{row['q05']:.4g} to {row['q95']:.4g}",
                      "rhat": f"{row['rhat']:.4f}", "ess_bulk": f"{row['ess_bulk']:.0f}",
-                     "ess_tail": f"{row['ess_tail']:.0f}"})
+                     "ess_tail": f"{row['ess_tail']:.0f}",
+                     "sd/prior sd": f"{kept[name]:.2f}" if name in kept else ""})
     return rows
 
 
