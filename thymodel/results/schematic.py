@@ -227,7 +227,7 @@ def _place_apart(boxes: list[Box], bands: Sequence[int], tagged: Sequence[int], 
             continue
         if row and left + size > max(wide, 2 * size + 2 * _EDGE):
             bottom, left, row = bottom + max(boxes[j].high for j in row) + 30, float(_EDGE), []
-        text = sum(len(_wrapped(note, 40, 5)) for note in box.notes)
+        text = sum(len(_wrapped(note, 40, 5)) for note in box.notes) + len(_wrapped(box.label, 40, 2)) - 1
         boxes[k] = replace(box, x=left, y=bottom, wide=size - 12, high=40.0 + 12 * text)
         wide = max(wide, left + size)
         left += size
@@ -324,7 +324,7 @@ def _box(box: Box, fills: Sequence[str]) -> str:
     head += f'<tspan font-weight="normal" font-size="11"> × {box.stages} stages</tspan>' if box.stages > 1 else ""
     parts.append(_text(box.x + 8, box.y + 17, head, 13.5, weight="bold"))
     apart = bool(box.notes) or box.wide > _WIDE
-    words = _wrapped(box.label, 40 if apart else 22, 1 if apart else 3)
+    words = _wrapped(box.label, 40 if apart else 22, 2 if apart else 3)
     lines = words + [line for note in box.notes for line in _wrapped(note, 40, 5)]
     for k, line in enumerate(lines):
         parts.append(_text(box.x + 8, box.y + 31 + 12 * k, html.escape(line), 9.6, colour="#333" if k < len(words) else "#666"))

@@ -15,8 +15,9 @@ import sympy
 
 from thymodel.documents import expressions as ex
 from thymodel.documents.model import Model, static_expressions
+from thymodel.dynamics.flows import chains
 
-LINE = 62  # characters; wider sums are broken over lines
+LINE = 58  # characters; wider sums are broken over lines
 _GREEK = ("alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa", "lambda", "mu", "nu",
           "xi", "pi", "rho", "sigma", "tau", "upsilon", "phi", "chi", "psi", "omega")
 _GREEK_SHORT = {"eps": "varepsilon", "epsilon": "varepsilon", "lam": "lambda", "phi": "varphi"}
@@ -93,7 +94,22 @@ class Cases:
     otherwise: "Node"
 
 
-Node = Name | Number | Sum | Product | Fraction | Power | Call | Relation | Cases
+@dataclass(frozen=True)
+class Rate:
+    """The derivative of a state."""
+
+    state: Name
+
+
+@dataclass(frozen=True)
+class At:
+    """A state at a time."""
+
+    state: Name
+    time: Number
+
+
+Node = Rate | At | Name | Number | Sum | Product | Fraction | Power | Call | Relation | Cases
 
 
 def name(text: str) -> Name:
@@ -135,10 +151,11 @@ class Typesetter:
         self.place: dict[str, tuple[int, int]] = {}
         for kind, group in zip(kinds, groups, strict=True):
             self.place |= {key: (kind, len(self.place) + k) for k, key in enumerate(group)}
-        self.names: dict[str, Name] = {}
+        self.names: dict[str, Name] = {member: name(f"{chain.stem}[{k}]") for chain in chains(model)
+                                       for k, member in enumerate(chain.members, start=1)}
         for key in (*self.place, *model.observables):
             taken = name(key) in [other for used, other in self.names.items() if used != key]
-            self.names[key] = Name(key.replace("_", " ")) if taken else name(key)
+            self.names.setdefault(key, Name(key.replace("_", " ")) if taken else name(key))
 
     def name(self, text: str) -> Name:
         """The symbol of a name; two names of one model that would look alike are told apart."""
@@ -261,11 +278,10 @@ def _number(value: sympy.Number) -> Node:
 
 def decimal(value: float, digits: int | None = None) -> Number:
     """A number as a person writes it: 0.94, 2.3 x 10^7; all digits that it has, or so many."""
-    text = repr(float(value)) if digits is None else f"{value:.{digits}g}"
+    rounded = float(value) if digits is None else float(f"{value:.{digits}g}")
+    text = f"{rounded:.16e}" if abs(rounded) >= 1e5 else repr(rounded)
     mantissa, _, exponent = text.partition("e")
-    if not exponent and abs(value) >= 1e5:
-        mantissa, _, exponent = f"{value:.{(digits or 17) - 1}e}".partition("e")
-        mantissa = f"{float(mantissa):.15g}"
+    mantissa = f"{float(mantissa):.15g}" if exponent else mantissa
     mantissa = mantissa.removesuffix(".0")
     return Number(mantissa, str(int(exponent)) if exponent else "")
 
@@ -276,6 +292,8 @@ def decimal(value: float, digits: int | None = None) -> Number:
 def width(node: Node) -> float:
     """Rough width in characters of a line."""
     match node:
+        case Rate(state) | At(state, _):
+            return width(state) + 2
         case Name(base, below, _):
             letters = 1 if base in (*_GREEK, *_GREEK_SHORT) else len(base)
             return letters + 0.7 * sum(len(piece) for piece in below)
@@ -320,6 +338,10 @@ def lines(node: Node, line: float = LINE) -> list[Node]:
 def latex(node: Node, leading: bool = False) -> str:
     """LaTeX of a tree; `leading` writes the sign of a first positive term too (a line that goes on)."""
     match node:
+        case Rate(state):
+            return rf"\frac{{\mathrm{{d}}{latex(state)}}}{{\mathrm{{d}}t}}"
+        case At(state, time):
+            return f"{latex(state)}({latex(time)})"
         case Name():
             return _latex_name(node)
         case Number(text, exponent):
@@ -336,7 +358,7 @@ def latex(node: Node, leading: bool = False) -> str:
             return rf"\frac{{{latex(over)}}}{{{latex(under)}}}"
         case Power(base, exponent):
             shown = latex(base) if isinstance(base, Number) and not base.exponent else _latex_base(base)
-            return rf"{shown}^{{{latex(exponent)}}}"
+            return rf"{shown}^{{{_latex_slash(exponent)}}}"
         case Call("sqrt", (argument,)):
             return rf"\sqrt{{{latex(argument)}}}"
         case Call("abs", (argument,)):
@@ -350,6 +372,14 @@ def latex(node: Node, leading: bool = False) -> str:
             rows = [rf"{latex(value)} & \mathrm{{if}}\ {latex(when)}" for value, when in cases]
             rows.append(rf"{latex(otherwise)} & \mathrm{{otherwise}}")
             return r"\begin{cases}" + r" \\ ".join(rows) + r"\end{cases}"
+
+
+def _latex_slash(exponent: Node) -> str:
+    """A fraction in an exponent, on one line."""
+    if not isinstance(exponent, Fraction):
+        return latex(exponent)
+    under = latex(exponent.under) if isinstance(exponent.under, Name | Number) else rf"\left({latex(exponent.under)}\right)"
+    return f"{_latex_factor(exponent.over)}/{under}"
 
 
 def _latex_factor(node: Node) -> str:
@@ -395,6 +425,11 @@ def _greek(piece: str) -> str | None:
 def mathml(node: Node, leading: bool = False) -> str:
     """Presentation MathML of a tree, without the enclosing <math>."""
     match node:
+        case Rate(state):
+            d = '<mi mathvariant="normal">d</mi>'
+            return f"<mfrac>{_row(d + mathml(state))}{_row(d + '<mi>t</mi>')}</mfrac>"
+        case At(state, time):
+            return _row(mathml(state) + _brackets(mathml(time)))
         case Name():
             return _mathml_name(node)
         case Number(text, exponent):
@@ -409,12 +444,12 @@ def mathml(node: Node, leading: bool = False) -> str:
                 parts.append(_mathml_factor(term) if isinstance(term, Sum) else mathml(term))
             return _row("".join(parts))
         case Product(factors):
-            return _row("<mo>&#x2062;</mo>".join(_mathml_factor(factor) for factor in factors))
+            return _row(_TIMES.join(_mathml_factor(factor) for factor in factors))
         case Fraction(over, under):
             return f"<mfrac>{_row(mathml(over))}{_row(mathml(under))}</mfrac>"
         case Power(base, exponent):
             shown = mathml(base) if isinstance(base, Name | Number) else _brackets(mathml(base))
-            return f"<msup>{_row(shown)}{_row(mathml(exponent))}</msup>"
+            return f"<msup>{_row(shown)}{_mathml_slash(exponent)}</msup>"
         case Call("sqrt", (argument,)):
             return f"<msqrt>{mathml(argument)}</msqrt>"
         case Call("abs", (argument,)):
@@ -431,6 +466,9 @@ def mathml(node: Node, leading: bool = False) -> str:
             return _row(f"<mo>{{</mo><mtable>{''.join(rows)}</mtable>")
 
 
+_TIMES = '<mo lspace="0.08em" rspace="0.09em">&#x2062;</mo>'  # invisible, and wide enough to part two words
+
+
 def _row(inside: str) -> str:
     return f"<mrow>{inside}</mrow>"
 
@@ -443,13 +481,21 @@ def _mathml_integer(text: str) -> str:
     return _row(f"<mo>−</mo><mn>{text[1:]}</mn>") if text.startswith("-") else f"<mn>{text}</mn>"
 
 
+def _mathml_slash(exponent: Node) -> str:
+    if not isinstance(exponent, Fraction):
+        return _row(mathml(exponent))
+    under = mathml(exponent.under)
+    under = under if isinstance(exponent.under, Name | Number) else _brackets(under)
+    return _row(f"{_mathml_factor(exponent.over)}<mo>/</mo>{under}")
+
+
 def _mathml_factor(node: Node) -> str:
     return _brackets(mathml(node)) if isinstance(node, Sum | Cases | Relation) else mathml(node)
 
 
 def _mathml_name(node: Name) -> str:
     base = f"<mi>{html.escape(glyphs(node.base))}</mi>"
-    base = f"<mover><mrow>{base}</mrow><mo stretchy=\"false\">¯</mo></mover>" if node.bar else base
+    base = f"<mover><mrow>{base}</mrow><mo>‾</mo></mover>" if node.bar else base
     below = "<mo>,</mo>".join(_mathml_piece(piece) for piece in node.below)
     return f"<msub>{_row(base) if node.bar else base}{_row(below)}</msub>" if below else base
 
