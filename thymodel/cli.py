@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import redirect_stderr, redirect_stdout
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, TextIO
 
@@ -131,6 +132,33 @@ def _check_fit(spec: Any) -> list[str]:
     data, file = load_study(spec, None)
     return [*lines, f"{file}: good ({len(data.subjects)} subjects, {len(data.exclusions)} rows excluded)",
             *(f"{file}: note: {note}" for note in data.notes)]
+
+
+class PageFormat(StrEnum):
+    md = "md"
+    html = "html"
+    latex = "latex"
+
+
+@app.command()
+def describe(
+    model: Annotated[str, typer.Argument(help="path, or the name of a shipped model")],
+    to: Annotated[PageFormat | None, typer.Option(help="by default as --out ends (.md, .html, .tex), else md")] = None,
+    out: Annotated[Path | None, typer.Option(help="file to write; beside Markdown, a drawing of the same name")] = None,
+) -> None:
+    """Equations, numbers, units, sources and assumptions of a model, for readers."""
+    from thymodel.documents.model import load_model
+    from thymodel.results.description import describe as page
+    from thymodel.results.description import save_description
+
+    loaded = load_model(model)
+    endings = {".html": PageFormat.html, ".htm": PageFormat.html, ".tex": PageFormat.latex}
+    form = to or endings.get(out.suffix if out else "", PageFormat.md)
+    if out is None:
+        sys.stdout.write(page(loaded, form.value))
+        return
+    for path in save_description(loaded, out, form.value):
+        _err.print(f"written: {path}")
 
 
 @app.command()

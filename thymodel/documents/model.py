@@ -91,6 +91,14 @@ class ObservableTable(Table):
     highest: str | None = None
 
 
+class AssumptionTable(Table):
+    """What the equations take for granted; `affects` names what would change with it."""
+
+    text: Text
+    affects: list[str] = pydantic.Field(min_length=1)
+    source: str = ""
+
+
 class ModelDocument(Table):
     title: Text
     description: Text
@@ -103,6 +111,7 @@ class ModelDocument(Table):
     states: dict[str, StateTable]
     inputs: dict[str, InputTable] = {}
     observables: dict[str, ObservableTable]
+    assumptions: dict[str, AssumptionTable] = {}
 
 
 # --- the model as used ---------------------------------------------------------------------------------------
@@ -171,6 +180,15 @@ class Observable:
 
 
 @dataclass(frozen=True)
+class Assumption:
+    """A statement that the equations rest on and no number of the model can say; nothing is computed from it."""
+
+    text: str
+    affects: tuple[str, ...]
+    source: str
+
+
+@dataclass(frozen=True)
 class Model:
     """A checked model. `expressions` are in an order in which each uses only earlier ones."""
 
@@ -189,6 +207,7 @@ class Model:
     inputs: Mapping[str, Input]
     observables: Mapping[str, Observable]
     chain_lengths: frozenset[str]  # fixed parameters that say how many states a chain has: no run may change them
+    assumptions: Mapping[str, Assumption]
 
 
 def shipped_models() -> dict[str, Path]:
@@ -265,6 +284,7 @@ def _build(draft: _Draft, name: str, text: str) -> Model:
         observables={key: _observable(draft, key, table, static, everything)
                      for key, table in document.observables.items()},
         chain_lengths=frozenset(t.chain for t in document.states.values() if isinstance(t.chain, str)),
+        assumptions={key: _assumption(draft, key, table) for key, table in document.assumptions.items()},
     )
     _check_units(draft, model)
     return model
@@ -443,6 +463,18 @@ def ratios(model: Model) -> dict[str, Observable]:
     return found
 
 
+def _assumption(draft: _Draft, key: str, table: AssumptionTable) -> Assumption:
+    document = draft.document
+    sections = (document.constants, document.covariates, document.parameters, document.expressions, document.states,
+                document.inputs, document.observables)
+    names = {name for section in sections for name in section} | _state_names(draft)
+    for name in table.affects:
+        if name not in names:
+            draft.fault(f"assumptions.{key}.affects", f"unknown name '{name}'{expressions.closest(name, names)}",
+                        "name parameters, expressions, states, inputs or observables of this model")
+    return Assumption(table.text, tuple(table.affects), table.source)
+
+
 def _state_names(draft: _Draft) -> set[str]:
     names = set()
     for key, table in draft.document.states.items():
@@ -489,6 +521,18 @@ def _check_units(draft: _Draft, model: Model) -> None:
             expression = getattr(observable, name)
             if expression is not None:
                 _expect(draft, f"observables.{key}.{name}", expression, wanted, known, values)
+
+
+def expression_units(model: Model) -> dict[str, Unit]:
+    """Unit of every named expression of a checked model."""
+    known = {"t": units.parse_unit(model.time)}
+    for section in (model.constants, model.covariates, model.parameters, model.states):
+        known |= {key: units.parse_unit(item.unit) for key, item in section.items()}
+    values = {key: c.value for key, c in model.constants.items()}
+    values |= {key: p.value for key, p in model.parameters.items() if p.prior is None}
+    for key, inner in model.expressions.items():
+        known[key] = expressions.unit_of(inner, known, values) or DIMENSIONLESS
+    return {key: known[key] for key in model.expressions}
 
 
 def unit_in_model(model: Model, expression: sympy.Expr) -> Unit | None:
