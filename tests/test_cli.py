@@ -46,6 +46,26 @@ def table(text: str) -> list[dict[str, float]]:
     return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(io.StringIO(text))]
 
 
+# --- describe ------------------------------------------------------------------------------------------------
+
+
+def test_describe_writes_to_stdout_or_to_a_file_by_its_ending(call, decay, tmp_path):
+    status, out, err = call("describe", decay)
+    assert (status, err) == (0, "") and out.startswith("# ") and "```math" in out
+    for name, begin in (("a.html", "<!DOCTYPE html>"), ("a.tex", r"\documentclass"), ("a.md", "# ")):
+        status, out, err = call("describe", decay, "--out", tmp_path / name)
+        assert (status, out) == (0, "") and name in err.replace("\n", "")
+        assert (tmp_path / name).read_text(encoding="utf-8").lstrip().startswith(begin)
+    assert (tmp_path / "a.svg").is_file()
+
+
+@pytest.mark.parametrize("words", [("nomodel",), ("thymus_core", "--out", "/nowhere/at/all.md"),
+                                   ("thymus_core", "--to", "docx")])
+def test_describe_refuses_what_it_cannot_do(call, words):
+    status, out, err = call("describe", *words)
+    assert (status, out) == (2, "") and err
+
+
 # --- simulate ------------------------------------------------------------------------------------------------
 
 

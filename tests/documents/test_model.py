@@ -252,3 +252,30 @@ def _same(row: dict[str, str], parameter) -> bool:
     median = math.exp(place) if row["prior_family"] == "lognormal" else 1 / (1 + math.exp(-place))
     return (prior is not None and prior.family == row["prior_family"]
             and prior.numbers == pytest.approx({"median": median, "sd": sd}, rel=1e-4))
+
+
+# --- assumptions ---------------------------------------------------------------------------------------------
+
+ASSUMED = GOOD + """
+[assumptions.linear]
+text = "Cells die at one rate."
+affects = ["k", "x", "D", "D2", "rate0"]
+source = "assumption"
+"""
+
+
+def test_an_assumption_says_what_it_affects():
+    [assumption] = parse_model(ASSUMED, "m.toml").assumptions.values()
+    assert (assumption.text, assumption.affects) == ("Cells die at one rate.", ("k", "x", "D", "D2", "rate0"))
+    assert parse_model(GOOD, "m.toml").assumptions == {}
+
+
+@pytest.mark.parametrize(("old", "new", "where"), [
+    ('"rate0"', '"rate1"', "m.toml: assumptions.linear.affects"), ('["k", "x", "D", "D2", "rate0"]', "[]",
+                                                                   "m.toml: assumptions.linear.affects"),
+    ('text = "Cells die at one rate."', "", "m.toml: assumptions.linear.text"),
+    ('"assumption"', '"assumption"\nwhy = "so"', "m.toml: assumptions.linear.why")])
+def test_a_faulty_assumption_is_named(old, new, where):
+    with pytest.raises(InputError) as caught:
+        parse_model(ASSUMED.replace(old, new), "m.toml")
+    assert [fault.where for fault in caught.value.faults] == [where]

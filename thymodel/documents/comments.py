@@ -4,7 +4,8 @@ import re
 from dataclasses import dataclass
 
 _TABLE = re.compile(r"\[\s*([\w.-]+)\s*\]\s*(?:#.*)?\Z")
-_LINE = re.compile(r"""([A-Za-z]\w*)\s*=\s*(?:"(?:[^"\\]|\\.)*"|'[^']*'|\{(?:[^{}"]|"(?:[^"\\]|\\.)*")*\}|[^#"']*)\s*(?:\#\s*(.*))?\Z""")
+_LINE = re.compile(r"""([A-Za-z]\w*)\s*=\s*"""
+                   r"""(?:"(?:[^"\\]|\\.)*"|'[^']*'|\{(?:[^{}"]|"(?:[^"\\]|\\.)*")*\}|[^#"']*)\s*(?:\#\s*(.*))?\Z""")
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,9 @@ def flows(model: Model) -> Flows:
     order = {name: k for k, name in enumerate(model.states)}
     rates = dict(zip(model.states, inlined_rates(model), strict=True))
     names = {state: {s.name for s in rate.free_symbols} & set(model.states) for state, rate in rates.items()}
-    kept -= {(source, target) for source, target in kept if _sets_the_pace(model, source, kept, names)}
+    kept -= {(source, target) for source, target in kept
+             if model.states[source].unit != model.states[target].unit
+             and _sets_the_pace(model, source, kept, names)}
     influences = {(source, target) for target, sources in names.items() for source in sources
                   if source != target and (source, target) not in kept}
     place = lambda pair: (order[pair[0]], order[pair[1]])  # noqa: E731
@@ -80,7 +82,8 @@ def _without_sensed(model: Model, target: str, sources: set[str], linked: set[tu
 
 
 def _terms(model: Model, expression: sympy.Expr) -> Iterator[tuple[bool, frozenset[sympy.Basic]]]:
-    """The rate as a sum of products, named expressions written out where they are sums or products: (negative, factors)."""
+    """The rate as a sum of products, named expressions written out where they are sums or products:
+    (negative, factors)."""
     static = static_expressions(model)
     named = {symbol(name): value for name, value in model.expressions.items() if name not in static}
 

@@ -18,7 +18,6 @@ from markupsafe import Markup
 
 from thymodel.documents import priors, units
 from thymodel.documents.comments import Remark, remarks
-from thymodel.documents.expressions import symbol
 from thymodel.documents.model import Model, expression_units, load_model, static_expressions
 from thymodel.documents.priors import Prior
 from thymodel.documents.units import Unit
@@ -36,7 +35,8 @@ _TEMPLATES = Path(__file__).with_name("templates")
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 # what a source says of itself, in the order in which the register lists it
 _KINDS = {
-    "assumed": r"\bassum|\bguard\b|\bchosen\b|\bset equal\b|\bno (human )?source\b|\bsensitivity parameter\b|\bwithout source\b",
+    "assumed": r"\bassum|\bguard\b|\bchosen\b|\bset equal\b|\bno (human )?source\b|"
+               r"\bsensitivity parameter\b|\bwithout source\b",
     "calibrated": r"\bcalibrat|\btuned\b",
     "unverified": r"\bunverified\b|\bfrom memory\b",
 }
@@ -253,7 +253,8 @@ def _grouped(order: Sequence[Remark], rows: dict) -> tuple[Group, ...]:
     shown = [(remark.heading, rows[remark.key]) for remark in order if remark.key in rows]
     listed = {remark.key for remark in order}
     shown += [("", row) for key, row in rows.items() if key not in listed]
-    return tuple(Group(heading, tuple(row for _, row in group)) for heading, group in groupby(shown, lambda pair: pair[0]))
+    return tuple(Group(heading, tuple(row for _, row in group))
+                 for heading, group in groupby(shown, lambda pair: pair[0]))
 
 
 def _initial(model: Model, names: Typesetter, stages: dict[str, Chain], typical: dict) -> tuple[Equation, ...]:
@@ -391,8 +392,10 @@ def mathml_equation(equation: Equation) -> Markup:
     left, (first, *rest) = ts.mathml(equation.left), equation.right
     if not rest:
         return _math_element(f"<mrow>{left}<mo>{sign}</mo>{ts.mathml(first)}</mrow>")
-    rows = [f"<mtr><mtd><mrow displaystyle=\"true\">{left}</mrow></mtd><mtd><mrow displaystyle=\"true\"><mo>{sign}</mo>{ts.mathml(first)}</mrow></mtd></mtr>"]
-    rows += [f"<mtr><mtd></mtd><mtd><mrow displaystyle=\"true\"><mspace width=\"2em\"/>{ts.mathml(line, leading=True)}</mrow></mtd></mtr>"
+    rows = [f"<mtr><mtd><mrow displaystyle=\"true\">{left}</mrow></mtd><mtd>"
+            f"<mrow displaystyle=\"true\"><mo>{sign}</mo>{ts.mathml(first)}</mrow></mtd></mtr>"]
+    rows += [f"<mtr><mtd></mtd><mtd><mrow displaystyle=\"true\"><mspace width=\"2em\"/>"
+             f"{ts.mathml(line, leading=True)}</mrow></mtd></mtr>"
              for line in rest]
     return _math_element(f"<mtable class=\"lines\">{''.join(rows)}</mtable>")
 

@@ -288,7 +288,8 @@ def _arrow(drawing: Schematic, arrow: Arrow) -> str:
                  f"{target.y + target.high:.0f}")
     elif end - start > _COLUMN:  # over what stands between
         top, x1, x2 = min(source.y, target.y), source.x + 0.75 * source.wide, target.x + 0.25 * target.wide
-        shape = f"M{x1:.0f},{source.y:.0f} C{x1 + 40:.0f},{top - 26:.0f} {x2 - 40:.0f},{top - 26:.0f} {x2:.0f},{target.y:.0f}"
+        shape = (f"M{x1:.0f},{source.y:.0f} C{x1 + 40:.0f},{top - 26:.0f} "
+                 f"{x2 - 40:.0f},{top - 26:.0f} {x2:.0f},{target.y:.0f}")
     else:
         half = (start + end) / 2
         shape = f"M{start:.0f},{middle:.0f} C{half:.0f},{middle:.0f} {half:.0f},{goal:.0f} {end:.0f},{goal:.0f}"
@@ -315,7 +316,8 @@ def _way_down(drawing: Schematic, arrow: Arrow) -> str:
 def _box(box: Box, fills: Sequence[str]) -> str:
     parts = []
     for k in (2, 1) if box.stages > 1 else (1,) if len(box.states) > 1 else ():
-        parts.append(f'<rect x="{box.x + 4 * k:.0f}" y="{box.y + 4 * k:.0f}" width="{box.wide:.0f}" height="{box.high:.0f}" '
+        parts.append(f'<rect x="{box.x + 4 * k:.0f}" y="{box.y + 4 * k:.0f}" '
+                     f'width="{box.wide:.0f}" height="{box.high:.0f}" '
                      f'rx="6" fill="{fills[-1]}" stroke="#999" stroke-width="0.8"/>')
     dash = ' stroke-dasharray="5 3"' if not box.states else ""
     parts.append(f'<rect x="{box.x:.0f}" y="{box.y:.0f}" width="{box.wide:.0f}" height="{box.high:.0f}" rx="6" '
@@ -327,7 +329,8 @@ def _box(box: Box, fills: Sequence[str]) -> str:
     words = _wrapped(box.label, 40 if apart else 22, 2 if apart else 3)
     lines = words + [line for note in box.notes for line in _wrapped(note, 40, 5)]
     for k, line in enumerate(lines):
-        parts.append(_text(box.x + 8, box.y + 31 + 12 * k, html.escape(line), 9.6, colour="#333" if k < len(words) else "#666"))
+        parts.append(_text(box.x + 8, box.y + 31 + 12 * k, html.escape(line), 9.6,
+                           colour="#333" if k < len(words) else "#666"))
     return "".join(parts)
 
 
@@ -348,7 +351,8 @@ def _tag(key: str, box: Box, k: int) -> str:
     size = 6.2 * len(key) + 12
     return (f'<rect x="{x:.0f}" y="{y:.0f}" width="{size:.0f}" height="15" rx="7" fill="#333"/>'
             + _text(x + size / 2, y + 11, label, 9.6, colour="#ffffff", anchor="middle")
-            + f'<path d="M{x + 10:.0f},{y + 15:.0f} V{box.y:.0f}" stroke="{_INK}" stroke-width="1.3" marker-end="url(#a0)"/>')
+            + f'<path d="M{x + 10:.0f},{y + 15:.0f} V{box.y:.0f}" '
+              f'stroke="{_INK}" stroke-width="1.3" marker-end="url(#a0)"/>')
 
 
 def _legend(fills: Mapping[str, str], high: float) -> str:
@@ -361,6 +365,7 @@ def _legend(fills: Mapping[str, str], high: float) -> str:
     return "".join(parts)
 
 
-def _text(x: float, y: float, inside: str, size: float, weight: str = "", colour: str = "#111", anchor: str = "") -> str:
+def _text(x: float, y: float, inside: str, size: float, weight: str = "", colour: str = "#111",
+          anchor: str = "") -> str:
     extra = (f' font-weight="{weight}"' if weight else "") + (f' text-anchor="{anchor}"' if anchor else "")
     return f'<text x="{x:.1f}" y="{y:.1f}" font-size="{size}" fill="{colour}"{extra}>{inside}</text>'

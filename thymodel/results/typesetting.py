@@ -378,7 +378,8 @@ def _latex_slash(exponent: Node) -> str:
     """A fraction in an exponent, on one line."""
     if not isinstance(exponent, Fraction):
         return latex(exponent)
-    under = latex(exponent.under) if isinstance(exponent.under, Name | Number) else rf"\left({latex(exponent.under)}\right)"
+    plain = isinstance(exponent.under, Name | Number)
+    under = latex(exponent.under) if plain else rf"\left({latex(exponent.under)}\right)"
     return f"{_latex_factor(exponent.over)}/{under}"
 
 
@@ -495,7 +496,7 @@ def _mathml_factor(node: Node) -> str:
 
 def _mathml_name(node: Name) -> str:
     base = f"<mi>{html.escape(glyphs(node.base))}</mi>"
-    base = f"<mover><mrow>{base}</mrow><mo>‾</mo></mover>" if node.bar else base
+    base = f"<mover><mrow>{base}</mrow><mo>―</mo></mover>" if node.bar else base
     below = "<mo>,</mo>".join(_mathml_piece(piece) for piece in node.below)
     return f"<msub>{_row(base) if node.bar else base}{_row(below)}</msub>" if below else base
 
@@ -506,7 +507,8 @@ def _mathml_piece(piece: str) -> str:
     if piece.endswith("-1"):
         return f"<mi>{piece[:-2]}</mi><mo>−</mo><mn>1</mn>"
     if _plain(piece) and len(piece) > 1:
-        return "".join(f"<mn>{run}</mn>" if run.isdigit() else f"<mi>{run}</mi>" for run in re.findall(r"\d+|\D", piece))
+        return "".join(f"<mn>{run}</mn>" if run.isdigit() else f"<mi>{run}</mi>"
+                       for run in re.findall(r"\d+|\D", piece))
     return f"<mi>{html.escape(glyphs(piece))}</mi>"
 
 
