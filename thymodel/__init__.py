@@ -50,7 +50,7 @@ if TYPE_CHECKING:  # for editors and type checkers; the same names as in _HOME
     from thymodel.errors import RecordError as RecordError
     from thymodel.errors import SolveError as SolveError
     from thymodel.errors import ThymodelError as ThymodelError
-    from thymodel.results.description import describe as describe
+    from thymodel.results.describing import describe as describe
     from thymodel.results.fitting import fit as fit
     from thymodel.results.fitting import load_study as load_study
     from thymodel.results.plots import plot_course as plot_course
@@ -71,7 +71,7 @@ _HOME = {
     "RecordError": "errors",
     "SolveError": "errors",
     "ThymodelError": "errors",
-    "describe": "results.description",
+    "describe": "results.describing",
     "fit": "results.fitting",
     "load_design": "documents.design",
     "load_model": "documents.model",

@@ -148,8 +148,8 @@ def describe(
 ) -> None:
     """Equations, numbers, units, sources and assumptions of a model, for readers."""
     from thymodel.documents.model import load_model
-    from thymodel.results.description import describe as page
-    from thymodel.results.description import save_description
+    from thymodel.results.describing import describe as page
+    from thymodel.results.describing import save_description
 
     loaded = load_model(model)
     endings = {".html": PageFormat.html, ".htm": PageFormat.html, ".tex": PageFormat.latex}

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from thymodel.documents.model import Model, load_model, shipped_models
-from thymodel.results.description import describe
-from thymodel.results.schematic import svg
+from thymodel.results.describing import describe
+from thymodel.results.drawing import svg
 
 FOLDER = Path(__file__).resolve().parent
 _HEAD = """# The models that come with the package

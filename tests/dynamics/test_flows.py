@@ -3,7 +3,7 @@
 import pytest
 
 from thymodel.documents.model import load_model, parse_model
-from thymodel.dynamics.flows import chains, flows
+from thymodel.dynamics.transfers import chains, flows
 
 HEAD = 'title = "t"\ndescription = "d"\n[parameters]\n' + "".join(
     f'{name} = {{ unit = "1/day", value = 0.1, source = "test" }}\n' for name in "klm") + (

@@ -10,7 +10,7 @@ import pytest
 from thymodel.documents import priors
 from thymodel.documents.model import load_model, parse_model, shipped_models
 from thymodel.errors import InputError
-from thymodel.results.description import describe, description, number, prior_in_words, save_description
+from thymodel.results.describing import describe, description, number, prior_in_words, save_description
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ROOT / "docs" / "models"
@@ -79,7 +79,7 @@ def test_every_equation_is_on_the_page(model):
 
 
 def _chained(model):
-    from thymodel.dynamics.flows import chains
+    from thymodel.dynamics.transfers import chains
 
     return [chain.members for chain in chains(model)]
 

@@ -6,7 +6,7 @@ from itertools import combinations
 import pytest
 
 from thymodel.documents.model import load_model, shipped_models
-from thymodel.results.schematic import schematic, svg
+from thymodel.results.drawing import schematic, svg
 
 
 @pytest.fixture(scope="module", params=sorted(shipped_models()))

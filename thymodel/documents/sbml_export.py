@@ -15,7 +15,7 @@ import sympy
 
 from thymodel.documents import expressions as ex
 from thymodel.documents import units
-from thymodel.documents.mathml import FUNCTIONS, formula_node, load_libsbml
+from thymodel.documents.sbml_math import FUNCTIONS, formula_node, load_libsbml
 from thymodel.documents.model import Model, static_expressions
 from thymodel.documents.regimen import Dose, dose_faults
 from thymodel.errors import Fault, InputError

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 from xml.parsers import expat
 
-from thymodel.documents.mathml import load_libsbml
+from thymodel.documents.sbml_math import load_libsbml
 from thymodel.errors import Fault, InputError
 
 DEEPEST_XML = 300  # elements inside each other; readers of XML use the machine's stack for them

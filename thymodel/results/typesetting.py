@@ -15,7 +15,7 @@ import sympy
 
 from thymodel.documents import expressions as ex
 from thymodel.documents.model import Model, static_expressions
-from thymodel.dynamics.flows import chains
+from thymodel.dynamics.transfers import chains
 
 LINE = 58  # characters; wider sums are broken over lines
 _GREEK = ("alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa", "lambda", "mu", "nu",

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from thymodel.documents import units
 from thymodel.documents.model import Model
-from thymodel.dynamics.flows import Flows, chains, flows
+from thymodel.dynamics.transfers import Flows, chains, flows
 from thymodel.results.typesetting import Name, Typesetter, glyphs, name
 
 _WIDE, _HIGH = 118, 62  # of a box, in pixels

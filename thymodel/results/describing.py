@@ -22,11 +22,11 @@ from thymodel.documents.model import Model, expression_units, load_model, static
 from thymodel.documents.priors import Prior
 from thymodel.documents.units import Unit
 from thymodel.dynamics import symbolic
-from thymodel.dynamics.flows import Chain, chains, flows, stage_rate
+from thymodel.dynamics.transfers import Chain, chains, flows, stage_rate
 from thymodel.errors import Fault, InputError
 from thymodel.results import typesetting as ts
 from thymodel.results.record import write_file
-from thymodel.results.schematic import svg
+from thymodel.results.drawing import svg
 from thymodel.results.typesetting import Node, Typesetter
 
 Format = Literal["md", "html", "latex"]
