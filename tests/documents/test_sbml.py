@@ -9,9 +9,9 @@ import sympy
 
 from thymodel.documents import sbml_math as mathml
 from thymodel.documents.expressions import parse_expression, symbol
-from thymodel.documents.sbml_math import formula_node, load_libsbml
 from thymodel.documents.model import parse_model
 from thymodel.documents.sbml import load_sbml, read_sbml
+from thymodel.documents.sbml_math import formula_node, load_libsbml
 from thymodel.errors import InputError
 
 libsbml = pytest.importorskip("libsbml", reason="python-libsbml, which reads SBML, is not installed")

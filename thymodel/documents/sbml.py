@@ -33,9 +33,9 @@ from pathlib import Path
 from typing import Any
 
 from thymodel.documents import expressions
-from thymodel.documents.sbml_math import Meaning, Node, Piece, formula_text, joined, load_libsbml, wrapped
 from thymodel.documents.model import parse_model
 from thymodel.documents.sbml_file import MOST_FAULTS, checked_model, required_packages
+from thymodel.documents.sbml_math import Meaning, Node, Piece, formula_text, joined, load_libsbml, wrapped
 from thymodel.documents.toml import document_text, read_text
 from thymodel.errors import Fault, InputError
 

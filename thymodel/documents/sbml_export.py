@@ -15,9 +15,9 @@ import sympy
 
 from thymodel.documents import expressions as ex
 from thymodel.documents import units
-from thymodel.documents.sbml_math import FUNCTIONS, formula_node, load_libsbml
 from thymodel.documents.model import Model, static_expressions
 from thymodel.documents.regimen import Dose, dose_faults
+from thymodel.documents.sbml_math import FUNCTIONS, formula_node, load_libsbml
 from thymodel.errors import Fault, InputError
 
 _BASE = {"length": "metre", "mass": "kilogram", "time": "second", "substance": "mole", "temperature": "kelvin",

@@ -25,8 +25,8 @@ from thymodel.dynamics import symbolic
 from thymodel.dynamics.transfers import Chain, chains, flows, stage_rate
 from thymodel.errors import Fault, InputError
 from thymodel.results import typesetting as ts
-from thymodel.results.record import write_file
 from thymodel.results.drawing import svg
+from thymodel.results.record import write_file
 from thymodel.results.typesetting import Node, Typesetter
 
 Format = Literal["md", "html", "latex"]
