@@ -65,7 +65,7 @@ def standardise(error: ErrorModel, sigma: Mapping[str, Array], prediction):
 
 def center_and_spread(error: ErrorModel, sigma: Mapping[str, Array], prediction):
     """Where an observation's distribution lies and how wide it is, on the scale of the error (log where it is log)."""
-    center, spread, _, _ = _standardise(error, sigma, prediction)
+    center, spread, _, _ = standardise(error, sigma, prediction)
     return center, spread
 
 
