@@ -178,7 +178,7 @@ def description(model: Model) -> Description:
     stages = {member: chain for chain in chains(model) for member in chain.members}
     named = _named(model, names, typical)
     order = remarks(model.text, "expressions")
-    everything = model.expressions | {k: s.rate for k, s in model.states.items()} | {
+    everything = dict(model.expressions) | {k: s.rate for k, s in model.states.items()} | {
         f"observable {k}": o.value for k, o in model.observables.items()}
     return Description(
         model=model, paragraphs=tuple(part.strip() for part in model.description.strip().split("\n\n")),
@@ -363,9 +363,8 @@ def unit_in_words(model: Model, unit: Unit) -> str:
     """A unit made of those that the document uses; the base units if none fits."""
     if unit.text:
         return unit.text
-    items = [*model.states.values(), *model.parameters.values(), *model.constants.values(),
-             *model.covariates.values(), *model.observables.values(), *model.inputs.values()]
-    written = dict.fromkeys([item.unit for item in items if item.unit != "1"])
+    tables = (model.states, model.parameters, model.constants, model.covariates, model.observables, model.inputs)
+    written = dict.fromkeys(item.unit for table in tables for item in table.values() if item.unit != "1")
     atoms = [atom for atom in dict.fromkeys(re.findall(r"[A-Za-z]+", " ".join([*written, model.time])))]
     texts = ["1", *written, *atoms, *(f"1/{a}" for a in atoms), *(f"{u}/{model.time}" for u in written),
              *(f"{a}/{b}" for a, b in product(atoms, atoms) if a != b),
