@@ -7,7 +7,7 @@ import sys
 import pytest
 import sympy
 
-from thymodel.documents import sbml_math as mathml
+from thymodel.documents import sbml_math 
 from thymodel.documents.expressions import parse_expression, symbol
 from thymodel.documents.model import parse_model
 from thymodel.documents.sbml import load_sbml, read_sbml
@@ -112,14 +112,14 @@ def test_what_is_written_is_read_back(text):
     names = ("a", "b", "c", "t")
     expression = parse_expression(text, names)
     functions = {}
-    for name, (arguments, body) in mathml.FUNCTIONS.items():
+    for name, (arguments, body) in sbml_math.FUNCTIONS.items():
         node = libsbml.ASTNode(libsbml.AST_LAMBDA)
         for part in (*map(symbol, arguments), parse_expression(body, arguments)):
             node.addChild(formula_node(part))
         functions[name] = node
     refused: list[str] = []
-    meaning = mathml.Meaning(lambda key: key, "t", functions, refused.append, lambda inner: inner)
-    back = parse_expression(mathml.formula_text(formula_node(expression), meaning), names)
+    meaning = sbml_math.Meaning(lambda key: key, "t", functions, refused.append, lambda inner: inner)
+    back = parse_expression(sbml_math.formula_text(formula_node(expression), meaning), names)
     at = {symbol("a"): 0.3, symbol("b"): 1.7, symbol("c"): 2.5, symbol("t"): 2.9}
     assert refused == []
     assert _value(back, at) == pytest.approx(_value(expression, at), rel=1e-12)
@@ -318,9 +318,9 @@ def test_an_operator_with_a_wrong_number_of_arguments_is_refused(kind, arguments
     node = libsbml.ASTNode(getattr(libsbml, kind))
     for _ in range(arguments):
         node.addChild(formula_node(symbol("x")))
-    meaning = mathml.Meaning(lambda key: key, "t", {}, lambda what: None, lambda inner: inner)
+    meaning = sbml_math.Meaning(lambda key: key, "t", {}, lambda what: None, lambda inner: inner)
     with pytest.raises(ValueError, match=sentence):
-        mathml.formula_text(node, meaning)
+        sbml_math.formula_text(node, meaning)
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe<\0s\0", b" " * 5_000_001])
