@@ -7,7 +7,7 @@ import sys
 import pytest
 import sympy
 
-from thymodel.documents import sbml_math 
+from thymodel.documents import sbml_math
 from thymodel.documents.expressions import parse_expression, symbol
 from thymodel.documents.model import parse_model
 from thymodel.documents.sbml import load_sbml, read_sbml
