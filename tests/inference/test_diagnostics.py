@@ -135,5 +135,5 @@ def test_a_time_that_some_draws_never_reach_is_not_judged():
 
 
 def test_the_way_that_the_draws_were_made_is_said_and_not_judged():
-    verdict = judge(_table(), 0, 0, 5000, GATES, way="plain NUTS, for a reason")
+    verdict = judge(_table(), 0, 0, 5000, GATES, notes=["plain NUTS, for a reason", ""])
     assert verdict.passed and verdict.sentences[-1] == "note: plain NUTS, for a reason"

@@ -32,7 +32,7 @@ def _is_the_gaussian(z: np.ndarray) -> bool:
 
 
 def _pilot(z: np.ndarray, diverging: np.ndarray) -> _Pilot:
-    return _Pilot(z, np.zeros(diverging.shape), diverging)
+    return _Pilot(z, np.zeros(diverging.shape), diverging, np.zeros(len(z), int))
 
 
 def _same(a: Draws, b: Draws) -> bool:

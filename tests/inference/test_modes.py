@@ -1,15 +1,18 @@
 """Modes that are found, places that chains begin in, and chains that are left out: none of it moves the result."""
 
+import re
+
 import arviz as az
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
 from thymodel.errors import ThymodelError
 from thymodel.inference import sampling
 from thymodel.inference.diagnostics import worst_rhat
-from thymodel.inference.modes import Mode, find_modes, in_the_mass, places_apart
+from thymodel.inference.modes import Mode, find_modes, in_the_mass, log_mass, places_apart
 from thymodel.inference.sampling import Draws, Settings
 
 HIGH, LOW = np.array([2.0, 2.0]), np.array([-2.0, -2.0])
@@ -117,6 +120,26 @@ def test_chains_in_one_place_are_all_kept(size):
     assert all(in_the_mass(*_chains([1] * 4, [0] * 4, size=size)).all() for _ in range(20))
 
 
+@pytest.mark.parametrize("size", [1, 8, 40])
+def test_the_mass_of_a_normal_is_known_within_half_a_log_unit(size):
+    z, values = _chains([2.0], [3.0], size=size)
+    mass = log_mass(lambda x: -3.0 - 0.5 * float(x @ x) / 4.0, z[0], values[0], 2.0 * np.eye(size), _random())
+    assert mass == pytest.approx(-3.0 + size * np.log(2.0 * np.sqrt(2 * np.pi)), abs=0.5)
+
+
+def test_the_mass_of_another_shape_is_known_within_a_log_unit():
+    """Student-t with 5 degrees of freedom in 10 coordinates, with a normal of the wrong scale beside it."""
+    size, random = 10, _random()
+    z = random.standard_t(5, (50, size))
+    mass = log_mass(lambda x: float(stats.t.logpdf(x, 5).sum()), z, stats.t.logpdf(z, 5).sum(axis=1), np.eye(size),
+                    random)
+    assert mass == pytest.approx(0.0, abs=1.0)
+
+
+def _random() -> np.random.Generator:
+    return np.random.default_rng(7)
+
+
 # --- the result ----------------------------------------------------------------------------------------------
 
 
@@ -134,9 +157,18 @@ def test_a_mode_20_log_units_lower_is_not_drawn_from():
     assert _is_the_high_mode(draws.z)
 
 
+def test_a_mode_8_log_units_lower_is_named_and_not_drawn_from():
+    """Its share is 3e-4: a chain in it would give it a quarter of the draws."""
+    draws = _draw(8.0)
+    assert _is_the_high_mode(draws.z)
+    assert re.fullmatch(r"2 modes were found, with about these shares of the mass: 1, 0\.000[1-9]\d*; no chain began "
+                        r"about those with less than 0\.01", draws.modes)
+
+
 def test_two_modes_of_like_mass_are_not_taken_for_one():
     """No chain gets from one to the other: all in one would agree, and be wrong."""
     draws = _draw(0.5)
+    assert draws.modes == "2 modes were found, with about these shares of the mass: 0.62, 0.38"
     assert {bool(x > 0) for x in draws.z[:, -1, 0]} == {True, False}
     assert worst_rhat(draws.z) > 1.5 and "chains in different places" in draws.way
 

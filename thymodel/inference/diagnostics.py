@@ -1,7 +1,7 @@
 """Draws -> verdict against the gates of the spec. The one file that adapts to ArviZ's versions."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,7 +81,7 @@ def worst_rhat(z: Float[np.ndarray, "chain draw coordinate"]) -> float:
 
 
 def judge(table: pd.DataFrame, divergences: int, failed_solves: int, leapfrogs: int, gates: GatesTable,
-          certificate: Mapping[str, Any] | None = None, way: str = "") -> Verdict:
+          certificate: Mapping[str, Any] | None = None, notes: Sequence[str] = ()) -> Verdict:
     """The verdict in words: every gate with its worst quantity.
 
     Args:
@@ -89,7 +89,7 @@ def judge(table: pd.DataFrame, divergences: int, failed_solves: int, leapfrogs: 
             are not judged; any other row without an R-hat (a single chain, a draw that is not a number) fails.
         failed_solves: integrations that failed inside the sampler, of `leapfrogs` in all.
         certificate: of the numerics, as in the record.
-        way: how the draws were made if not in the usual way; said, not judged.
+        notes: how the draws were made if not in the usual way, the modes if there are several; said, not judged.
     """
     settled = table["rhat"].isna() & ((table["q05"] == table["q95"]) | np.isinf(table["mean"]))
     live = table[~settled]
@@ -103,7 +103,7 @@ def judge(table: pd.DataFrame, divergences: int, failed_solves: int, leapfrogs: 
     ]
     checks += [] if certificate is None else [(bool(certificate["good"]), _numerics(certificate, gates.pareto_k))]
     sentences = [f"{'pass' if ok else 'FAIL'}: {text}" for ok, text in checks]
-    return Verdict(all(ok for ok, _ in checks), (*sentences, *([f"note: {way}"] if way else [])))
+    return Verdict(all(ok for ok, _ in checks), (*sentences, *(f"note: {text}" for text in notes if text)))
 
 
 def _gate(values: pd.Series, bound: float, name: str, below: bool, digits: int) -> tuple[bool, str]:

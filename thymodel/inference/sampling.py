@@ -11,7 +11,6 @@ iterations; a run that was killed goes on from there and gives the draws that it
 """
 
 import io
-import itertools
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,13 +26,13 @@ from blackjax.adaptation.staged_adaptation import build_schedule
 from blackjax.adaptation.step_size import dual_averaging_adaptation
 from blackjax.mcmc import metrics, proposal, termination, trajectory
 from blackjax.mcmc.integrators import IntegratorState
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from thymodel.dynamics.kernel import Counter, make_counter
 from thymodel.errors import Fault, InputError, ThymodelError
 from thymodel.inference.diagnostics import worst_rhat
 from thymodel.inference.leapfrog import Place, make_step
-from thymodel.inference.modes import find_modes, in_the_mass, places_apart
+from thymodel.inference.modes import find_modes, in_the_mass, log_mass, places_apart
 
 LogDensity = Callable[..., Array]  # of z, and of further tables
 Progress = Callable[[int, int, int, int], None]  # chain, iterations done, iterations in all, divergences so far
@@ -42,11 +41,13 @@ _DEEPEST = (6, 10)  # doublings of an orbit in warm-up, where the step size is n
 _FIRST_STEP = 0.5
 _DIVERGED = 1000.0  # of energy since the orbit's start, as in Stan: no weight is left there
 _PILOT_BLOCKS = 4
+_CURVED_AT = 3  # draws of each chain, or of each mode, whose curvature is averaged
 _LIKELY = 128  # of the pilot's draws, handed to `refine`
 _UNFIT = 0.5  # of the pilot's draws divergent or not moved from the last: no more than chance shows where the mass is
 _DIVERGENT = 0.001  # of the draws: so many happen in a good run, and a plain one, many times as long, has them as well
 _HALTED = 0.05  # of the draws: so many orbits end at a step that cannot be retraced in coordinates of uneven curvature
 _STUCK = 1.05  # R-hat that only chains in different places reach when they are long; _FEW / draws is for chance
+_LEAST_MODE = 0.01  # of the mass: what 400 independent draws say of a tail of 5% is wrong by as much
 _FEW = 10.0  # independent draws of two chains or more: R-hat - 1 < 10 / draws in all but one of 10 000 coordinates
 _CURVATURE_FLOOR = 0.3  # of the prior's 1: where the log density bends up at the mode, the frame is no wider than this
 
@@ -96,6 +97,7 @@ class Draws(NamedTuple):
     `gradients` counts the whole run, warm-up and halved steps included; `leapfrogs` the steps of each draw, and
     `failed` the steps to a log density that is not finite.
     `way` is empty where the pilot's coordinates served; otherwise it says how these draws were made, and why.
+    `modes` is empty where one mode was found; otherwise it says how much of the mass is about each.
     """
 
     z: Float[np.ndarray, "chain draw coordinate"]
@@ -110,14 +112,17 @@ class Draws(NamedTuple):
     gradients: int
     failed: int
     way: str = ""
+    modes: str = ""
 
 
 class _Pilot(NamedTuple):
-    """The later half of a short run: where the posterior mass is. No part of the draws."""
+    """The later half of a short run: where the posterior mass is. No part of the draws. `began` numbers the modes that
+    chains began about."""
 
     z: Float[np.ndarray, "chain draw coordinate"]
     log_density: Float[np.ndarray, "chain draw"]
     diverging: np.ndarray
+    began: Int[np.ndarray, " chain"]
 
 
 # --- frames --------------------------------------------------------------------------------------------------
@@ -207,15 +212,16 @@ def sample(log_density: LogDensity, size: int, free: np.ndarray, settings: Setti
     if pilot is None:
         pilot = _pilot(machine, maps, size, free, settings, tables)
         store.save_pilot(pilot)
-    why, first, final = _unfit(pilot), None, tables
+    why, first, final, modes = _unfit(pilot), None, tables, ""
     if not why:
-        kept = in_the_mass(pilot.z, pilot.log_density)
+        kept, modes = _kept(pilot, machine, maps, settings, tables)
         final = tables if refine is None else refine(thin(pilot.z[kept], _LIKELY))
         start = store.load_start()
         if start is None:
             start = _settle(pilot.z, kept, maps, machine, final)
             store.save_start(*start)
         first = _run(machine, start, settings, final, store, progress)
+        first = first._replace(modes=modes)
         why = _flaw(first)
         if not why:
             return first
@@ -433,15 +439,46 @@ def _pilot(machine: _Machine, maps: Coordinates, size: int, free: np.ndarray, se
     randoms = generator.spawn(settings.chains)
     modes = find_modes(value_and_grad, size, free, generator)
     frame = frame_at(value_and_grad, [modes[0].point], none, maps.blocks)
-    centres = itertools.cycle(places_apart(modes, np.asarray(frame.factor)))
-    places = np.stack([_near(value_and_grad, frame, centre, random)
-                       for centre, random in zip(centres, randoms, strict=False)])
+    centres = places_apart(modes, np.asarray(frame.factor))
+    began = np.arange(settings.chains) % len(centres)
+    places = np.stack([_near(value_and_grad, frame, centres[k], random)
+                       for k, random in zip(began, randoms, strict=True)])
     states, blocks = _begin(machine, frame, places, settings.seed + 1, tables), []
     for _ in range(_PILOT_BLOCKS):
         states, block = machine.run(states, frame, tables)
         blocks.append(block)
     late = blocks[len(blocks) // 2 :]
-    return _Pilot(*(np.concatenate([block[name] for block in late], axis=1) for name in _Pilot._fields))
+    z, log_density, diverging = (np.concatenate([block[name] for block in late], axis=1)
+                                 for name in ("z", "log_density", "diverging"))
+    return _Pilot(z, log_density, diverging, began)
+
+
+def _kept(pilot: _Pilot, machine: _Machine, maps: Coordinates, settings: Settings, tables) -> tuple[np.ndarray, str]:
+    """Which of the pilot's chains show where to begin, and what to say of several modes."""
+    kept = in_the_mass(pilot.z, pilot.log_density)
+    places = np.unique(pilot.began[kept])
+    if len(places) == 1:
+        return kept, ""
+    none, size = jnp.zeros(maps.weights), pilot.z.shape[-1]
+    random = np.random.default_rng(settings.seed)
+
+    def value_and_grad(c):
+        return machine.value_and_grad(c, none, tables)
+
+    masses = []
+    for place in places:
+        mine = kept & (pilot.began == place)
+        z, values = pilot.z[mine].reshape(-1, size), pilot.log_density[mine].ravel()
+        frame = frame_at(value_and_grad, z[:: len(z) // _CURVED_AT], none, maps.blocks)
+        masses.append(log_mass(lambda c: value_and_grad(c)[0], z, values, np.asarray(frame.factor), random))
+    shares = np.exp(np.array(masses) - np.max(masses))
+    shares /= shares.sum()
+    said = ", ".join(f"{share:.2g}" for share in sorted(shares, reverse=True))
+    note = f"{len(places)} modes were found, with about these shares of the mass: {said}"
+    low = places[shares < _LEAST_MODE]
+    if len(low):
+        note += f"; no chain began about those with less than {_LEAST_MODE:g}"
+    return kept & ~np.isin(pilot.began, low), note
 
 
 def _near(value_and_grad, frame: Frame, centre: np.ndarray, random: np.random.Generator) -> np.ndarray:
@@ -460,7 +497,7 @@ def _settle(late: Float[np.ndarray, "chain draw coordinate"], kept: np.ndarray, 
     """
     size, good = late.shape[-1], late[kept]
     weights = jnp.asarray(maps.choose_weights(good.reshape(-1, size), partial(_along, machine, maps, tables)))
-    some = good[:, :: good.shape[1] // 3].reshape(-1, size)
+    some = good[:, :: good.shape[1] // _CURVED_AT].reshape(-1, size)
     last = np.where(kept[:, None], late[:, -1], thin(good, len(late)))
     points = np.asarray(jax.jit(jax.vmap(maps.from_z, (0, None)))(np.concatenate([some, last]), weights))
     found = frame_at(lambda c: machine.value_and_grad(c, weights, tables), points[: len(some)], weights, maps.blocks)
