@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from thymodel.documents.data import MOST_FAULTS, DataColumns, disposition, load_data
+from thymodel.documents.data import MOST_FAULTS, DataColumns, arm_doses, disposition, load_data
 from thymodel.documents.model import parse_model
 from thymodel.errors import InputError
 
@@ -186,6 +186,18 @@ def test_without_evid_rows_with_an_amount_are_doses(tmp_path):
     data = load(tmp_path, ["1,0,progenitors,4,.,.", "1,3,.,.,cd4,5"], "ID,TIME,CMT,AMT,DVID,DV")
     assert len(data.subjects[0].doses) == len(data.subjects[0].observations) == 1
     assert any("EVID" in note for note in data.notes)
+
+
+def test_who_left_before_the_last_dose_does_not_stand_for_the_arm(tmp_path):
+    """Nor, as the first subject, for all the others in endpoints by arm."""
+    days = {"1": (3,), "2": (3, 7), "3": (3.5, 8), "4": (3, 9)}
+    rows = [f"{who},{day},{'ptcy' if k == 0 else 'progenitors'},{50 if k == 0 else day},.,.,low"
+            for who, mine in days.items() for k, day in enumerate(mine)]
+    rows.insert(1, "1,3.5,.,.,cd4,5,low")
+    data = load(tmp_path, rows, "ID,TIME,CMT,AMT,DVID,DV,ARM")
+    found = [(dose.input, dose.time, dose.amount) for dose in arm_doses(data)["low"]]
+    assert found == [("ptcy", 3.0, 50.0), ("progenitors", 8.0, 8.0)]
+    assert "arm low: 1 of 4 had other doses than most, ptcy then progenitors: 1" in data.notes
 
 
 def test_disposition_counts_every_row_of_an_arm(tmp_path):

@@ -5,10 +5,11 @@ Columns keep their NONMEM names. Values leave this file in the model's units.
 
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
+from statistics import median
 from typing import NoReturn
 
 from thymodel.documents.model import Model
@@ -109,6 +110,31 @@ def disposition(data: StudyData) -> tuple[Disposition, ...]:
     """Subjects, doses, observations, censored and excluded rows of every arm, arms in the file's order."""
     arms = dict.fromkeys(subject.arm for subject in data.subjects)
     return tuple(_arm_disposition(arm, data) for arm in arms)
+
+
+def arm_doses(data: StudyData) -> dict[str, tuple[Dose, ...]]:
+    """What the subjects of each arm were given, as a rule: of the commonest sequence of inputs, the median amount, time
+    and duration of each dose. One who left before the last dose does not stand for the others."""
+    arms: dict[str, list[tuple[Dose, ...]]] = {}
+    for subject in data.subjects:
+        arms.setdefault(subject.arm, []).append(subject.doses)
+    return {arm: _usual(regimens) for arm, regimens in arms.items()}
+
+
+def _usual(regimens: Sequence[tuple[Dose, ...]]) -> tuple[Dose, ...]:
+    sequence = _commonest(regimens)
+    alike = [doses for doses in regimens if _inputs(doses) == sequence]
+    return tuple(Dose(input=name, **{key: median(getattr(doses[k], key) for doses in alike)
+                                     for key in ("time", "amount", "duration")})
+                 for k, name in enumerate(sequence))
+
+
+def _commonest(regimens: Sequence[tuple[Dose, ...]]) -> tuple[str, ...]:
+    return Counter(map(_inputs, regimens)).most_common(1)[0][0]
+
+
+def _inputs(doses: Sequence[Dose]) -> tuple[str, ...]:
+    return tuple(dose.input for dose in doses)
 
 
 def _arm_disposition(arm: str, data: StudyData) -> Disposition:
@@ -435,8 +461,8 @@ def _notes(subjects: tuple[Subject, ...], sheet: Sheet, reading: Reading) -> lis
     for name, covariate in model.covariates.items():
         if name not in reading.place and name not in columns.constant:
             notes.append(
-                f"covariate {name}: no column, the model's value {covariate.value:g} {covariate.unit} "
-                "for every subject"
+                f"covariate {name}: no column, the model's value {covariate.value:g}"
+                f"{'' if covariate.unit == '1' else f' {covariate.unit}'} for every subject"
             )
     have = set(reading.place) | set(columns.constant)
     if "EVID" not in have:
@@ -452,4 +478,18 @@ def _notes_on_values(subjects: tuple[Subject, ...]) -> list[str]:
     silent = [subject.id for subject in subjects if not subject.observations]
     notes = [f"subjects without an observation: {', '.join(silent)}"] if silent else []
     negative = Counter(o.observable for subject in subjects for o in subject.observations if o.value < 0)
-    return notes + [f"observable {name}: {count} negative values" for name, count in negative.items()]
+    notes += [f"observable {name}: {count} negative values" for name, count in negative.items()]
+    return notes + _notes_on_doses(subjects)
+
+
+def _notes_on_doses(subjects: Sequence[Subject]) -> list[str]:
+    """Who was given another sequence of doses than most of the arm, whom endpoints by arm do not describe."""
+    notes = []
+    for arm in dict.fromkeys(subject.arm for subject in subjects):
+        members = [subject for subject in subjects if subject.arm == arm]
+        usual = _commonest([subject.doses for subject in members])
+        others = [subject.id for subject in members if _inputs(subject.doses) != usual]
+        if others:
+            notes.append(f"{f'arm {arm}' if arm else 'all subjects'}: {len(others)} of {len(members)} had other doses "
+                         f"than most, {' then '.join(usual) or 'none'}: {shorten(', '.join(others))}")
+    return notes

@@ -42,7 +42,7 @@ def make_curves(spec: FitSpec, lay: Layout, z: Float[np.ndarray, "chain draw coo
         times: endpoint -> crossing times (arm, draw, subject), arms as in the data.
         simulate: courses of virtual subjects in those arms, at the times of `grid`.
     """
-    some, arms = thin(z, _DRAWS), observed_arms(spec, data)
+    some, arms = thin(z, _DRAWS), observed_arms(data)
     return {POPULATION: _population(spec, simulate, some, arms, grid),
             INDIVIDUALS: _individuals(spec, lay, some, data, time_grid(spec, data)),
             INCIDENCE: incidence_curves(spec.endpoints, times, [arm.name for arm in arms])}

@@ -183,7 +183,7 @@ def _simulate(posterior: Posterior, data: StudyData, draws: Draws) -> tuple[Simu
     spec, grid = posterior.spec, joint_grid(posterior.spec, data)
     people = virtual_subjects(spec, baseline_covariates(spec, data), _ENDPOINT_SUBJECTS, spec.sampler.seed)
     z = draws.z.reshape(-1, draws.z.shape[-1])
-    return simulator(spec, posterior.layout, z, observed_arms(spec, data), people, grid), grid
+    return simulator(spec, posterior.layout, z, observed_arms(data), people, grid), grid
 
 
 def _derive(posterior: Posterior, data: StudyData, draws: Draws, simulate: Simulate,
@@ -194,7 +194,7 @@ def _derive(posterior: Posterior, data: StudyData, draws: Draws, simulate: Simul
     chains, count = draws.z.shape[:2]
     kept = np.unique(np.linspace(0, count - 1, min(count, _ENDPOINT_DRAWS // chains)).astype(int))
     z = draws.z[:, kept].reshape(chains * len(kept), -1)
-    arms = observed_arms(spec, data)
+    arms = observed_arms(data)
     outcomes = outcomes_from(spec, simulate, z, spec.endpoints, grid)
     variables, times = exports.summaries(outcomes.exports), outcomes.times
     for name, endpoint in spec.endpoints.items():
@@ -279,7 +279,7 @@ def _write(posterior: Posterior, data: StudyData, data_file: Path, draws: Draws,
         "parameters": [name for name in table.index if "[" not in name],
         "units": _units(spec), "priors": _priors(spec), "fixed": dict(spec.fixed),
         "endpoints": {name: _endpoint_content(e) for name, e in spec.endpoints.items()},
-        "implied_export": exports.assess(spec, outcomes.exports, [arm.name for arm in observed_arms(spec, data)],
+        "implied_export": exports.assess(spec, outcomes.exports, [arm.name for arm in observed_arms(data)],
                                          outcomes.window),
         "summary": {name: {key: records.finite_or_none(value) for key, value in row.items()}
                     for name, row in table.iterrows() if not str(name).startswith("re_")},

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.stats import norm, qmc
 
-from thymodel.documents.data import StudyData
+from thymodel.documents.data import StudyData, arm_doses
 from thymodel.documents.model import Model, ratios
 from thymodel.documents.spec import Arm, FitSpec
 from thymodel.dynamics import solving
@@ -62,13 +62,9 @@ def baseline_covariates(spec: FitSpec, data: StudyData) -> dict[str, np.ndarray]
     return {name: np.array([table[name][0][1] for table in tables]) for name in spec.model.covariates}
 
 
-def observed_arms(spec: FitSpec, data: StudyData) -> tuple[Arm, ...]:
-    """The arms of a study as scenario arms: each arm's first subject's doses (the protocol's)."""
-    arms: dict[str, Arm] = {}
-    for subject in data.subjects:
-        name = subject.arm or "all"
-        arms.setdefault(name, Arm(name, name, subject.doses, {}))
-    return tuple(arms.values())
+def observed_arms(data: StudyData) -> tuple[Arm, ...]:
+    """The arms of a study as scenario arms, with the doses that most of their subjects were given."""
+    return tuple(Arm(name or "all", name or "all", doses, {}) for name, doses in arm_doses(data).items())
 
 
 def observables_of(spec: FitSpec) -> tuple[str, ...]:
