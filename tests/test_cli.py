@@ -217,7 +217,7 @@ def test_a_seed_below_zero_is_bad_input(call):
 def test_a_simulated_study_is_named_with_the_digest_that_a_spec_asks_for(call, tmp_path):
     table = tmp_path / "cohort.csv"
     status, _, err = call("trial", FITS / "reset02_design" / "design.toml", "--seed", "3", "--csv", table)
-    assert status == 0 and hashlib.sha256(table.read_bytes()).hexdigest() in err
+    assert status == 0 and f"[data] of a spec: {hashlib.sha256(table.read_bytes()).hexdigest()}" in err
 
 
 # --- fit and records -----------------------------------------------------------------------------------------

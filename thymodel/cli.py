@@ -200,7 +200,7 @@ def trial(
         return
     save_trial(study, csv_)
     _err.print(f"SIMULATED study: {study.table['ID'].nunique()} subjects in {csv_}", soft_wrap=True)
-    _err.print(f"its sha256, for [data] of a spec: {digest(csv_.read_bytes())}", soft_wrap=True)
+    _err.print(f"its sha256, for [data] of a spec: {digest(csv_.read_bytes())}", soft_wrap=True, markup=False)
 
 
 @app.command()
