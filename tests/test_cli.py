@@ -1,6 +1,7 @@
 """The command line, a contract: exit status, what goes to stdout and what to stderr. No traceback, ever."""
 
 import csv
+import hashlib
 import io
 import json
 import os
@@ -211,6 +212,12 @@ def test_a_design_is_known_by_its_keys_not_by_its_words(call):
 def test_a_seed_below_zero_is_bad_input(call):
     status, out, err = call("trial", FITS / "reset02_design" / "design.toml", "--seed", "-1")
     assert (status, out) == (2, "") and "seed" in err
+
+
+def test_a_simulated_study_is_named_with_the_digest_that_a_spec_asks_for(call, tmp_path):
+    table = tmp_path / "cohort.csv"
+    status, _, err = call("trial", FITS / "reset02_design" / "design.toml", "--seed", "3", "--csv", table)
+    assert status == 0 and f"[data] of a spec: {hashlib.sha256(table.read_bytes()).hexdigest()}" in err
 
 
 # --- fit and records -----------------------------------------------------------------------------------------

@@ -7,6 +7,8 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+from thymodel.documents.model import parse_model
+
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 # a last cell: everything that the notebook drew and kept under a name
@@ -33,7 +35,8 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_runs_and_its_figures_say_simulated(path, copy):
+def test_a_notebook_runs_and_its_figures_say_simulated(path, copy, monkeypatch):
+    monkeypatch.setenv("THYMODEL_EXTERNAL", str(copy / "nowhere"))  # what is published is fitted in tests/external
     notebook, before = nbformat.read(path, as_version=4), files(copy)
     notebook.cells.append(nbformat.v4.new_code_cell(_BANNERS))
     NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(copy / "notebooks")}}).execute()
@@ -53,3 +56,12 @@ def test_a_notebook_is_kept_without_outputs(path):
 
 def test_there_is_a_notebook():
     assert NOTEBOOKS
+
+
+def test_the_model_of_ones_own_is_a_document_of_fewer_than_a_hundred_lines():
+    notebook = nbformat.read(ROOT / "notebooks" / "02_your_own_model.ipynb", as_version=4)
+    [cell] = [cell for cell in notebook.cells if cell.source.startswith("%%writefile hiv.toml\n")]
+    document = cell.source.partition("\n")[2]
+    assert len(document.splitlines()) < 100
+    model = parse_model(document, "hiv.toml")
+    assert {"virus", "cd4"} == set(model.observables)

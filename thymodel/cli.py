@@ -191,6 +191,7 @@ def trial(
 ) -> None:
     """A SIMULATED study with known truth; the truth goes into a file beside the CSV."""
     from thymodel.documents.design import load_design
+    from thymodel.documents.toml import digest
     from thymodel.results.trial import save_trial, simulate_trial
 
     study = simulate_trial(load_design(design), seed)
@@ -198,7 +199,8 @@ def trial(
         sys.stdout.write(study.table.to_csv(index=False))
         return
     save_trial(study, csv_)
-    _err.print(f"SIMULATED study: {study.table['ID'].nunique()} subjects in {csv_}")
+    _err.print(f"SIMULATED study: {study.table['ID'].nunique()} subjects in {csv_}", soft_wrap=True)
+    _err.print(f"its sha256, for [data] of a spec: {digest(csv_.read_bytes())}", soft_wrap=True, markup=False)
 
 
 @app.command()

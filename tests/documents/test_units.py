@@ -2,7 +2,7 @@
 
 import pytest
 
-from thymodel.documents.units import convert_factor, divide, multiply, parse_unit, power, same
+from thymodel.documents.units import amount_text, convert_factor, divide, multiply, parse_unit, power, same
 
 
 @pytest.mark.parametrize("source, target, factor", [
@@ -51,3 +51,16 @@ def test_products_cancel():
 
 def test_a_unit_is_shown_as_it_was_written():
     assert str(parse_unit("Mcell/kg")) == "Mcell/kg"
+
+
+def test_a_unit_that_nobody_wrote_is_shown_in_days_and_microlitres():
+    per_day = divide(parse_unit("copy/mL"), parse_unit("day"))
+    assert str(per_day) == "0.001 copy uL^-1 day^-1"
+    assert str(divide(per_day, parse_unit("cell/uL"))) == "0.001 cell^-1 copy day^-1"
+    assert str(multiply(parse_unit("uL"), parse_unit("uL"))) == "uL^2"
+    assert str(power(parse_unit("day"), 0.5)) == "day^1/2"
+    assert str(divide(parse_unit("day"), parse_unit("day"))) == "1"
+
+
+def test_an_amount_that_is_a_pure_number_stands_alone():
+    assert (amount_text(0.97, "1"), amount_text(9.0, "Mcell/kg")) == ("0.97", "9 Mcell/kg")

@@ -167,6 +167,24 @@ def test_a_document_without_inputs_or_expressions_is_described():
     assert "| $k$ | `k` |" in page
 
 
+def test_a_page_says_none_of_what_a_model_lacks_and_calls_a_number_a_number():
+    page = describe(parse_model(MINIMAL + """
+[inputs.share]
+unit = "1"
+multiply = { x = "amount" }
+""", "minimal.toml"), "html")
+    assert re.search(r'<h2 id="covariates">Covariates and constants</h2>\s*<p>None.</p>', page)
+    assert "At a dose of <i>amount</i>, a pure number:" in page
+
+
+def test_dashed_arrows_are_explained_where_there_are_any():
+    explained = "dashed ones set the pace of a rate"
+    pages = {path.stem: path.read_text(encoding="utf-8") for path in PAGES.glob("*.html")}
+    dashed = {name for name, page in pages.items() if "stroke-dasharray" in page}
+    assert dashed and {name for name, page in pages.items() if explained in page} == dashed
+    assert {path.stem for path in PAGES.glob("*.md") if explained in path.read_text(encoding="utf-8")} == dashed
+
+
 def test_derived_constants_show_their_typical_values():
     content = description(load_model("thymus_core"))
     values = {row.left.base + "".join(row.left.below): row.value for group in content.derived for row in group.rows}

@@ -1,7 +1,9 @@
 """Figures: what must stand on each of them, and that the bands are what their legends say."""
 
+import math
 import re
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import matplotlib
@@ -10,7 +12,8 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from thymodel.documents.data import load_data
+from thymodel.documents.data import Subject, load_data
+from thymodel.documents.rows import Observation
 from thymodel.documents.spec import Arm, ScenarioSpec
 from thymodel.errors import InputError
 from thymodel.results import plots
@@ -162,6 +165,27 @@ def test_a_value_below_the_limit_is_a_triangle_at_the_limit(tiny_fit, data):
 
 def test_counts_have_a_logarithmic_axis(tiny_fit, data):
     assert {axes.get_yscale() for axes in plots.plot_course(tiny_fit, data).axes} == {"log"}
+
+
+def test_a_count_five_decades_below_the_highest_is_in_sight():
+    counts = [Observation(float(day), "virus", value, 0, math.nan, day) for day, value in enumerate((8e5, 1e3, 20))]
+    axes = Figure().subplots()
+    plots._log_axis(axes, [np.array([5e5, 0.0])], [Subject("1", "all", (), tuple(counts), ())], "virus")
+    assert axes.get_ylim()[0] < 20 and axes.get_ylim()[1] > 8e5
+
+
+@pytest.mark.parametrize("spread", [0.8, 1.5])
+def test_numbers_along_a_logarithmic_axis_stand_apart(spread):
+    """A prior over less than two decades has few powers of ten, one over more has enough."""
+    figure = Figure(figsize=(3.3, 1.8), dpi=100)
+    axes, prior = figure.subplots(), 7 * np.exp(spread * plots._Z)
+    plots._draw_prior_posterior(axes, prior, 7 * np.exp(0.1 * np.linspace(-2, 2, 101)), True)
+    figure.canvas.draw()
+    inside = [label for label, place in zip(axes.get_xticklabels(), axes.get_xticks(), strict=True)
+              if axes.get_xlim()[0] <= place <= axes.get_xlim()[1]]
+    boxes = [label.get_window_extent() for label in inside]
+    assert len(boxes) >= 2 and all(one.x1 < other.x0 for one, other in pairwise(boxes))
+    assert not any(label.get_text() for label in axes.get_xticklabels(minor=True))
 
 
 def test_dose_days_are_marked_in_the_dosed_arm_only(tiny_fit):

@@ -236,3 +236,7 @@ def test_the_command_line_prints_tables_and_writes_the_figure(tmp_path, monkeypa
     out = capsys.readouterr().out
     assert stop.value.code == 0 and "falling on day 8: 44.93 cell/uL at typical values" in out
     assert "</svg>" in (tmp_path / "t.svg").read_text()
+
+
+def test_the_rounding_of_a_course_that_does_not_move_is_shown_as_zero():
+    assert [sensitivity._shown(value) for value in (-1.3e-16, 0.156, math.nan)] == ["0", "0.156", "none"]

@@ -557,7 +557,7 @@ def _measure(draft: _Draft, path: str, expression: sympy.Expr, known: dict[str, 
     try:
         return expressions.unit_of(expression, known, values)
     except ValueError as error:
-        draft.fault(path, str(error), "convert with a named constant")
+        draft.fault(path, str(error), "look for a missing or needless factor; a change of scale takes a named constant")
         draft.broken.add(path.removeprefix("expressions."))
         return None
 
@@ -568,7 +568,7 @@ def _expect(draft, path, expression, wanted: Unit, known, values) -> None:
     found = _measure(draft, path, expression, known, values)
     if found is not None and not units.same(found, wanted):
         draft.fault(path, f"has the unit [{_bare(found)}], expected [{wanted}] = [{_bare(wanted)}]",
-                    "convert with a named constant")
+                    "look for a missing or needless factor; a change of scale takes a named constant")
 
 
 def _bare(unit: Unit) -> str:

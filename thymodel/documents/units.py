@@ -36,6 +36,11 @@ def _registry() -> pint.UnitRegistry:
     return registry
 
 
+# base dimension -> the unit that is used for it in words, its size in pint's base units, and the power that it is
+_SPOKEN = {"time": ("day", 86_400.0, 1), "length": ("uL", 1e-9, 3), "mass": ("kg", 1.0, 1),
+           "cell_count": ("cell", 1.0, 1), "copy_count": ("copy", 1.0, 1)}
+
+
 @dataclass(frozen=True)
 class Unit:
     """A unit as a scale and exponents of base dimensions; `text` is how a person wrote it."""
@@ -47,9 +52,12 @@ class Unit:
     def __str__(self) -> str:
         if self.text:
             return self.text
-        powers = [name if power == 1 else f"{name}^{power}" for name, power in sorted(self.dimension.items())]
-        scale = [] if math.isclose(self.scale, 1.0) else [f"{self.scale:g}"]
-        return " ".join(scale + powers) or "1"
+        scale, powers = self.scale, []
+        for name, power in sorted(self.dimension.items()):
+            unit, size, of = _SPOKEN.get(name, (name, 1.0, 1))
+            scale /= size ** float(power / of)
+            powers.append(unit if power == of else f"{unit}^{power / of}")
+        return " ".join(([] if math.isclose(scale, 1.0) else [f"{scale:g}"]) + powers) or "1"
 
 
 DIMENSIONLESS = Unit(text="1")
@@ -120,6 +128,11 @@ def product_text(a: str, b: str) -> str:
     """Text of a product of two units, as `parse_unit` reads it."""
     parts = [text.strip() for text in (a, b) if text.strip() not in ("1", "-")]
     return "*".join(f"({_without_leading_one(text)})" for text in parts) if len(parts) > 1 else (parts or ["1"])[0]
+
+
+def amount_text(value: float, unit: str) -> str:
+    """A value with its unit, for people: a pure number stands alone."""
+    return f"{value:g}" if unit == "1" else f"{value:g} {unit}"
 
 
 def power(a: Unit, exponent: float) -> Unit:

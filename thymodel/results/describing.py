@@ -145,10 +145,11 @@ def describe(model: Model | str, to: Format = "md", figure: str = "") -> str:
                                      keep_trailing_newline=True)
     environment.filters |= {"md": _md, "tex": _tex, "latex": ts.latex, "latex_equation": latex_equation,
                             "mathml": _math, "mathml_equation": mathml_equation}
-    drawing = svg(content.model) if to == "html" else ""
+    drawing = "" if to == "latex" else svg(content.model)
+    dashed = "; dashed ones set the pace of a rate" if "stroke-dasharray" in drawing else ""
     suffix = {"md": "md", "html": "html", "latex": "tex"}[to]
     return environment.get_template(f"model.{suffix}.j2").render(
-        content=content, model=content.model, drawing=drawing, figure=figure, kinds=_KIND_WORDS)
+        content=content, model=content.model, drawing=drawing, dashed=dashed, figure=figure, kinds=_KIND_WORDS)
 
 
 def save_description(model: Model, path: Path, to: Format) -> tuple[Path, ...]:

@@ -16,13 +16,14 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.ticker import NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 from scipy.special import ndtr
 
 from thymodel.documents.data import StudyData, Subject
 from thymodel.documents.priors import Prior
 from thymodel.documents.reference import AGE, ReferenceRange, reference_range
 from thymodel.documents.spec import Endpoint, FitSpec
+from thymodel.documents.units import amount_text
 from thymodel.errors import Fault, InputError
 from thymodel.inference.diagnostics import INTERVAL, INTERVAL_NAME
 from thymodel.inference.population import Layout, quantile
@@ -35,7 +36,7 @@ _BLACK, _ORANGE, _SKY, _GREEN, _BLUE, _RED, _PINK = (
 _COLOURS = (_BLUE, _RED, _GREEN, _ORANGE, _PINK, _SKY, _BLACK)
 _LINES = ("solid", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)), (0, (8, 2, 2, 2, 2, 2)))
 _GREY = "#767676"
-_DECADES = 4  # at most, of a logarithmic axis: counts further below the top are drawn at its foot
+_DECADES = 6  # at most, of a logarithmic axis: virus falls by four; counts further below the top are out of sight
 _FOOT = 0.28  # inches below the legend
 UNCERTAINTY = f"{INTERVAL_NAME} interval, parameter uncertainty"
 SPREAD = "5% to 95% of subjects, between-subject spread"
@@ -195,7 +196,8 @@ def _mark_doses(axes: Axes, times: Sequence[float]) -> None:
 
 
 def _arm_title(spec: FitSpec, arm: str, doses: Sequence[Sequence[Any]]) -> str:
-    parts = [f"{amount:g} {spec.model.inputs[name].unit} on {spec.model.time} {time:g}" for time, name, amount in doses]
+    parts = [f"{amount_text(amount, spec.model.inputs[name].unit)} on {spec.model.time} {time:g}"
+             for time, name, amount in doses]
     shown = "; ".join(parts) if len(parts) <= 2 else f"{len(parts)} doses"
     return f"{arm}\n{shown}" if parts else f"{arm}\nno dose"
 
@@ -460,5 +462,9 @@ def _draw_prior_posterior(axes: Axes, x: np.ndarray, values: np.ndarray, lognorm
               label=f"posterior {INTERVAL_NAME} interval")
     if logarithmic:
         axes.set_xscale("log")
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        if high < 100 * low:  # too few powers of ten to read the axis by
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.set_xlim(back(edges[0]), back(edges[-1]))
     axes.set_ylim(2 * foot, max(counts.max(), np.quantile(density[shown], 0.9)) * 1.08)

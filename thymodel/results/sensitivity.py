@@ -39,6 +39,7 @@ _TRIED = 16  # solves for whose values the steps are laid
 _SHARE = 0.97  # of them, for which the steps must do; the others are solved by themselves
 _INEXACT = 0.01  # a course wrong by this part of a state is solved by itself
 _MOST_SAMPLES = 65_536
+_ROUNDING = 1e-9  # an elasticity below it is the rounding of a course that does not move
 # asked where nothing is: the days and thresholds of the family's own tables
 _USUAL = ("cd4>50", "cd4>200", "cd4@100", "cd4@365", "rte4@100", "rte4@365", "trec_per_1e5@100", "trec_per_1e5@365")
 
@@ -394,7 +395,9 @@ def answer_rows(found: Sensitivity, answer: Answer, most: int = 12) -> list[dict
 
 
 def _shown(value: float) -> str:
-    return f"{value:.3g}" if math.isfinite(value) else "none"
+    if not math.isfinite(value):
+        return "none"
+    return f"{value:.3g}" if abs(value) > _ROUNDING else "0"
 
 
 def _interval(value: float, half: float) -> str:

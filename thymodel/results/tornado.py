@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from thymodel.documents.units import amount_text
 from thymodel.errors import Fault, InputError
 from thymodel.results.sensitivity import Answer, Sensitivity
 
@@ -23,7 +24,7 @@ def plot_tornado(found: Sensitivity) -> Figure:
     lines = math.ceil(panels / columns)
     height = 0.9 + lines * (1.0 + 0.23 * min(_SHOWN, len(found.names)))
     figure = Figure(figsize=(5.6 * columns, height), dpi=110, layout="constrained", facecolor="white")
-    doses = ", ".join(f"{d.amount:g} {found.model.inputs[d.input].unit} {d.input} on day {d.time:g}"
+    doses = ", ".join(f"{amount_text(d.amount, found.model.inputs[d.input].unit)} {d.input} on day {d.time:g}"
                       for d in found.doses) or "no dose"
     figure.suptitle(f"{found.model.name}: endpoints with one parameter a prior SD below or above its median\n{doses}",
                     fontsize=10, fontweight="bold")
