@@ -762,7 +762,7 @@ def _processor() -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sets", type=int, default=200)
-    parser.add_argument("--controls", type=int, default=10, help="sets of each planted fault")
+    parser.add_argument("--controls", type=int, default=10, help="sets of each planted fault; 0: none is planted")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--solver", choices=("native", "jax"), action="append", help="ask this one only")
     parser.add_argument("--model", choices=M1 + FAMILY, action="append", help="ask of this one only")
@@ -775,7 +775,7 @@ def main() -> None:
     for (kind, name), path in parts.items():
         if kind in (asked.solver or [kind]) and name in (asked.model or [name]):
             finish(path, lambda name=name, kind=kind: [asdict(row) for row in ask(name, asked.seed, asked.sets, kind)])
-    finish(faults, lambda: control(asked.seed, asked.controls))
+    finish(faults, lambda: control(asked.seed, asked.controls) if asked.controls else [])
     found = [json.loads(path.read_text()) for path in parts.values() if path.exists()]
     controls = json.loads(faults.read_text())
     seconds = sum(part["seconds"] for part in [*found, controls])
@@ -785,7 +785,9 @@ def main() -> None:
     packages = ("jax", "diffrax", "llvmlite", "numpy", "scipy")
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("thymodel", *packages))
     command = ["python", "qualification/laws.py", "--sets", str(asked.sets), "--controls", str(asked.controls),
-               "--seed", str(asked.seed), "--work", "FOLDER", "--out", "qualification/laws.md"]
+               "--seed", str(asked.seed), "--work", "FOLDER", "--out", "qualification/laws.md",
+               *(part for kind in asked.solver or () for part in ("--solver", kind)),
+               *(part for name in asked.model or () for part in ("--model", name))]
     must = [row for row in rows if not LAWS[row.law].why]
     holding = sum(not row.broken for row in must)
     text = f"""# The laws at random parameter sets
@@ -836,7 +838,8 @@ in `thymus_competition`, amp_i >= 1; where illness is, amp_i = 1.
 
 ## Planted faults
 
-Each law is asked of {asked.controls} sets of a model with a fault (native solver).
+Each law is asked of {asked.controls} sets of a model with a fault (native solver).{"" if asked.controls else
+                                                                                  " None was planted in this run."}
 
 {chr(10).join(_control_lines(controls['found'], asked.controls))}
 
