@@ -1,26 +1,43 @@
-"""Shared by the tests of the dynamics: models with every state observed, and one call for many subjects."""
+"""Shared by tests of the dynamics: models with every state observed, random sets, one call for many subjects."""
 
+import importlib.util
 from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 
-from thymodel.documents.model import Model, load_model, parse_model
+from thymodel.documents.model import Model
 from thymodel.dynamics.solving import Accuracy, plan, trajectories
 
 
 @pytest.fixture(scope="session")
-def with_states() -> Callable[..., Model]:
+def laws() -> ModuleType:
+    """The qualification script that asks the laws of random sets."""
+    script = Path(__file__).resolve().parents[2] / "qualification" / "laws.py"
+    found = importlib.util.spec_from_file_location("laws", script)
+    assert found is not None and found.loader is not None
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def with_states(laws) -> Callable[..., Model]:
     """A shipped model with text added and with an observable `y_<state>` for every state."""
+    return laws.with_states
 
-    def extended(name: str, more: str = "") -> Model:
-        text = load_model(name).text + more
-        draft = parse_model(text, name)
-        observables = [f'[observables.y_{key}]\nunit = "{state.unit}"\nvalue = "{key}"'
-                       for key, state in draft.states.items()]
-        return parse_model("\n".join([text, *observables]), name)
 
-    return extended
+@pytest.fixture(scope="session")
+def random_values(laws) -> Callable[..., list[dict[str, float]]]:
+    """Sets of the parameters that have a prior, log-SD 0.6 around the typical values."""
+
+    def sets(model: Model, seed: int, count: int) -> list[dict[str, float]]:
+        rng = np.random.default_rng(seed)
+        return [laws.random_set(model, rng) for _ in range(count)]
+
+    return sets
 
 
 @pytest.fixture(scope="session")

@@ -27,23 +27,7 @@ DAYS = (0, 7, 7.5, 8, 10, 20, 30, 60, 100, 180, 365, 730, 1500, 3000)
 LATE = len(DAYS) - 1
 AT = {day: k for k, day in enumerate(DAYS)}
 
-ACCUMULATORS = """
-[states.seeded]
-unit = "cell"
-initial = "0"
-rate = "entry"
-[states.left_dn]
-unit = "cell"
-initial = "0"
-rate = "b*k_D*D4"
-[states.left_dp]
-unit = "cell"
-initial = "0"
-rate = "k_P*DP"
-[states.exported]
-unit = "cell"
-initial = "0"
-rate = "x4*S4"
+SURVIVAL = """
 [inputs.survival]
 unit = "1"
 multiply = { P = "amount" }
@@ -58,9 +42,9 @@ def bolus(amount: float, day: float = 7.0) -> Dose:
 
 
 @pytest.fixture(scope="module")
-def wave(with_states, simulate):
+def wave(with_states, simulate, laws):
     """homing_wave after doses of 0 and 4, with an accumulator of what leaves the transit chain."""
-    model = with_states("homing_wave", '\n[states.left]\nunit = "Mcell/kg"\ninitial = "0"\nrate = "k_t*Z8"\n')
+    model = with_states("homing_wave", laws.MORE["homing_wave"])
     return simulate(model, {"none": {"doses": [bolus(0)]}, "four": {"doses": [bolus(4)]}}, DAYS)
 
 
@@ -105,8 +89,8 @@ def test_endogenous_part_starts_at_zero(wave):
 
 
 @pytest.fixture(scope="module")
-def core(with_states):
-    return with_states("thymus_core", ACCUMULATORS)
+def core(with_states, laws):
+    return with_states("thymus_core", laws.MORE["thymus_core"] + SURVIVAL)
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy.special import expit, logit
 
 from thymodel.documents.model import load_model
 from thymodel.documents.regimen import Dose
@@ -32,29 +31,9 @@ QUIET = {key: 0.0 for key in ("pN", "pM4", "pM8", "dN", "mR", "a0", "dM4", "dM8"
 NO_HOST = {"t_b": 1e6, "k_b": 10.0, "B0": 0.0}  # each where a model has it
 ATG = 2.0  # AU/mL on day 0
 
-SEATS = """
-[inputs.seats_i]
-unit = "1"
-add = { e_i = "amount" }
-[inputs.seats_b]
-unit = "1"
-add = { e_b = "amount" }
-"""
-
 
 def infusion(amount: float) -> Dose:
     return Dose(7.0, "progenitors", amount)
-
-
-def random_values(model, seed: int, count: int, spread: float = 0.6) -> list[dict[str, float]]:
-    """Sets of the parameters that have a prior: `spread` on the scale of the prior, around the typical values."""
-    rng = np.random.default_rng(seed)
-    sets = []
-    for z in rng.normal(0, spread, size=(count, len(model.parameters))):
-        sets.append({key: float(expit(logit(item.value) + move)) if item.prior.family == "logitnormal"
-                     else item.value * math.exp(move)
-                     for move, (key, item) in zip(z, model.parameters.items(), strict=True) if item.prior is not None})
-    return sets
 
 
 def _agree(left, right, names, places=slice(None), tolerance=SAME) -> None:
@@ -66,7 +45,7 @@ def _agree(left, right, names, places=slice(None), tolerance=SAME) -> None:
 # --- one batch of subjects a model -----------------------------------------------------------------------------
 
 
-def _arms(model) -> dict:
+def _arms(model, random_values) -> dict:
     """Subjects that every model with a graft has: dose arms, random sets, and each of a few random sets in twos."""
     sets, doses = random_values(model, 30, 60), np.random.default_rng(31).uniform(0, 20, 60)
     few = random_values(model, 32, 8)
@@ -96,25 +75,25 @@ def full(with_states):
 
 
 @pytest.fixture(scope="module")
-def competition(with_states):
-    return with_states("thymus_competition", SEATS)
+def competition(with_states, laws):
+    return with_states("thymus_competition", laws.MORE["thymus_competition"])
 
 
 @pytest.fixture(scope="module")
-def competition_arms(competition):
+def competition_arms(competition, random_values):
     few = random_values(competition, 33, 8)
     seats = np.random.default_rng(34).uniform(0, 0.3, (8, 2))
     alone = {"B0": 0.0, "amp_i": 1.0}
-    return _arms(competition) | {
+    return _arms(competition, random_values) | {
         f"{split} {k}": {"doses": [Dose(0.0, "seats_i", i), Dose(0.0, "seats_b", b)], "values": own | alone}
         for k, (own, (one, other)) in enumerate(zip(few, seats, strict=True))
         for split, (i, b) in (("split", (one, other)), ("swapped", (one + other, 0.0)))}
 
 
 @pytest.fixture(scope="module")
-def solved(full, competition, competition_arms, simulate):
+def solved(full, competition, competition_arms, simulate, random_values):
     """Model -> subject -> observable -> values at DAYS."""
-    return {"thymus_full": _in_groups(simulate, full, _arms(full)),
+    return {"thymus_full": _in_groups(simulate, full, _arms(full, random_values)),
             "thymus_competition": _in_groups(simulate, competition, competition_arms)}
 
 
@@ -177,7 +156,7 @@ def test_progenitors_never_occupy_more_than_the_usable_niches(solved):  # (11)
 
 
 @BOTH
-def test_log_export_of_a_control_falls_with_age_at_alpha(model, solved):  # (15)
+def test_log_export_of_a_control_falls_with_age_at_alpha(model, solved, random_values):  # (15)
     alphas = [own["alpha"] for own in random_values(load_model(model), 32, 8)]
     for k, alpha in enumerate(alphas):
         old, young = (solved[model][f"age {age} {k}"]["thymic_export_cd4"] for age in (50, 40))
@@ -189,7 +168,7 @@ def test_log_export_of_a_control_falls_with_age_at_alpha(model, solved):  # (15)
 
 
 @BOTH
-def test_no_pool_carries_more_trec_than_if_every_cell_were_new(model, solved):  # (14)
+def test_no_pool_carries_more_trec_than_if_every_cell_were_new(model, solved, random_values):  # (14)
     sets = random_values(load_model(model), 30, 60)
     for k, own in enumerate(sets):
         found, most = solved[model][f"random {k}"], max(own["c_R"], 0.05)  # the graft's emigrants carry 0.05
@@ -225,7 +204,7 @@ def test_trec_content_is_that_of_ribeiro_and_de_boer():  # (14)
 
 
 @BOTH
-def test_two_doses_of_ptcy_leave_what_their_log_kills_say(model, solved):  # (16)
+def test_two_doses_of_ptcy_leave_what_their_log_kills_say(model, solved, random_values):  # (16)
     for k, own in enumerate(random_values(load_model(model), 32, 8)):
         found = solved[model][f"killed {k}"]
         for pools, kill in ((("R4", "N4", "U_R8", "U_N8"), "kcy_N"), (("M4", "M8"), "kcy_M")):
@@ -245,7 +224,7 @@ def test_survival_of_ptcy_is_the_printed_one_in_both_forms(simulate):  # (16)
 
 
 @BOTH
-def test_atg_leaves_what_the_closed_form_says(model, solved):
+def test_atg_leaves_what_the_closed_form_says(model, solved, random_values):
     """C' = -k C and y' = -E C/(C + C50) y give y/y0 = ((C + C50)/(C0 + C50))^(E/k)."""
     for k, own in enumerate(random_values(load_model(model), 32, 8)):
         found, t = solved[model][f"atg {k}"], np.array(DAYS)
@@ -273,7 +252,7 @@ def _healthy_thymus(model, known) -> dict:
 
 
 @pytest.mark.parametrize("name", ["thymus_core", "thymus_trec", "thymus_full", "thymus_competition", "thymus_mouse"])
-def test_the_healthy_thymus_stands_still_and_exports_what_defines_it(name):  # (12)
+def test_the_healthy_thymus_stands_still_and_exports_what_defines_it(name, random_values):  # (12)
     model = load_model(name)
     sets = random_values(model, 35, 20)
     values = {key: np.array([own[key] for own in sets]) for key in sets[0]}
@@ -288,7 +267,7 @@ def test_the_healthy_thymus_stands_still_and_exports_what_defines_it(name):  # (
     np.testing.assert_allclose(export, known["th4_ref"] * known["A"], rtol=ROUNDING)
 
 
-def test_naive_cells_stand_still_where_the_closed_form_says():  # (13)
+def test_naive_cells_stand_still_where_the_closed_form_says(random_values):  # (13)
     model = load_model("thymus_competition")
     sets = [own for own in random_values(model, 36, 40) if own["pN"] / 10.8 < own["dN"] + own["a0"]]
     assert len(sets) > 10
@@ -319,7 +298,8 @@ def test_a_healthy_adult_has_the_printed_counts(simulate):  # (12, 13)
 # --- nesting and neutrality ----------------------------------------------------------------------------------------
 
 
-def test_thymus_full_without_injury_and_drugs_is_thymus_trec_and_its_cells_thymus_core(full, simulate):  # (17)
+def test_thymus_full_without_injury_and_drugs_is_thymus_trec_and_its_cells_thymus_core(  # (17)
+        full, simulate, random_values):
     sets = random_values(full, 37, 10)
     doses = np.random.default_rng(38).uniform(0, 20, 10)
     found = {}
