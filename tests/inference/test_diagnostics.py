@@ -70,14 +70,14 @@ def _table(**changes: dict[str, float]) -> pd.DataFrame:
 
 def test_the_verdict_says_each_gate_with_its_worst_quantity():
     table = _table(A={"rhat": 1.0051, "ess_tail": 512.3}, k={"ess_bulk": 450.6})
-    verdict = judge(table, divergences=1, failed_solves=3, leapfrogs=5000, gates=GATES)
+    verdict = judge(table, divergences=1, failed_solves=3, steps=5000, gates=GATES)
     assert verdict.passed
     assert verdict.sentences == (
         "pass: worst R-hat 1.0051 (A), gate < 1.01",
         "pass: worst bulk ESS 451 (k), gate > 400",
         "pass: worst tail ESS 512 (A), gate > 300",
         "pass: 1 divergent transitions after warm-up, gate <= 2",
-        "pass: 3 of 5000 solves failed inside the sampler (allowed share 0.001)",
+        "pass: 3 of 5000 solves failed inside the sampler after warm-up (allowed share 0.001)",
     )
 
 
@@ -87,7 +87,7 @@ def test_the_verdict_says_each_gate_with_its_worst_quantity():
     ({"ess_bulk": 399.0}, 0, 0, "FAIL: worst bulk ESS 399 (k), gate > 400"),
     ({"ess_tail": 20.0}, 0, 0, "FAIL: worst tail ESS 20 (k), gate > 300"),
     ({}, 3, 0, "FAIL: 3 divergent transitions after warm-up, gate <= 2"),
-    ({}, 0, 6, "FAIL: 6 of 5000 solves failed inside the sampler (allowed share 0.001)"),
+    ({}, 0, 6, "FAIL: 6 of 5000 solves failed inside the sampler after warm-up (allowed share 0.001)"),
 ], ids=["rhat", "rhat at its gate", "bulk ess", "tail ess", "divergences", "failed solves"])
 def test_one_gate_missed_is_a_failed_fit(change, divergences, failed, sentence):
     verdict = judge(_table(k=change), divergences, failed, 5000, GATES)

@@ -105,7 +105,7 @@ def _some(divergences: int = 0, apart: float = 0.0, seed: int = 3, count: int = 
     z[0] += apart
     diverging = np.arange(4 * count).reshape(4, count) < divergences
     whole = np.zeros((4, count))
-    return Draws(z, whole, whole, diverging, whole, whole, whole, np.ones(4), 0, 0, 0)
+    return Draws(z, whole, whole, diverging, whole, whole, whole, np.ones(4), 0, 0, 0, 0)
 
 
 def test_draws_are_flawed_by_more_than_one_divergence_in_a_thousand_or_by_chains_apart():

@@ -26,7 +26,7 @@ LOW = 0.05  # probability of the part of the neck that is farthest in
 
 def _passes(draws: Draws) -> bool:
     table = summary_table({f"z{k}": draws.z[..., k] for k in range(draws.z.shape[-1])})
-    return judge(table, int(draws.diverging.sum()), draws.failed, draws.gradients, GatesTable()).passed
+    return judge(table, int(draws.diverging.sum()), draws.failed, int(draws.leapfrogs.sum()), GatesTable()).passed
 
 
 def _apart(neck: np.ndarray, exact: tuple[float, float, float]) -> float:
@@ -76,7 +76,7 @@ def test_draws_that_leave_out_the_neck_would_be_noticed():
     random = np.random.default_rng(7)
     z = scipy.stats.truncnorm(scipy.stats.norm.ppf(0.02), np.inf).rvs((4, 1000, 1), random)
     whole = np.ones((4, 1000))
-    draws = Draws(z, whole, whole, np.zeros((4, 1000), bool), whole, whole, whole, np.ones(4), 0, 0, 0)
+    draws = Draws(z, whole, whole, np.zeros((4, 1000), bool), whole, whole, whole, np.ones(4), 0, 0, 0, 0)
     assert _outcome(draws, 0, NORMAL) == "passed and wrong"
     draws = draws._replace(z=random.standard_normal((4, 1000, 1)))
     assert _outcome(draws, 0, NORMAL) == "right"

@@ -161,7 +161,7 @@ class GatesTable(Table):
     ess_tail: Positive = 400.0
     divergences: Annotated[int, pydantic.Field(ge=0)] = 0
     pareto_k: Positive = 0.7  # of the log density with every step of the solver made in two
-    failed_solves: NonNegative = 0.001  # share; one that fails after warm-up is also a divergence
+    failed_solves: NonNegative = 0.001  # share of the steps after warm-up
 
 
 class FitDocument(Table):

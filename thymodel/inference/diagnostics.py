@@ -80,14 +80,14 @@ def worst_rhat(z: Float[np.ndarray, "chain draw coordinate"]) -> float:
     return float(np.sqrt((half - 1) / half + between / within).max())
 
 
-def judge(table: pd.DataFrame, divergences: int, failed_solves: int, leapfrogs: int, gates: GatesTable,
+def judge(table: pd.DataFrame, divergences: int, failed_solves: int, steps: int, gates: GatesTable,
           certificate: Mapping[str, Any] | None = None, notes: Sequence[str] = ()) -> Verdict:
     """The verdict in words: every gate with its worst quantity.
 
     Args:
         table: population quantities and derived ones. Rows that do not vary, and times that some draws never reach,
             are not judged; any other row without an R-hat (a single chain, a draw that is not a number) fails.
-        failed_solves: integrations that failed inside the sampler, of `leapfrogs` in all.
+        failed_solves: integrations that failed inside the sampler after warm-up, of `steps` then made.
         certificate: of the numerics, as in the record.
         notes: how the draws were made if not in the usual way, the modes if there are several; said, not judged.
     """
@@ -98,8 +98,9 @@ def judge(table: pd.DataFrame, divergences: int, failed_solves: int, leapfrogs: 
         _gate(live["ess_bulk"], gates.ess_bulk, "bulk ESS", below=False, digits=0),
         _gate(live["ess_tail"], gates.ess_tail, "tail ESS", below=False, digits=0),
         _count(divergences, gates.divergences, "divergent transitions after warm-up"),
-        (failed_solves <= gates.failed_solves * leapfrogs,
-         f"{failed_solves} of {leapfrogs} solves failed inside the sampler (allowed share {gates.failed_solves:g})"),
+        (failed_solves <= gates.failed_solves * steps,
+         f"{failed_solves} of {steps} solves failed inside the sampler after warm-up "
+         f"(allowed share {gates.failed_solves:g})"),
     ]
     checks += [] if certificate is None else [(bool(certificate["good"]), _numerics(certificate, gates.pareto_k))]
     sentences = [f"{'pass' if ok else 'FAIL'}: {text}" for ok, text in checks]

@@ -95,7 +95,7 @@ class Draws(NamedTuple):
 
     `halted` are draws whose orbit ended at a step that could not be retraced (see `leapfrog`): a rejection, no flaw.
     `gradients` counts the whole run, warm-up and halved steps included; `leapfrogs` the steps of each draw, and
-    `failed` the steps to a log density that is not finite.
+    `failed` those to a log density that is not finite; in warm-up, whose steps may be far too long, apart.
     `way` is empty where the pilot's coordinates served; otherwise it says how these draws were made, and why.
     `modes` is empty where one mode was found; otherwise it says how much of the mass is about each.
     """
@@ -109,6 +109,7 @@ class Draws(NamedTuple):
     accept: np.ndarray
     step_size: Float[np.ndarray, " chain"]
     warmup_divergences: int
+    warmup_failed: int
     gradients: int
     failed: int
     way: str = ""
@@ -536,9 +537,11 @@ def _finite_start(log_density, random: np.random.Generator, size: int) -> np.nda
 def _collect(blocks: list[dict[str, np.ndarray]], states, settings: Settings) -> Draws:
     warmup, total = settings.warmup, settings.warmup + settings.draws  # the last block may hold a few too many
     whole = {name: np.concatenate([block[name] for block in blocks], axis=1)[:, :total] for name in blocks[0]}
-    counts = {name: int(whole.pop(name).sum()) for name in ("failed", "gradients")}
+    counts = {name: whole.pop(name)[0] for name in ("failed", "gradients")}  # a number a block
+    warm = warmup // BLOCK  # a block that is partly warm-up counts as draws
     late = {name: values[:, warmup:] for name, values in whole.items()}
-    return Draws(**late, **counts, step_size=np.asarray(states.step_size),
+    return Draws(**late, step_size=np.asarray(states.step_size), gradients=int(counts["gradients"].sum()),
+                 failed=int(counts["failed"][warm:].sum()), warmup_failed=int(counts["failed"][:warm].sum()),
                  warmup_divergences=int(whole["diverging"][:, :warmup].sum()))
 
 
