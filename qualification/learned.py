@@ -65,8 +65,8 @@ def report(name: str, found: list[Row]) -> str:
              "Made by `qualification/learned.py`; do not edit.", "",
              f"    python {shlex.join(sys.argv)}", "",
              f"- Python {platform.python_version()}, NumPy {np.__version__}",
-             f"- {covered} of {count} truths lie in their 90% intervals; fewer than {least} would happen to a right fit "
-             f"with probability below {FALSE_ALARM:g}, were they independent.",
+             f"- {covered} of {count} truths lie in their 90% intervals; fewer than {least} would happen to a right "
+             f"fit with probability below {FALSE_ALARM:g}, were they independent.",
              f"- SD kept of the prior's, expected from the design and found: rank correlation {order:.3f}; they differ "
              f"most for {apart.name} ({apart.expected:.2f} expected, {apart.found:.2f} found).", "",
              "| parameter | truth | median (90% interval) | truth covered | SD kept, expected | SD kept, found | |",
