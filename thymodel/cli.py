@@ -526,3 +526,59 @@ def sensitivity(
     for answer in found.answers:
         print(f"\n{run.headline(found, answer)}")
         _print_rows(run.answer_rows(found, answer))
+
+
+# --- what a fit is worth ---------------------------------------------------------------------------------------
+
+
+class LeftOut(StrEnum):
+    """As `results.scores.Unit`, which is imported only where it is needed."""
+
+    subject = "subject"
+    observation = "observation"
+    cohort = "cohort"
+    dose = "dose"
+
+
+@app.command()
+def compare(
+    records: Annotated[list[Path], typer.Argument(help="directories of records; one alone: its scores")],
+    by: Annotated[LeftOut, typer.Option(help="what is left out at a time")] = LeftOut.subject,
+    refit: Annotated[bool, typer.Option(help="fit again without each unit whose Pareto k is above 0.7")] = False,
+    data: Data = None,
+    csv_: Csv = None,
+    json_: Json = False,
+) -> None:
+    """Predictive scores: how well fits foretell what is left out, and stacking weights where there are several."""
+    from thymodel.results import scores as run
+    from thymodel.results.record import load_record
+
+    loaded = [load_record(folder) for folder in records]
+    run.refuse_unlike(loaded)
+    with _FitDisplay() as display:
+        found = [run.score(record, by, data, refit, display.progress.stage) for record in loaded]
+    table = run.compare(found) if len(found) > 1 else None
+    if csv_ is not None:
+        _write_csv(run.units_table(found), csv_)
+    if json_:
+        print(run.as_json(found, table))
+        return
+    for one in found:
+        _print_scores(one, len(found) == 1)
+    if table is not None:
+        print(f"\n{run.HEADING[found[0].by]}; best first, in log units")
+        _print_rows(run.comparison_rows(table))
+        print(run.caution(table, len(found[0].table), found[0].by))
+
+
+def _print_scores(found, alone: bool) -> None:
+    from thymodel.results import scores as run
+
+    banner = "SIMULATED data: " if found.record.content["simulated"] else ""
+    print(f"{banner}{found.record.content['title']} ({found.record.folder})")
+    print(run.headline(found))
+    if alone:
+        print(f"\nlog density of what is left out, {run.HEADING[found.by]}; in log units")
+        _print_rows(run.unit_rows(found))
+    for note in found.notes:
+        print(note)
