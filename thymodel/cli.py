@@ -12,6 +12,7 @@ from typing import Annotated, Any, TextIO
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 from rich.table import Table
@@ -301,7 +302,7 @@ def _print_rows(rows: list[dict[str, Any]]) -> None:
         for column in group[0]:
             table.add_column(str(column))
         for row in group:
-            table.add_row(*(str(value) for value in row.values()))
+            table.add_row(*(escape(str(value)) for value in row.values()))
         console.print(table)
 
 
@@ -582,3 +583,55 @@ def _print_scores(found, alone: bool) -> None:
         _print_rows(run.unit_rows(found))
     for note in found.notes:
         print(note)
+
+
+@app.command()
+def priors(
+    record: Annotated[Path, typer.Argument(help="directory of the record")],
+    tip: Annotated[str | None, typer.Option(help="a parameter whose prior is moved till the target is crossed")] = None,
+    endpoint: Annotated[str | None, typer.Option(help="with --tip: the endpoint that is asked about")] = None,
+    day: Annotated[float | None, typer.Option(help="with --tip: reconstituted by this day")] = None,
+    target: Annotated[float | None, typer.Option(help="with --tip: the probability to cross")] = None,
+    refit: Annotated[bool, typer.Option(help="with --tip: fit again where weights do not reach")] = False,
+    data: Data = None,
+    csv_: Csv = None,
+    json_: Json = False,
+) -> None:
+    """What a fit owes to its priors: power-scaling of prior and likelihood; with --tip, a tipping point."""
+    from thymodel.results import prior_sensitivity as run
+    from thymodel.results.record import load_record
+
+    asked = _question(tip, endpoint, day, target)
+    loaded = load_record(record)
+    with _FitDisplay() as display:
+        tipping = None if asked is None else run.tip(loaded, asked, refit, data, display.progress.stage)
+        display.progress.stage("power-scaling")
+        found = run.check_priors(loaded)
+    if csv_ is not None:
+        _write_csv(run.as_table(found) if tipping is None else tipping.table, csv_)
+    if json_:
+        print(run.as_json(found, tipping))
+        return
+    print(f"{'SIMULATED data: ' if loaded.content['simulated'] else ''}{loaded.content['title']} ({loaded.folder})")
+    if tipping is not None:
+        print(run.tip_heading(tipping))
+        _print_rows(run.tip_rows(tipping))
+        return
+    print(run.METHOD)
+    _print_rows(run.sensitivity_rows(found))
+    for line in run.told(found):
+        print(line)
+
+
+def _question(tip: str | None, endpoint: str | None, day: float | None, target: float | None):
+    """What --tip asks; none of the four, or all."""
+    from thymodel.results.prior_sensitivity import Question
+
+    given = {"--tip": tip, "--endpoint": endpoint, "--day": day, "--target": target}
+    absent = [name for name, value in given.items() if value is None]
+    if tip is None or endpoint is None or day is None or target is None:
+        if len(absent) == len(given):
+            return None
+        raise InputError([Fault(name, "missing", "a tipping point needs --tip, --endpoint, --day and --target")
+                          for name in absent])
+    return Question(tip, endpoint, day, target)

@@ -40,7 +40,8 @@ def _one_unit(log_likelihood: Float[np.ndarray, "chain draw"]) -> tuple[float, f
     values = np.maximum(log_likelihood, log_likelihood.max() - _IMPOSSIBLE)
     flat = values.ravel()
     efficiency = relative_efficiency(np.exp(values - values.max()))
-    log_weights, k = az.psislw(-flat, efficiency)
+    with np.errstate(over="ignore"):  # in ArviZ's fit of a Pareto tail, of a hypothesis that then weighs nothing
+        log_weights, k = az.psislw(-flat, efficiency)
     elpd = float(logsumexp(log_weights + flat))
     weights = np.exp(log_weights)
     error = np.sqrt(np.sum(weights**2 * (np.exp(flat - elpd) - 1) ** 2) / efficiency)

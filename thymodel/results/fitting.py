@@ -80,7 +80,7 @@ def fit(spec_path: str | Path, data_path: str | Path | None = None, out: str | P
     clock.lap("sample")
     progress.stage("reconstitution times")
     simulate, grid = simulate_arms(posterior, data, draws)
-    derived, outcomes = _derive(posterior, data, draws, simulate, grid)
+    derived, outcomes = derive(posterior, data, draws, simulate, grid)
     clock.lap("endpoints")
     progress.stage("curves")
     curves = make_curves(spec, posterior.layout, draws.z, data, outcomes.times, simulate, grid)
@@ -187,7 +187,7 @@ def simulate_arms(posterior: Posterior, data: StudyData, draws: Draws) -> tuple[
     return simulator(spec, posterior.layout, z, observed_arms(spec, data), people, grid), grid
 
 
-def _derive(posterior: Posterior, data: StudyData, draws: Draws, simulate: Simulate,
+def derive(posterior: Posterior, data: StudyData, draws: Draws, simulate: Simulate,
             grid: np.ndarray) -> tuple[xr.Dataset, Outcomes]:
     """Summaries of endpoints and implied exports, draw by draw, for every arm: dims (chain, draw, arm); and the
     outcomes themselves (arm, draw, subject)."""

@@ -88,7 +88,7 @@ def score(record: FitRecord, by: str = Unit.subject, data_path: Path | None = No
     """
     quotable(record)
     by = Unit(by)
-    spec, data = _study(record, data_path)
+    spec, data = study_of(record, data_path)
     units = _observations(spec, data) if by is Unit.observation else _groups(data, by)
     progress("preparing the posterior")
     posterior = make_posterior(spec, data, thin(record.z, _LIKELY))
@@ -107,7 +107,7 @@ def score(record: FitRecord, by: str = Unit.subject, data_path: Path | None = No
     return Score(record, by, table, (*_told(table, by, suspect, refit), *notes))
 
 
-def _study(record: FitRecord, data_path: Path | None) -> tuple[FitSpec, StudyData]:
+def study_of(record: FitRecord, data_path: Path | None) -> tuple[FitSpec, StudyData]:
     spec, path = record.spec, find_data(record, data_path)
     if path is None:
         where = f"; {spec.data_where}" if spec.data_where else ""
@@ -151,7 +151,8 @@ def _observations(spec: FitSpec, data: StudyData) -> dict[str, list[int]]:
     found: dict[tuple, list[int]] = {}
     wanted = [(s.id, o) for s in data.subjects for o in s.observations if o.observable in spec.likelihood]
     for place, (subject, o) in enumerate(wanted):
-        key = (subject, o.time, block[o.observable]) if o.observable in block else (subject, o.time, o.observable, place)
+        alone = (o.observable, place)
+        key = (subject, o.time, block[o.observable]) if o.observable in block else (subject, o.time, *alone)
         found.setdefault(key, []).append(place)
     names = [f"{wanted[places[0]][0]} {'+'.join(wanted[p][1].observable for p in places)} at "
              f"{wanted[places[0]][1].time:g} {spec.model.time}" for places in found.values()]
@@ -276,8 +277,8 @@ def _told(table: pd.DataFrame, by: Unit, suspect: np.ndarray, refit: bool) -> li
         return [f"Pareto k is at most {scoring.MOST_K} for every {by}: the weights can be trusted"]
     named = ", ".join(f"{table['unit'][k]} ({table['pareto_k'][k]:.2f})" for k in suspect)
     if refit:
-        return [f"Pareto k was above {scoring.MOST_K} for {named}: fitted again without each, its score is exact but for "
-                "Monte-Carlo error"]
+        return [f"Pareto k was above {scoring.MOST_K} for {named}: fitted again without each, its score is exact but "
+                "for Monte-Carlo error"]
     return [f"Pareto k is above {scoring.MOST_K} for {named}: importance weights cannot foretell what the fit says "
             f"without {'it' if len(suspect) == 1 else 'each of them'}, and the score is off, as a rule too good; "
             "use --refit"]
@@ -349,10 +350,11 @@ def _unlike(one: FitSpec, other: FitSpec, name: str) -> list[str]:
         units = [str(spec.model.observables[observable].unit) for spec in (one, other)]
         counted = [spec.likelihood[observable].family in COUNTS for spec in (one, other)]
         if units[0] != units[1]:
-            found.append(f"{observable} is in {units[1]}, where {name} has it in {units[0]}: densities differ by a factor")
+            found.append(f"{observable} is in {units[1]}, where {name} has it in {units[0]}: densities differ by a "
+                         "factor")
         if counted[0] != counted[1]:
-            found.append(f"{observable} is a count in one of them and a measured value in the other: a probability and "
-                         "a density cannot be compared")
+            found.append(f"{observable} is a count in one of them and a measured value in the other: a probability "
+                         "and a density cannot be compared")
     return found
 
 
