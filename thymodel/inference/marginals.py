@@ -40,7 +40,9 @@ _WIDER = 1.2  # than the draws of all the posterior say
 _LOGISTIC = 0.6
 _WIDTH = 1e-3  # of central differences, in prior standard deviations
 _LEAST_CURVATURE = 0.5  # of the prior's 1: where the density bends up, the points lie no wider than this
-_FARTHEST = 3.0  # prior standard deviations that one step towards the mode may go
+_NEAR = 1.0  # prior standard deviations from where a curvature was taken that it serves for
+_MOST_STEPS = 6  # towards a mode
+_GAIN = 0.1  # log units; a mode that is nearer than that is near enough for points around it
 _BATCH = 128  # draws at a time: some 30 MB of points
 _CHUNK = 64  # points a call
 _EDGE = 1e-12  # of a uniform number
@@ -176,18 +178,31 @@ def _log_density(around: _Normal, points: np.ndarray) -> np.ndarray:
 
 
 def _at_modes(programs: _Programs, head: np.ndarray, start: Draws) -> _Normal:
-    """Each subject's highest point and a root of the inverse curvature beside it."""
+    """Each subject's highest point and a root of the inverse curvature there, or so near that it serves."""
     root = _inverse_root(_curvatures(programs, head, start))
-    return _Normal(_climb(programs, head, _climb(programs, head, start, root @ root), root @ root), root)
+    mode = _top(programs, head, start, root @ root)
+    moved = np.flatnonzero((np.abs(mode - start) > _NEAR).any(axis=(1, 2)))
+    if len(moved):
+        root[moved] = _inverse_root(_curvatures(programs, head[moved], mode[moved]))
+        mode[moved] = _top(programs, head[moved], mode[moved], root[moved] @ root[moved])
+    return _Normal(mode, root)
 
 
-def _climb(programs: _Programs, head: np.ndarray, effects: Draws, covariance: np.ndarray) -> Draws:
-    """A Newton step where it leads up; the others stay."""
-    step = np.einsum("dsij,dsj->dsi", covariance, programs.rise(head, effects))
-    length = np.linalg.norm(step, axis=2, keepdims=True)
-    further = effects + step * np.minimum(1.0, _FARTHEST / np.maximum(length, 1e-300))
-    up = programs.joint(head, further) > programs.joint(head, effects)
-    return np.where(up[:, :, None], further, effects)
+def _top(programs: _Programs, head: np.ndarray, start: Draws, covariance: np.ndarray) -> Draws:
+    """The end of Newton steps with one curvature, each of them whole, or a part where the whole does not lead up."""
+    effects, height = start, programs.joint(head, start)
+    for _ in range(_MOST_STEPS):
+        step, before = np.einsum("dsij,dsj->dsi", covariance, programs.rise(head, effects)), height
+        for part in (1.0, 0.2):
+            further = effects + part * step
+            there = programs.joint(head, further)
+            up = there > height
+            effects, height = np.where(up[:, :, None], further, effects), np.where(up, there, height)
+            if (height > before).all():
+                break
+        if not (height > before + _GAIN).any():
+            break
+    return effects
 
 
 def _curvatures(programs: _Programs, head: np.ndarray, effects: Draws) -> np.ndarray:

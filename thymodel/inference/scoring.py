@@ -8,6 +8,7 @@ Source: Vehtari, Gelman & Gabry 2017, Stat Comput 27:1413; Vehtari et al. 2024, 
 the Monte-Carlo error); Yao et al. 2018, Bayesian Anal 13:917 (stacking).
 """
 
+import warnings
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -44,8 +45,9 @@ def _one_unit(log_likelihood: Float[np.ndarray, "chain draw"]) -> tuple[float, f
         log_weights, k = az.psislw(-flat, efficiency)
     elpd = float(logsumexp(log_weights + flat))
     weights = np.exp(log_weights)
-    error = np.sqrt(np.sum(weights**2 * (np.exp(flat - elpd) - 1) ** 2) / efficiency)
-    return elpd, float(logsumexp(flat) - np.log(len(flat))) - elpd, float(error), float(k)
+    with np.errstate(over="ignore", invalid="ignore"):  # weights without bounds: the error has none either
+        error = float(np.sqrt(np.sum(weights**2 * (np.exp(flat - elpd) - 1) ** 2) / efficiency))
+    return elpd, float(logsumexp(flat) - np.log(len(flat))) - elpd, error if error < np.inf else float("inf"), float(k)
 
 
 def left_out(log_likelihood: Float[np.ndarray, "chain draw"]) -> tuple[float, float]:
@@ -80,7 +82,9 @@ def compare(elpd: Mapping[str, Float[np.ndarray, " unit"]]) -> Comparison:
     densities of whole cohorts are too small for floating point.
     """
     highest = np.max(list(elpd.values()), axis=0)
-    table = az.compare({name: _for_arviz(values - highest) for name, values in elpd.items()}, ic="loo", scale="log")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of pandas, to ArviZ
+        table = az.compare({name: _for_arviz(values - highest) for name, values in elpd.items()}, ic="loo", scale="log")
     return Comparison(tuple(str(name) for name in table.index),
                       *(-table[key].to_numpy(float) if key == "elpd_diff" else table[key].to_numpy(float)
                         for key in ("elpd_diff", "dse", "weight")))
