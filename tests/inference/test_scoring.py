@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 
 from thymodel.inference.marginals import Guess, integrate
-from thymodel.inference.scoring import compare, leave_one_out, left_out, standard_error
+from thymodel.inference.scoring import compare, leave_one_out, left_out, most_k, standard_error
 
 SIGMA, OMEGA, TAU = 0.5, 1.0, 3.0  # residual, between subjects, prior of the mean
 SUBJECTS, VISITS, CHAINS, DRAWS = 12, 6, 4, 1000
@@ -148,3 +148,8 @@ def test_stacking_survives_densities_too_small_for_floating_point():
 def test_the_standard_error_of_a_sum_is_from_its_spread():
     assert standard_error(np.array([1.0, 3.0])) == pytest.approx(2.0)  # variance 2, two units
     assert np.isnan(standard_error(np.array([1.0])))
+
+
+def test_fewer_draws_carry_lighter_tails_only():
+    assert most_k(100) == pytest.approx(0.5) and most_k(1000) == pytest.approx(2 / 3)
+    assert most_k(4000) == 0.7 and most_k(4) < 0.1

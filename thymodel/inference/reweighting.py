@@ -19,7 +19,7 @@ from jaxtyping import Float
 
 from thymodel.documents.priors import log_kernel
 from thymodel.inference.population import Layout, correlation_factor, population_values, residual_matrix
-from thymodel.inference.scoring import MOST_K, relative_efficiency
+from thymodel.inference.scoring import most_k, relative_efficiency
 
 SENSITIVE = 0.05  # of the distance per doubling of the power, the paper's threshold
 CONFLICT, STRONG, NEITHER = "prior-data conflict", "strong prior / weak likelihood", "-"
@@ -73,7 +73,7 @@ def power_sensitivity(quantities: Mapping[str, Draws], term: Draws) -> dict[str,
     term that does not."""
     moving = {name: values for name, values in quantities.items() if _varies(values)}
     found = dict.fromkeys(quantities, float("nan"))
-    if not _varies(term):
+    if not moving or not _varies(term):
         return found | dict.fromkeys(moving, 0.0)
     dims = ("chain", "draw")
     data = az.InferenceData(posterior=xr.Dataset({str(k): (dims, v) for k, v in enumerate(moving.values())}),
@@ -103,14 +103,14 @@ def diagnose(prior: float, likelihood: float) -> str:
 
 
 class Weights(NamedTuple):
-    """Normalised, smoothed; with Pareto k above 0.7 they are not to be used."""
+    """Normalised, smoothed; with a larger Pareto k than `most_k` they are not to be used."""
 
     values: Draws
     pareto_k: float
 
     @property
     def good(self) -> bool:
-        return self.pareto_k <= MOST_K
+        return self.pareto_k <= most_k(self.values.size)
 
 
 def smooth(log_ratio: Draws) -> Weights:

@@ -8,6 +8,7 @@ Source: Vehtari, Gelman & Gabry 2017, Stat Comput 27:1413; Vehtari et al. 2024, 
 the Monte-Carlo error); Yao et al. 2018, Bayesian Anal 13:917 (stacking).
 """
 
+import math
 import warnings
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -18,8 +19,16 @@ import xarray as xr
 from jaxtyping import Float
 from scipy.special import logsumexp
 
-MOST_K = 0.7  # Pareto k above which importance weights are not to be trusted (Vehtari et al. 2024)
+_MOST_K = 0.7  # Pareto k above which no number of draws within reach makes importance weights good
 _IMPOSSIBLE = 1e3  # log units below the likeliest draw; a likelihood of zero has no logarithm
+
+
+def most_k(draws: int) -> float:
+    """Pareto k above which importance weights of so many draws are not to be trusted, 0.7 from 2200 draws on.
+
+    Source: Vehtari et al. 2024, J Mach Learn Res 25:72, on the least number of draws; as in ArviZ's `loo`.
+    """
+    return min(1 - 1 / math.log10(max(draws, 11)), _MOST_K)
 
 
 class Scores(NamedTuple):

@@ -27,7 +27,7 @@ from thymodel.inference import reweighting
 from thymodel.inference.population import Layout, error_name, layout, log_prior
 from thymodel.inference.posterior import make_posterior
 from thymodel.inference.reweighting import CONFLICT, NEITHER, SENSITIVE, Draws, Step, Tip
-from thymodel.inference.scoring import MOST_K
+from thymodel.inference.scoring import most_k
 from thymodel.results import record as records
 from thymodel.results.fitting import ROOM, derive, sample_posterior, simulate_arms
 from thymodel.results.fitting import Progress as FitProgress
@@ -212,7 +212,7 @@ def _row(name: str, way: str, found: Tip, change: Callable[[float], Prior], fits
          end: float) -> dict[str, Any]:
     crossed = math.isfinite(found.amount)
     verdict = ("crosses" if crossed else
-               f"needs a refit: Pareto k rises above {MOST_K} beyond {found.reach:.3g}" if stopped
+               f"needs a refit: Pareto k is too large beyond {found.reach:.3g}" if stopped
                else "does not cross")
     return {"quantity": name, "way": way, "amount": found.amount, "error": found.error, "verdict": verdict,
             "prior_there": str(change(found.amount if crossed else found.reach)), "looked_to": found.reach,
@@ -313,9 +313,10 @@ def told(found: PriorSensitivity) -> list[str]:
     if (named["diagnosis"] == CONFLICT).any():
         lines.append(f"{CONFLICT}: prior and data both move the quantity, so that they may disagree; a prior that was "
                      "meant to say something shows so too")
-    lost = [f"{name} ({k:.2f})" for name, k in found.pareto_k.items() if not k <= MOST_K]
+    limit = most_k(found.record.z[..., 0].size)
+    lost = [f"{name} ({k:.2f})" for name, k in found.pareto_k.items() if not k <= limit]
     if lost:
-        lines.append(f"Pareto k is above {MOST_K} for the power-scaling of {', '.join(lost)}: needs a refit")
+        lines.append(f"Pareto k is above {limit:.2f} for the power-scaling of {', '.join(lost)}: needs a refit")
     return lines
 
 

@@ -100,11 +100,12 @@ def score(record: FitRecord, by: str = Unit.subject, data_path: Path | None = No
     table = pd.DataFrame({"unit": list(units), "observations": _sizes(posterior, by, list(units.values())),
                           **found._asdict(), "integration_error": integration, "refitted": False})
     notes: list[str] = []
-    suspect = np.flatnonzero(~(found.pareto_k <= scoring.MOST_K))
+    limit = scoring.most_k(record.z[..., 0].size if by is Unit.observation else _thinned(record.z, _DRAWS)[..., 0].size)
+    suspect = np.flatnonzero(~(found.pareto_k <= limit))
     for k in suspect if refit else ():
         progress(f"fitting again without {table['unit'][k]}")
         _refit_one(record, posterior, data, by, list(units.values())[k], table, int(k), notes)
-    return Score(record, by, table, (*_told(table, by, suspect, refit), *notes))
+    return Score(record, by, table, (*_told(table, by, suspect, limit, refit), *notes))
 
 
 def study_of(record: FitRecord, data_path: Path | None) -> tuple[FitSpec, StudyData]:
@@ -272,14 +273,14 @@ def score_left_out(record: FitRecord, posterior: Posterior, data: StudyData, by:
 # --- in words ------------------------------------------------------------------------------------------------
 
 
-def _told(table: pd.DataFrame, by: Unit, suspect: np.ndarray, refit: bool) -> list[str]:
+def _told(table: pd.DataFrame, by: Unit, suspect: np.ndarray, limit: float, refit: bool) -> list[str]:
     if not len(suspect):
-        return [f"Pareto k is at most {scoring.MOST_K} for every {by}: the weights can be trusted"]
+        return [f"Pareto k is at most {limit:.2f} for every {by}: with so many draws the weights can be trusted"]
     named = ", ".join(f"{table['unit'][k]} ({table['pareto_k'][k]:.2f})" for k in suspect)
     if refit:
-        return [f"Pareto k was above {scoring.MOST_K} for {named}: fitted again without each, its score is exact but "
+        return [f"Pareto k was above {limit:.2f} for {named}: fitted again without each, its score is exact but "
                 "for Monte-Carlo error"]
-    return [f"Pareto k is above {scoring.MOST_K} for {named}: importance weights cannot foretell what the fit says "
+    return [f"Pareto k is above {limit:.2f} for {named}: importance weights cannot foretell what the fit says "
             f"without {'it' if len(suspect) == 1 else 'each of them'}, and the score is off, as a rule too good; "
             "use --refit"]
 
