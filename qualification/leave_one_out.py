@@ -2,11 +2,11 @@
 
     python qualification/leave_one_out.py --data HSCT.csv --work DIR --out qualification/leave_one_out.md
 
-The record is fits/hsct_lymphocytes, of real patients; its spec says where the data are found. Each of the 20 subjects is
-left out in turn and all others are fitted again; the subject's exact score is its mean likelihood under those draws,
+The record is fits/hsct_lymphocytes, of real patients; its spec says where the data are found. Each of the 20 subjects
+is left out in turn and all others are fitted again; the subject's exact score is its mean likelihood under those draws,
 random effects integrated out. The scores of `thymodel compare` must agree with these to within four Monte-Carlo errors
-(of both, combined) wherever Pareto k says that they can be trusted, and so must their sum. As a negative control, scores
-that condition on the random effects, which have seen the subject's own data, must not agree.
+(of both, combined) wherever Pareto k says that they can be trusted, and so must their sum. As a negative control,
+scores that condition on the random effects, which have seen the subject's own data, must not agree.
 With --work a run that was stopped goes on from the refits that it had finished.
 """
 
@@ -83,8 +83,9 @@ def report(args: argparse.Namespace) -> str:
     off = float((control.elpd - total)[good].sum())
     agree = all(row["agrees"] for row in rows if row["k"] <= limit) and abs(apart) <= WITHIN * combined
     caught = abs(off) > WITHIN * combined
-    fits = [f"worst R-hat {max(one['rhat'] for one in exact):.3f}, {sum(one['divergences'] for one in exact)} divergent "
-            f"transitions of {len(exact) * spec.sampler.chains * args.draws}"]
+    divergent = sum(one["divergences"] for one in exact)
+    fits = (f"worst R-hat {max(one['rhat'] for one in exact):.3f}, {divergent} divergent transitions of "
+            f"{len(exact) * spec.sampler.chains * args.draws}")
     return "\n".join([
         "# Leave-one-out scores by importance weights against exact refits", "",
         "Made by `qualification/leave_one_out.py`; do not edit. REAL data: lymphocyte counts of 20 patients around an "
@@ -94,7 +95,7 @@ def report(args: argparse.Namespace) -> str:
         "counted)",
         f"- record {record.digest[:16]}, data sha256 {record.content['data']['sha256'][:16]}; weights from "
         f"{some[..., 0].size} of its {record.z[..., 0].size} draws",
-        f"- refits: {spec.sampler.chains} chains of {args.draws} draws after {args.warmup} of warm-up; {fits[0]}", "",
+        f"- refits: {spec.sampler.chains} chains of {args.draws} draws after {args.warmup} of warm-up; {fits}", "",
         f"Scores are log densities of a subject's counts (each in {spec.model.observables['lymphocytes'].unit}) given "
         "all other subjects, random effects integrated out; errors are Monte-Carlo. A score by weights may be trusted "
         f"where Pareto k is at most {limit:.2f}; elsewhere `thymodel compare --refit` takes the exact one.", "",
@@ -104,11 +105,12 @@ def report(args: argparse.Namespace) -> str:
           f"{row['exact']:.2f} ({row['exact_error']:.2f}) | {row['apart']:+.1f} | "
           f"{('yes' if row['agrees'] else 'NO') if row['k'] <= limit else 'refit needed'} | {row['control']:.2f} |"
           for row in rows), "",
-        f"Sum over the {int(good.sum())} subjects whose weights can be trusted: by weights {weights.elpd[good].sum():.2f}, "
-        f"exact {total[good].sum():.2f}, difference {apart:+.2f} with a Monte-Carlo error of {combined:.2f}.",
+        f"Sum over the {int(good.sum())} subjects whose weights can be trusted: by weights "
+        f"{weights.elpd[good].sum():.2f}, exact {total[good].sum():.2f}, difference {apart:+.2f} with a Monte-Carlo "
+        f"error of {combined:.2f}.",
         f"Sum over all subjects, exact: {total.sum():.2f} (Monte-Carlo error {np.sqrt(np.sum(errors**2)):.2f}).", "",
-        f"**{'PASS' if agree else 'FAIL'}**: scores by weights agree with exact refits to within {WITHIN:g} Monte-Carlo "
-        "errors, subject by subject and in sum.", "",
+        f"**{'PASS' if agree else 'FAIL'}**: scores by weights agree with exact refits to within {WITHIN:g} "
+        "Monte-Carlo errors, subject by subject and in sum.", "",
         f"**{'PASS' if caught else 'FAIL'}** (negative control): scores given the subjects' own random effects are off "
         f"by {off:+.1f} in sum, {abs(off) / combined:.0f} Monte-Carlo errors.", ""])
 

@@ -91,7 +91,9 @@ def test_a_refit_is_exact_where_the_weights_are_not(tiny_fit, by_subject, monkey
     assert np.isfinite(found.table["elpd"]).all()
     kept = ~suspect
     assert found.elpd[kept] == pytest.approx(by_subject.elpd[kept])
-    assert "fitted again" in found.notes[0] and "use --refit" in score(tiny_fit).notes[0]
+    assert "fitted again" in found.notes[0]
+    told = scores._told(by_subject.table, Unit.subject, np.flatnonzero(suspect), limit, refit=False)
+    assert "use --refit" in told[0] and by_subject.table["unit"][suspect].iloc[0] in told[0]
 
 
 @pytest.mark.parametrize("by, unit, left", [(Unit.subject, [1], 9 - 1), (Unit.observation, [0, 4], 11 - 2)])

@@ -24,6 +24,7 @@ from thymodel.inference.scoring import most_k, relative_efficiency
 SENSITIVE = 0.05  # of the distance per doubling of the power, the paper's threshold
 CONFLICT, STRONG, NEITHER = "prior-data conflict", "strong prior / weak likelihood", "-"
 _POWER = 0.01  # that the powers differ from one, as in the paper
+_SAME = 0.2  # log units: weights within 10% of each other have no tail worth a k-hat
 _LEAST_SPREAD = 1e-12  # of its mean; what varies less does not vary
 
 Draws = Float[np.ndarray, "chain draw"]
@@ -115,9 +116,9 @@ class Weights(NamedTuple):
 
 def smooth(log_ratio: Draws) -> Weights:
     """Weights of draws, from the log of the density that is asked about over the one that they are from."""
-    if not np.ptp(log_ratio) > _LEAST_SPREAD:
-        return Weights(np.full(log_ratio.shape, 1 / log_ratio.size), 0.0)
     centred = log_ratio - log_ratio.max()
+    if np.ptp(log_ratio) < _SAME:
+        return Weights(np.exp(centred) / np.exp(centred).sum(), 0.0)
     with np.errstate(over="ignore"):  # as in `power_sensitivity`
         log_weights, k = az.psislw(centred.ravel(), relative_efficiency(np.exp(centred)))
     return Weights(np.exp(log_weights).reshape(log_ratio.shape), float(k))
