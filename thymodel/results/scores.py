@@ -367,10 +367,15 @@ HEADING = {Unit.subject: "left out by subject, random effects integrated out",
            Unit.observation: "left out by observation, other observations of the same subject known"}
 
 
+MOST_ROWS = 60  # printed; all are in --csv and --json
+
+
 def unit_rows(found: Score) -> list[dict[str, str]]:
-    """A row a unit, in log units."""
-    rows = []
-    for row in found.table.to_dict("records"):
+    """A row a unit, in log units; of many units those with the largest Pareto k."""
+    rows, table = [], found.table
+    if len(table) > MOST_ROWS:
+        table = table.nlargest(MOST_ROWS, "pareto_k")
+    for row in table.to_dict("records"):
         errors = math.hypot(row["error"], row["integration_error"])
         rows.append({str(found.by): row["unit"], "observations": str(row["observations"]),
                      "elpd": f"{row['elpd']:.2f}", "Monte-Carlo error": f"{errors:.2f}",
@@ -382,9 +387,10 @@ def unit_rows(found: Score) -> list[dict[str, str]]:
 def headline(found: Score) -> str:
     """The sum of all scores in one sentence."""
     total = found.total
+    shown = f"; shown are the {MOST_ROWS} with the largest Pareto k" if len(found.table) > MOST_ROWS else ""
     return (f"elpd {total['elpd']:.1f} log units (standard error over {len(found.table)} units {total['se']:.1f}; "
             f"Monte-Carlo error {math.hypot(total['error'], total['integration_error']):.2f}, of it integration "
-            f"{total['integration_error']:.2f}); effective number of parameters {total['optimism']:.1f}")
+            f"{total['integration_error']:.2f}); effective number of parameters {total['optimism']:.1f}{shown}")
 
 
 def comparison_rows(table: pd.DataFrame) -> list[dict[str, str]]:
