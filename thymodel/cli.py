@@ -12,6 +12,7 @@ from typing import Annotated, Any, TextIO
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 from rich.table import Table
@@ -303,7 +304,7 @@ def _print_rows(rows: list[dict[str, Any]]) -> None:
         for column in group[0]:
             table.add_column(str(column))
         for row in group:
-            table.add_row(*(str(value) for value in row.values()))
+            table.add_row(*(escape(str(value)) for value in row.values()))
         console.print(table)
 
 
@@ -528,3 +529,111 @@ def sensitivity(
     for answer in found.answers:
         print(f"\n{run.headline(found, answer)}")
         _print_rows(run.answer_rows(found, answer))
+
+
+# --- what a fit is worth ---------------------------------------------------------------------------------------
+
+
+class LeftOut(StrEnum):
+    """As `results.scores.Unit`, which is imported only where it is needed."""
+
+    subject = "subject"
+    observation = "observation"
+    cohort = "cohort"
+    dose = "dose"
+
+
+@app.command()
+def compare(
+    records: Annotated[list[Path], typer.Argument(help="directories of records; one alone: its scores")],
+    by: Annotated[LeftOut, typer.Option(help="what is left out at a time")] = LeftOut.subject,
+    refit: Annotated[bool, typer.Option(help="fit again without each unit whose Pareto k is above 0.7")] = False,
+    data: Data = None,
+    csv_: Csv = None,
+    json_: Json = False,
+) -> None:
+    """Predictive scores: how well fits foretell what is left out, and stacking weights where there are several."""
+    from thymodel.results import scores as run
+    from thymodel.results.record import load_record
+
+    loaded = [load_record(folder) for folder in records]
+    run.refuse_unlike(loaded)
+    with _FitDisplay() as display:
+        found = [run.score(record, by, data, refit, display.progress.stage) for record in loaded]
+    table = run.compare(found) if len(found) > 1 else None
+    if csv_ is not None:
+        _write_csv(run.units_table(found), csv_)
+    if json_:
+        print(run.as_json(found, table))
+        return
+    for one in found:
+        _print_scores(one, len(found) == 1)
+    if table is not None:
+        print(f"\n{run.HEADING[found[0].by]}; best first, in log units")
+        _print_rows(run.comparison_rows(table))
+        print(run.caution(table, len(found[0].table), found[0].by))
+
+
+def _print_scores(found, alone: bool) -> None:
+    from thymodel.results import scores as run
+
+    banner = "SIMULATED data: " if found.record.content["simulated"] else ""
+    print(f"{banner}{found.record.content['title']} ({found.record.folder})")
+    print(run.headline(found))
+    if alone:
+        print(f"\nlog density of what is left out, {run.HEADING[found.by]}; in log units")
+        _print_rows(run.unit_rows(found))
+    for note in found.notes:
+        print(note)
+
+
+@app.command()
+def priors(
+    record: Annotated[Path, typer.Argument(help="directory of the record")],
+    tip: Annotated[str | None, typer.Option(help="a parameter whose prior is moved till the target is crossed")] = None,
+    endpoint: Annotated[str | None, typer.Option(help="with --tip: the endpoint that is asked about")] = None,
+    day: Annotated[float | None, typer.Option(help="with --tip: reconstituted by this day")] = None,
+    target: Annotated[float | None, typer.Option(help="with --tip: the probability to cross")] = None,
+    refit: Annotated[bool, typer.Option(help="with --tip: fit again where weights do not reach")] = False,
+    data: Data = None,
+    csv_: Csv = None,
+    json_: Json = False,
+) -> None:
+    """What a fit owes to its priors: power-scaling of prior and likelihood; with --tip, a tipping point."""
+    from thymodel.results import prior_sensitivity as run
+    from thymodel.results.record import load_record
+
+    asked = _question(tip, endpoint, day, target)
+    loaded = load_record(record)
+    with _FitDisplay() as display:
+        tipping = None if asked is None else run.tip(loaded, asked, refit, data, display.progress.stage)
+        display.progress.stage("power-scaling")
+        found = run.check_priors(loaded)
+    if csv_ is not None:
+        _write_csv(run.as_table(found) if tipping is None else tipping.table, csv_)
+    if json_:
+        print(run.as_json(found, tipping))
+        return
+    print(f"{'SIMULATED data: ' if loaded.content['simulated'] else ''}{loaded.content['title']} ({loaded.folder})")
+    if tipping is not None:
+        print(run.tip_heading(tipping))
+        _print_rows(run.tip_rows(tipping))
+        return
+    print(run.METHOD)
+    _print_rows(run.sensitivity_rows(found))
+    for line in run.told(found):
+        print(line)
+
+
+def _question(tip: str | None, endpoint: str | None, day: float | None, target: float | None):
+    """What --tip asks; none of the four, or all."""
+    from thymodel.results.prior_sensitivity import Question
+
+    given = {"--tip": tip, "--endpoint": endpoint, "--day": day, "--target": target}
+    absent = [name for name, value in given.items() if value is None]
+    if tip is None or endpoint is None or day is None or target is None:
+        if len(absent) == len(given):
+            return None
+        raise InputError([Fault(name, "missing", "a tipping point needs --tip, --endpoint, --day and --target")
+                          for name in absent])
+    return Question(tip, endpoint, day, target)

@@ -2,8 +2,12 @@
 
 import math
 
+import numpy as np
 import pytest
+import scipy.special
+import scipy.stats
 
+from thymodel.documents import priors
 from thymodel.documents.priors import in_scipy, parse_correlation_prior, parse_prior, support
 
 
@@ -56,3 +60,45 @@ def test_a_correlation_prior_is_its_shape():
 def test_a_bad_correlation_prior_is_refused(text):
     with pytest.raises(ValueError):
         parse_correlation_prior(text)
+
+
+# --- other priors in place of one ----------------------------------------------------------------------------
+
+_VALUES = {"lognormal": [0.05, 0.1, 0.4], "logitnormal": [0.1, 0.5, 0.9], "normal": [-1.0, 0.0, 3.0],
+           "truncnormal": [0.1, 0.5, 0.9], "halfnormal": [0.1, 1.0, 3.0], "halfcauchy": [0.1, 1.0, 9.0],
+           "exponential": [0.1, 1.0, 3.0], "uniform": [0.1, 0.5, 0.9]}
+_TEXTS = ["lognormal(median=0.1, sd=0.7)", "logitnormal(median=0.3, sd=0.7)", "normal(mean=0.5, sd=2)",
+          "truncnormal(mean=0.5, sd=0.4, lower=0, upper=1)", "halfnormal(sd=0.5)", "halfcauchy(scale=0.5)",
+          "exponential(mean=2)", "uniform(lower=0, upper=1)"]
+
+
+@pytest.mark.parametrize("text", _TEXTS)
+def test_a_kernel_is_the_log_density_less_a_constant_on_the_scale_of_its_family(text):
+    prior = priors.parse_prior(text)
+    x = np.array(_VALUES[prior.family])
+    if prior.family == "logitnormal":
+        density = scipy.stats.norm(scipy.special.logit(0.3), 0.7).logpdf(scipy.special.logit(x))
+    else:
+        density = in_scipy(prior).logpdf(x) + (np.log(x) if prior.family == "lognormal" else 0.0)
+    assert np.ptp(density - priors.log_kernel(prior, x)) == pytest.approx(0, abs=1e-12)
+
+
+def test_a_prior_moves_by_its_own_standard_deviations():
+    moved = {text: priors.shifted(priors.parse_prior(text), 2.0) for text in _TEXTS[:4]}
+    places = [moved[text].numbers.get("median", moved[text].numbers.get("mean")) for text in _TEXTS[:4]]
+    logit = scipy.special.logit(0.3) + 1.4
+    assert places == pytest.approx([0.1 * np.exp(1.4), scipy.special.expit(logit), 4.5, 1.3])
+    for text in _TEXTS[4:]:
+        with pytest.raises(ValueError, match="cannot be shifted"):
+            priors.shifted(priors.parse_prior(text), 1.0)
+
+
+def test_a_prior_gets_wider_about_its_place():
+    for text in _TEXTS[:7]:
+        prior = priors.parse_prior(text)
+        wider = priors.rescaled(prior, 3.0)
+        assert priors.rescaled(wider, 1 / 3).numbers == pytest.approx(dict(prior.numbers))
+        changed = [key for key in prior.numbers if wider.numbers[key] != prior.numbers[key]]
+        assert len(changed) == 1 and wider.numbers[changed[0]] == pytest.approx(3 * prior.numbers[changed[0]])
+    with pytest.raises(ValueError, match="cannot be rescaled"):
+        priors.rescaled(priors.parse_prior(_TEXTS[7]), 2.0)

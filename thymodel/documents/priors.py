@@ -9,6 +9,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+import scipy.special
 import scipy.stats
 
 _KEYS = {
@@ -149,3 +151,62 @@ def in_scipy(prior: Prior):
         case "uniform":
             return scipy.stats.uniform(n["lower"], n["upper"] - n["lower"])
     raise ValueError(f"scipy has no {prior.family} distribution")
+
+
+# --- other priors in place of one ----------------------------------------------------------------------------
+
+_PLACED = {"lognormal": "median", "logitnormal": "median", "normal": "mean", "truncnormal": "mean"}
+_WIDTH = {"halfcauchy": "scale", "exponential": "mean"}  # of the others it is the sd
+
+
+def log_kernel(prior: Prior, value: np.ndarray) -> np.ndarray:
+    """Log density less a constant, on the scale that the prior is written on: log of a lognormal, logit of a
+    logitnormal. There a power of the density keeps its median and changes its width."""
+    n = prior.numbers
+    match prior.family:
+        case "lognormal":
+            return -0.5 * (np.log(value / n["median"]) / n["sd"]) ** 2
+        case "logitnormal":
+            return -0.5 * ((scipy.special.logit(value) - scipy.special.logit(n["median"])) / n["sd"]) ** 2
+        case "normal" | "truncnormal":
+            return -0.5 * ((value - n["mean"]) / n["sd"]) ** 2
+        case "halfnormal":
+            return -0.5 * (value / n["sd"]) ** 2
+        case "halfcauchy":
+            return -np.log1p((value / n["scale"]) ** 2)
+        case "exponential":
+            return -value / n["mean"]
+        case "uniform":
+            return np.zeros_like(value)
+    raise ValueError(f"{prior} is not the prior of one number")
+
+
+def shifted(prior: Prior, distance: float) -> Prior:
+    """The prior moved by so many of its standard deviations, on the scale that it is written on.
+
+    Raises:
+        ValueError: it has no place of its own (a half-normal begins at zero, a uniform ends at its bounds).
+    """
+    if prior.family not in _PLACED:
+        raise ValueError(f"{prior} cannot be shifted: it begins at zero or ends at its bounds")
+    key, step = _PLACED[prior.family], distance * prior.numbers["sd"]
+    place = prior.numbers[key]
+    if prior.family == "lognormal":
+        moved = place * math.exp(step)
+    elif prior.family == "logitnormal":
+        moved = float(scipy.special.expit(scipy.special.logit(place) + step))
+    else:
+        moved = place + step
+    return Prior(prior.family, {**prior.numbers, key: moved})
+
+
+def rescaled(prior: Prior, factor: float) -> Prior:
+    """The prior made wider by a factor, about the place where it is.
+
+    Raises:
+        ValueError: a uniform, whose bounds would exclude or add values.
+    """
+    key = _WIDTH.get(prior.family, "sd")
+    if key not in prior.numbers:
+        raise ValueError(f"{prior} cannot be rescaled: other bounds exclude or add values")
+    return Prior(prior.family, {**prior.numbers, key: prior.numbers[key] * factor})

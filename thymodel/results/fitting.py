@@ -41,7 +41,7 @@ CHECKPOINT = ".checkpoint"
 _PACKAGES = ("thymodel", "numpy", "scipy", "sympy", "jax", "jaxlib", "diffrax", "blackjax", "llvmlite", "arviz", "pint",
              "pandas")
 _CERTIFIED = 400  # draws whose log density is computed again with finer steps
-_ROOM = 256  # rows of the solver's table: most fits need fewer, and then nothing is compiled twice
+ROOM = 256  # rows of the solver's table: most fits need fewer, and then nothing is compiled twice
 _ENDPOINT_DRAWS = 1200  # at most; of every chain equally many
 _ENDPOINT_SUBJECTS = 64  # virtual, the same under every draw
 
@@ -74,13 +74,13 @@ def fit(spec_path: str | Path, data_path: str | Path | None = None, out: str | P
     folder = _open_folder(spec, out, resume)
     data, data_file = load_study(spec, data_path)
     progress.stage("preparing the posterior")
-    posterior = make_posterior(spec, data, least_rows=_ROOM)
+    posterior = make_posterior(spec, data, least_rows=ROOM)
     clock.lap("prepare")
-    draws, posterior = _sample(posterior, data, folder, progress)
+    draws, posterior = sample_posterior(posterior, data, folder / CHECKPOINT, progress)
     clock.lap("sample")
     progress.stage("reconstitution times")
-    simulate, grid = _simulate(posterior, data, draws)
-    derived, outcomes = _derive(posterior, data, draws, simulate, grid)
+    simulate, grid = simulate_arms(posterior, data, draws)
+    derived, outcomes = derive(posterior, data, draws, simulate, grid)
     clock.lap("endpoints")
     progress.stage("curves")
     curves = make_curves(spec, posterior.layout, draws.z, data, outcomes.times, simulate, grid)
@@ -150,7 +150,8 @@ def load_study(spec: FitSpec, given: str | Path | None) -> tuple[StudyData, Path
     return load_data(path, spec.model, spec.columns), path
 
 
-def _sample(posterior: Posterior, data: StudyData, folder: Path, progress: Progress) -> tuple[Draws, Posterior]:
+def sample_posterior(posterior: Posterior, data: StudyData, checkpoint: Path | None,
+                     progress: Progress) -> tuple[Draws, Posterior]:
     """Draws, and the posterior that they are of: with the solver's steps laid for where the pilot found the mass."""
     refined: list[Posterior] = []
     grid = posterior.solver.tables.grid
@@ -166,7 +167,7 @@ def _sample(posterior: Posterior, data: StudyData, folder: Path, progress: Progr
     asked = spec.sampler
     settings = Settings(asked.chains, asked.warmup, asked.draws, asked.seed, asked.target_accept)
     progress.stage("pilot, compiling")
-    draws = sampling.sample(posterior.density, lay.size, free, settings, folder / CHECKPOINT,
+    draws = sampling.sample(posterior.density, lay.size, free, settings, checkpoint,
                             _identity(spec, data), progress.sampling, centring.coordinates(lay), (posterior.data,),
                             refine)
     return draws, (refined or [posterior])[-1]
@@ -178,7 +179,7 @@ def _identity(spec: FitSpec, data: StudyData) -> str:
     return digest("\n".join(parts))
 
 
-def _simulate(posterior: Posterior, data: StudyData, draws: Draws) -> tuple[Simulate, np.ndarray]:
+def simulate_arms(posterior: Posterior, data: StudyData, draws: Draws) -> tuple[Simulate, np.ndarray]:
     """Courses of virtual subjects in the study's arms, and the times at which they are looked at."""
     spec, grid = posterior.spec, joint_grid(posterior.spec, data)
     people = virtual_subjects(spec, baseline_covariates(spec, data), _ENDPOINT_SUBJECTS, spec.sampler.seed)
@@ -186,7 +187,7 @@ def _simulate(posterior: Posterior, data: StudyData, draws: Draws) -> tuple[Simu
     return simulator(spec, posterior.layout, z, observed_arms(data), people, grid), grid
 
 
-def _derive(posterior: Posterior, data: StudyData, draws: Draws, simulate: Simulate,
+def derive(posterior: Posterior, data: StudyData, draws: Draws, simulate: Simulate,
             grid: np.ndarray) -> tuple[xr.Dataset, Outcomes]:
     """Summaries of endpoints and implied exports, draw by draw, for every arm: dims (chain, draw, arm); and the
     outcomes themselves (arm, draw, subject)."""
