@@ -345,7 +345,7 @@ def joint(spec: FitSpec, plan: Plan, seen: Seen, population: Mapping[str, Array]
     influence = jnp.concatenate([term.influence for term in terms])
     within = jnp.concatenate([term.within for term in terms])
     covariance = influence @ influence.T / influence.shape[1]
-    pairs = _same_observation(spec, plan, population, observed)
+    pairs = _same_observation(spec, plan, seen, population, observed)
     if pairs:
         rows, columns, values = zip(*pairs, strict=True)
         some = jnp.stack(values)
@@ -368,17 +368,15 @@ def _predicted(spec: FitSpec, group: Group, population, observed) -> tuple[Error
     return error, sigma, observed[:, np.array(group.visits), list(spec.likelihood).index(group.observable)].T
 
 
-def _same_observation(spec: FitSpec, plan: Plan, population, observed) -> list[tuple[int, int, Array]]:
+def _same_observation(spec: FitSpec, plan: Plan, seen: Seen, population,
+                      observed) -> list[tuple[int, int, Array]]:
     """Pairs of figures of one observable on one day, with the mean of Cov(psi, psi' | person)."""
-    found, begin = [], 0
-    begins = []
-    for group in plan.joined:
-        begins.append(begin)
-        begin += len(group.figures)
-    for group, first in zip(plan.joined, begins, strict=True):
+    found: list[tuple[int, int, Array]] = []
+    begins = np.cumsum([0, *(len(group.figures) for group in plan.joined)])[:-1].tolist()
+    for group, own, first in zip(plan.joined, seen.joined, begins, strict=True):
         error, sigma, prediction = _predicted(spec, group, population, observed)
         if group.kind == "below":
-            found += _below_pairs(group, error, sigma, prediction, first)
+            found += _below_pairs(group, error, sigma, prediction, own, first)
         if group.kind in ("mean", "geometric_mean"):
             partner = group.kind.replace("mean", "sd")
             for other, second in zip(plan.joined, begins, strict=True):
@@ -387,15 +385,16 @@ def _same_observation(spec: FitSpec, plan: Plan, population, observed) -> list[t
     return found
 
 
-def _below_pairs(group: Group, error: ErrorModel, sigma, prediction, first: int) -> list[tuple[int, int, Array]]:
-    at = [figure.other if figure.kind == "fraction" else figure.value for figure in group.figures]
-    together = [(i, j) for i in range(len(at)) for j in range(len(at))
-                if i != j and group.visits[i] == group.visits[j] and (at[i], i) < (at[j], j)]
+def _below_pairs(group: Group, error: ErrorModel, sigma, prediction, seen: Numbers,
+                 first: int) -> list[tuple[int, int, Array]]:
+    count = len(group.figures)
+    together = [(i, j) for j in range(count) for i in range(j) if group.visits[i] == group.visits[j]]
     if not together:
         return []
-    low, high = np.array(together).T
-    below = _log_below(error, sigma, prediction[low], jnp.asarray(at)[low])[0]
-    beyond = _log_below(error, sigma, prediction[high], jnp.asarray(at)[high])[1]
+    one, other = np.array(together).T
+    low, high = jnp.minimum(seen.at[one], seen.at[other]), jnp.maximum(seen.at[one], seen.at[other])
+    below = _log_below(error, sigma, prediction[one], low)[0]
+    beyond = _log_below(error, sigma, prediction[one], high)[1]
     values = jnp.mean(jnp.exp(below + beyond), axis=1)  # F(low) (1 - F(high)), given the person
     return [(first + i, first + j, values[k]) for k, (i, j) in enumerate(together)]
 
