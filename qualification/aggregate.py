@@ -307,8 +307,8 @@ def report(args: argparse.Namespace, kept: dict[str, list[dict[str, Any]]]) -> s
         lines.append(f"| {name} | {counts[0]} | {counts[1]} | {ranks.mean():.2f} | "
                      f"{stats.kstest(ranks, 'uniform').pvalue:.2g} | {counts[2]} | {counts[3]} |")
     lines += ["", "## The fits", "",
-              "Every fit counts, however it mixed. The level of an interval's end is known to about half of 1/sqrt(ESS), "
-              "of either sign, which hardly moves the coverage: by about 1/ESS.", "",
+              "Every fit counts, however it mixed. The level of an interval's end is known to about half of "
+              "1/sqrt(ESS), of either sign, which hardly moves the coverage: by about 1/ESS.", "",
               "| | joint | shortcut |", "|---|---|---|"]
     cells = [[f"{np.median([r['ess'] for r in results]):.0f}", f"{np.min([r['ess'] for r in results]):.0f}",
               f"{np.median([r['rhat'] for r in results]):.3f}", f"{np.max([r['rhat'] for r in results]):.3f}",
@@ -316,7 +316,8 @@ def report(args: argparse.Namespace, kept: dict[str, list[dict[str, Any]]]) -> s
     titles = ("least bulk ESS, median over fits", "least bulk ESS, worst fit",
               "largest R-hat of the chain's halves, median", "largest R-hat, worst fit", "divergences")
     lines += [f"| {title} | {one} | {two} |" for title, one, two in zip(titles, *cells, strict=True)]
-    lines += ["", f"Solver: with every step in two, the log density at draws of ten fits moves by {args.solver:.2g} (SD)."]
+    lines += ["", f"Solver: with every step in two, the log density at draws of ten fits moves by {args.solver:.2g} "
+              "(SD)."]
     return "\n".join(lines) + "\n"
 
 

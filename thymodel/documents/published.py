@@ -167,6 +167,12 @@ class Cohort:
     curves: tuple[Curve, ...]
 
     @property
+    def days(self) -> tuple[float, ...]:
+        """On which something is published, and of curves the visits up to then."""
+        visits = {day for curve in self.curves for day in self.visits if day <= curve.days[-1]}
+        return tuple(sorted({figure.day for figure in self.figures} | visits))
+
+    @property
     def size(self) -> float:
         """The most people behind any figure."""
         return max([f.n for f in self.figures] + [n for c in self.curves for n in c.at_risk])

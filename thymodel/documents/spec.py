@@ -432,11 +432,11 @@ def _published(path: Path, document: FitDocument, model: Model, likelihood: Mapp
     found: list[Published] = []
     known = {name: error for name, error in likelihood.items() if name in model.observables}
     for name, table in document.published.items():
-        beside = path.parent / Path(table.file).name
-        written = path.parent / table.file
+        written, beside = path.parent / table.file, path.parent / Path(table.file).name
+        place = next((file for file in (written, beside) if file.is_file() and digest(file.read_bytes())
+                      == table.sha256), written)
         try:
-            found.append(load_published(name, written if written.is_file() else beside, table.sha256, model, known,
-                                        shared))
+            found.append(load_published(name, place, table.sha256, model, known, shared))
         except InputError as error:
             faults += error.faults
     places = [(cohort.name, read) for read in found for cohort in read.cohorts]

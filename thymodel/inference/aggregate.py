@@ -51,6 +51,7 @@ _FEWEST, _MOST = 128, 1024  # nodes of a cohort
 _PER_PERSON = 4  # nodes: their error is then a small part of the sampling error of the cohort itself
 _RIDGE = 1e-10  # on a correlation matrix, for rounding
 _LEAST = 1e-300
+_REACH = 40.0  # spreads of the error, beyond which no figure is looked for
 _CLIP = 1e-12  # of a hazard, so that its logarithm is finite
 
 JOINED = ("mean", "sd", "geometric_mean", "geometric_sd", "below")  # `below`: quantiles and shares
@@ -173,15 +174,14 @@ def make_people(spec: FitSpec,
 
 
 def _plan(cohort: Cohort, first: int, count: int) -> Plan:
-    days = sorted({figure.day for figure in cohort.figures} | {day for c in cohort.curves for day in cohort.visits
-                                                              if day <= c.days[-1]})
+    days = cohort.days
     groups: dict[tuple[str, str, str], list[Figure]] = {}
     for figure in cohort.figures:
         where, kind = _place_of(figure, cohort)
         groups.setdefault((where, kind, figure.observable), []).append(figure)
     made = [(where, Group(kind, observable, tuple(days.index(f.day) for f in own), tuple(own)))
             for (where, kind, observable), own in groups.items()]
-    return Plan(cohort, first, first + count, tuple(days),
+    return Plan(cohort, first, first + count, days,
                 *(tuple(group for where, group in made if where == name) for name in ("joined", "ranges", "shares")))
 
 
@@ -519,3 +519,75 @@ def _hazards(incidence):
     before = jnp.concatenate([jnp.zeros(1), incidence[:-1]])
     left = 1 - before
     return jnp.where(left > _CLIP, (incidence - before) / jnp.maximum(left, _CLIP), 0.0)
+
+
+# --- new figures ---------------------------------------------------------------------------------------------
+
+
+def draw_figures(spec: FitSpec, plan: Plan, seen: Seen, population: Mapping[str, Array],
+                 observed: Float[Array, "person visit observable"], key) -> dict[tuple[int, str], Array]:
+    """(row, key of the row) -> the figure that another cohort of this size would publish, each by itself.
+
+    Keys are those of the rows: value, sd, cv, q25, q75, min, max. Shares are normal about their expectation.
+    """
+    found: dict[tuple[int, str], Array] = {}
+    keys = iter(jax.random.split(key, len(plan.joined) + len(plan.ranges) + len(plan.shares) + len(plan.cohort.curves)))
+    for group, own in zip(plan.joined, seen.joined, strict=True):
+        error, sigma, prediction = _predicted(spec, group, population, observed)
+        term, noise = _terms(group, error, sigma, prediction, own), jax.random.normal(next(keys), own.n.shape)
+        if group.kind == "below":
+            odds = jnp.log(own.level) - jnp.log1p(-own.level)
+            quantile = _quantile(error, sigma, prediction, jax.nn.sigmoid(odds + term.spread * noise))
+            share = jax.nn.sigmoid(term.center + term.spread * noise)
+            names = {0.25: "q25", 0.5: "value", 0.75: "q75"}
+            found |= {(f.row, "value" if f.kind == "fraction" else names[f.other]):
+                      (share if f.kind == "fraction" else quantile)[k] for k, f in enumerate(group.figures)}
+            continue
+        values = _back(group.kind, error.family in ON_LOG_SCALE, term.center + term.spread * noise)
+        name = {"sd": "sd", "geometric_sd": "cv"}.get(group.kind, "value")
+        found |= {(figure.row, name): values[k] for k, figure in enumerate(group.figures)}
+    for group, own in zip(plan.ranges, seen.ranges, strict=True):
+        error, sigma, prediction = _predicted(spec, group, population, observed)
+        low, high = jax.random.uniform(next(keys), (2, len(group.figures)))
+        ends = (_quantile(error, sigma, prediction, -jnp.expm1(jnp.log1p(-low) / own.n)),
+                _quantile(error, sigma, prediction, high ** (1 / own.n)))
+        for name, values in zip(("min", "max"), ends, strict=True):
+            found |= {(figure.row, name): values[k] for k, figure in enumerate(group.figures)}
+    for group, own in zip(plan.shares, seen.shares, strict=True):
+        error, sigma, prediction = _predicted(spec, group, population, observed)
+        share = jnp.exp(_over_people(_log_below(error, sigma, prediction, own.at)[0]))
+        values = _about(share, own.n, next(keys))
+        found |= {(figure.row, "value"): values[k] for k, figure in enumerate(group.figures)}
+    for curve, own in zip(plan.cohort.curves, seen.curves, strict=True):
+        values = _about(crossed(spec, plan, curve, own.at[0], population, observed), own.n, next(keys))
+        found |= {(row, "value"): values[k] for k, row in enumerate(curve.rows)}
+    return found
+
+
+def _back(kind: str, positive: bool, scaled):
+    """From a figure's own scale to the published one."""
+    if kind in ("sd", "geometric_sd"):
+        sd = jnp.maximum(scaled, 0.0) ** 1.5
+        return sd if kind == "sd" else jnp.sqrt(jnp.expm1(sd**2))
+    return jnp.exp(scaled) if positive else scaled
+
+
+def _about(share, n, key):
+    return jnp.clip(share + jnp.sqrt(share * (1 - share) / n) * jax.random.normal(key, share.shape), 0.0, 1.0)
+
+
+def _quantile(error: ErrorModel, sigma, prediction, level):
+    """The value below which a share `level` of people lies, by halving; arrays (figure,)."""
+    center, spread = center_and_spread(error, sigma, prediction)
+    spread = spread * jnp.ones_like(center)
+    low, high = (jnp.min(center - _REACH * spread, axis=1), jnp.max(center + _REACH * spread, axis=1))
+
+    def halve(_, ends):
+        low, high = ends
+        middle = 0.5 * (low + high)
+        below = jnp.mean(jnp.exp(log_cdf(error, (middle[:, None] - center) / spread)), axis=1) < level
+        return jnp.where(below, middle, low), jnp.where(below, high, middle)
+
+    low, high = jax.lax.fori_loop(0, 60, halve, (low, high))
+    middle = 0.5 * (low + high)
+    return jnp.exp(middle) - error.offset if error.family in ON_LOG_SCALE else middle
