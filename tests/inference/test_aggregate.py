@@ -240,3 +240,101 @@ def test_simulated_cohorts_have_the_moments_that_their_figures_are_said_to_have(
     mean_error, noise = white.mean(axis=0), 4 / np.sqrt(cohorts)
     assert np.abs(mean_error).max() < noise + FIRST_ORDER
     assert np.abs(np.cov(white.T) - np.eye(11)).max() < np.sqrt(2) * noise + FIRST_ORDER
+
+
+def test_crossings_are_those_of_simulated_people(made):
+    """Two visits in a row above the threshold, seen with error; visits between the days count."""
+    head = COHORT + "visits = [1, 3, 5, 7, 9]\n"
+    rows = "".join(row(day, "cumulative_incidence", value, n, threshold=120.0) + "consecutive = 2\n"
+                   for day, value, n in ((3, 0.1, 40), (9, 0.5, 36)))  # 4 of 40, then 16 of the 36 left
+    spec, posterior = made(rows, spec=_LOGS, head=head)
+    z = np.array([0.2, -0.3, -0.2, 0.1, 0.0, 0.3])
+    p, rng, count = natural(posterior, z), np.random.default_rng(2), 400_000
+    eta = rng.standard_normal((2, count))
+    start, slope = p["x0"] * np.exp(p["omega_x0"] * eta[0]), p["b"] * np.exp(p["omega_b"] * eta[1])
+    above = np.stack([(start + slope * day) * np.exp(p["sigma_count"] * rng.standard_normal(count)) > 120.0
+                      for day in (1, 3, 5, 7, 9)])
+    twice = above[1:] & above[:-1]
+    expected = np.array([twice[:1].any(axis=0).mean(), twice.any(axis=0).mean()])
+    (plan,), population = posterior.plans, population_values(posterior.layout, jnp.asarray(z))
+    found = np.asarray(aggregate.crossed(spec, plan, plan.cohort.curves[0], 120.0, population,
+                                         posterior.cohort_courses(jnp.asarray(z))))
+    assert found == pytest.approx(expected, abs=0.005)  # 4 MCSE are 0.003; the nodes leave the rest
+    first, later = found[0], (found[1] - found[0]) / (1 - found[0])
+    exact = scipy.stats.binom(40, first).logpmf(4) + scipy.stats.binom(36, later).logpmf(16)
+    assert term(posterior, z) == pytest.approx(exact, abs=1e-6)
+
+
+# --- laws ----------------------------------------------------------------------------------------------------
+
+TWO = COHORT + '[cohorts.b]\nstudy = "Two"\nsource = "made up"\n'
+
+
+def test_neither_the_order_of_rows_nor_their_unit_matters(made):
+    rows = [row(2, "mean", 100.0, 30, sd=60.0), row(9, "median", 60.0, 20, cohort="b", observable="half")]
+    other = [row(9, "median", 0.06, 20, cohort="b", observable="half", unit="kcell/uL"),
+             row(2, "mean", 0.1, 30, sd=0.06, unit="kcell/uL")]
+    _, one = made("".join(rows), spec=_LOGS, head=TWO)
+    _, two = made("".join(other), spec=_LOGS, head=TWO)
+    for z in POINTS:
+        assert term(one, z) == pytest.approx(term(two, z), abs=SOLVER)
+
+
+def test_people_counted_elsewhere_are_not_counted_here(made):
+    _, one = made(row(2, "mean", 100.0, 30, sd=60.0), head=COHORT + "overlap = 10\n")
+    _, two = made(row(2, "mean", 100.0, 20, sd=60.0))
+    assert term(one, POINTS[0]) == pytest.approx(term(two, POINTS[0]), abs=1e-9)
+
+
+def test_with_many_people_a_cohort_weighs_in_proportion_to_them(made):
+    _, posterior = made(row(2, "mean", 105.0, 30, sd=12.0) + row(9, "median", 125.0, 30, q25=115.0, q75=136.0))
+    density = jax.jit(posterior.density)
+
+    def difference(n: float) -> float:
+        (seen,) = posterior.data.published
+        own = posterior.data._replace(published=(seen._replace(joined=tuple(
+            group._replace(n=np.full_like(group.n, n)) for group in seen.joined)),))
+        one, two = (float(density(jnp.asarray(z), own) - log_prior(posterior.layout, jnp.asarray(z)))
+                    for z in POINTS[:2])
+        return one - two
+
+    assert difference(1e7) / difference(1e6) == pytest.approx(10, rel=1e-3)
+
+
+AGE = """
+[covariate_effects.age_x0]
+parameter = "x0"
+covariate = "age"
+form = "power"
+reference = 40
+prior = "normal(mean=0, sd=1)"
+source = "test"
+{}
+[study_effect]
+b = {{ sd = "halfnormal(sd=0.3)", source = "test" }}
+"""
+
+
+@pytest.mark.parametrize("asked", ["", "aggregate = true"])
+def test_averages_inform_slopes_between_patients_only_where_asked(made, asked):
+    ages = "".join(f'[cohorts.{name}.covariates]\nage = {{ unit = "year", mean = {age}, sd = 9, source = "made up" }}\n'
+                   for name, age in (("a", 30), ("b", 55)))
+    rows = row(2, "mean", 100.0, 30, sd=60.0) + row(2, "mean", 130.0, 30, cohort="b", sd=60.0)
+    _, posterior = made(rows, spec=_LOGS, head=TWO + ages, more=AGE.format(asked))
+    names = posterior.layout.population
+    z = jnp.asarray(np.random.default_rng(1).normal(scale=0.5, size=len(names)))
+    slope = jax.grad(lambda z: posterior.log_density(z) - log_prior(posterior.layout, z))(z)
+    informed = {name for name, s in zip(names, slope, strict=True) if abs(float(s)) > 1e-9}
+    slopes = {name for name in names if name.startswith("beta_")}
+    assert slopes & informed == ({"beta_age_x0"} if asked else {"beta_across_age_x0"})
+    assert {"tau_b", "study_b_One", "study_b_Two"} <= informed
+
+
+def test_the_gradient_is_that_of_central_differences(made):
+    _, posterior = made(MANY, spec=_LOGS)
+    slope = jax.jit(jax.value_and_grad(posterior.log_density))
+    z, width = POINTS[0], 1e-4
+    for k, found in enumerate(slope(z)[1]):
+        step = width * np.eye(len(z))[k]
+        expected = (float(slope(z + step)[0]) - float(slope(z - step)[0])) / (2 * width)
+        assert float(found) == pytest.approx(expected, rel=1e-5, abs=1e-4), k
