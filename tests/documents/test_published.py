@@ -8,6 +8,7 @@ import pytest
 from thymodel.documents.measurement import ErrorModel
 from thymodel.documents.model import load_model
 from thymodel.documents.published import Published, load_published, read_published
+from thymodel.documents.spec import load_fit_spec
 from thymodel.documents.toml import digest
 from thymodel.errors import InputError
 
@@ -117,3 +118,52 @@ def test_a_file_of_another_digest_is_refused(tmp_path):
     (tmp_path / "papers.toml").write_text(HEAD + row("mean", 100))
     with pytest.raises(InputError, match="sha256"):
         load_published("papers", tmp_path / "papers.toml", digest("else"), MODEL, LOGNORMAL)
+
+
+# --- in a spec -----------------------------------------------------------------------------------------------
+
+SPEC = """
+title = "Papers"
+purpose = "test"
+model = "decay.toml"
+estimate = ["x0", "k"]
+{more}
+[likelihood.count]
+error = "lognormal"
+parameters = {{ log_sd = {{ prior = "halfnormal(sd=0.3)", source = "test" }} }}
+[sampler]
+seed = 1
+"""
+PAPERS = HEAD + row("mean", 100, sd=40)
+NAMED = f'[published.papers]\nfile = "papers.toml"\nsha256 = "{digest(PAPERS)}"\n'
+
+
+def spec_with(tmp_path: Path, more: str):
+    (tmp_path / "decay.toml").write_text((BAD / "decay.toml").read_text(encoding="utf-8"), encoding="utf-8")
+    (tmp_path / "papers.toml").write_text(PAPERS, encoding="utf-8")
+    (tmp_path / "spec.toml").write_text(SPEC.format(more=more), encoding="utf-8")
+    return load_fit_spec(tmp_path)
+
+
+def test_a_spec_may_have_published_figures_alone(tmp_path):
+    spec = spec_with(tmp_path, NAMED + '[study_effect]\nx0 = { sd = "halfnormal(sd=0.3)", source = "test" }\n')
+    assert not spec.has_data
+    assert (spec.studies, list(spec.study_effects)) == (("One",), ["x0"])
+
+
+@pytest.mark.parametrize("more, place", [
+    ("", "data"),
+    (NAMED.replace("papers.toml", "paper.toml"), ""),
+    (NAMED + NAMED.replace("published.papers", "published.again"), "published.again.file"),
+    (NAMED.replace('file = "papers.toml"', 'file = "decay.toml"'), "")])
+def test_a_spec_without_data_or_with_the_wrong_papers_is_refused(tmp_path, more, place):
+    with pytest.raises(InputError) as caught:
+        spec_with(tmp_path, more)
+    assert any(place in fault.where for fault in caught.value.faults)
+
+
+def test_a_study_effect_needs_a_study(tmp_path):
+    data = f'[data]\nfile = "study.csv"\nsha256 = "{digest("")}"\nunits = {{ TIME = "day", count = "cell/uL" }}\n'
+    with pytest.raises(InputError) as caught:
+        spec_with(tmp_path, data + '[study_effect]\nx0 = { sd = "halfnormal(sd=0.3)", source = "test" }\n')
+    assert places(caught) == {"study_effect.x0"}
