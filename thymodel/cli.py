@@ -114,6 +114,8 @@ def _check_one(path: Path) -> list[str]:
     if keys & {"states", "observables", "parameters"}:
         model = load_model(path)
         return [f"{path}: good ({len(model.states)} states, {len(model.parameters)} parameters)"]
+    if keys >= {"cohorts", "rows"}:
+        return [f"{path}: note: published figures, checked through the spec that names them"]
     if keys & {"visits", "error", "truth"}:
         return [f"{path}: good (design, {len(load_design(path).arms)} arms)"]
     if "arms" in keys:
@@ -127,7 +129,11 @@ def _check_one(path: Path) -> list[str]:
 def _check_fit(spec: Any) -> list[str]:
     from thymodel.results.fitting import load_study
 
-    lines = [f"{spec.path}: good ({spec.model.name}, {len(spec.estimate)} parameters estimated)"]
+    lines = [f"{spec.path}: good ({spec.model.name}, {len(spec.estimate)} parameters estimated)",
+             *(f"{table.path}: good ({len(table.cohorts)} published cohorts, {len(table.rows)} rows)"
+               for table in spec.published)]
+    if not spec.has_data:
+        return lines
     if not (spec.path.parent / spec.data_file).is_file():
         return [*lines, f"{spec.path}: note: data {spec.data_file} not here, not checked"]
     data, file = load_study(spec, None)

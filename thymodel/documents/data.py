@@ -71,6 +71,9 @@ class StudyData:
     rows: int
 
 
+NO_PATIENTS = StudyData((), (), (), "", "", 0)  # of a fit to published figures alone
+
+
 @dataclass(frozen=True)
 class Disposition:
     """What became of one arm's rows; counts by observable where a mapping."""

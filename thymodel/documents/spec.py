@@ -5,7 +5,7 @@ endpoints count, and the gates that the draws must pass. Paths in it are relativ
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -38,6 +38,7 @@ from thymodel.documents.model import (
     unit_in_model,
 )
 from thymodel.documents.priors import Prior
+from thymodel.documents.published import Published, load_published
 from thymodel.documents.regimen import Dose, dose_faults
 from thymodel.documents.toml import Table, digest, parse_document, read_text
 from thymodel.errors import Fault, InputError
@@ -75,12 +76,29 @@ class BetweenSubjectTable(Table):
 
 
 class CovariateEffectTable(Table):
+    """`aggregate`: published cohorts, whose covariates are known as averages only, may inform this coefficient."""
+
     parameter: str
     covariate: str
     form: Literal["power", "linear"]
     reference: Number
     prior: str
     source: Text
+    aggregate: bool = False
+
+
+class StudyEffectTable(Table):
+    """How far published studies lie from the patients of the study data, or from their common middle without these."""
+
+    sd: str
+    source: Text
+    scale: Literal["log", "logit", "natural"] = "log"
+    parameters: list[str] = []
+
+
+class PublishedTable(Table):
+    file: str
+    sha256: Annotated[str, pydantic.Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class DerivedTable(Table):
@@ -169,15 +187,17 @@ class FitDocument(Table):
     purpose: Text
     model: str
     estimate: list[str]
-    data: DataTable
     likelihood: dict[str, LikelihoodTable]
     sampler: SamplerTable
+    data: DataTable | None = None
+    published: dict[str, PublishedTable] = {}
     simulated: bool = False
     override: dict[str, ParameterOverride] = {}
     between_subject: dict[str, BetweenSubjectTable] = {}
     correlation: list[CorrelationTable] = []
     residual_correlation: list[SharedErrorTable] = []
     covariate_effects: dict[str, CovariateEffectTable] = {}
+    study_effect: dict[str, StudyEffectTable] = {}
     derived: dict[str, DerivedTable] = {}
     endpoints: dict[str, EndpointTable] = {}
     solver: SolverTable = SolverTable()
@@ -232,7 +252,11 @@ class BetweenSubject:
 
 @dataclass(frozen=True)
 class CovariateEffect:
-    """coefficient*log(c/reference) ("power") or coefficient*(c - reference) ("linear"), added on the log scale."""
+    """coefficient*log(c/reference) ("power") or coefficient*(c - reference) ("linear"), added on the log scale.
+
+    Published cohorts have a coefficient of their own, with the same prior, unless `aggregate`: averages of groups that
+    also differ in other ways must not pass for a slope between patients.
+    """
 
     parameter: str
     covariate: str
@@ -240,6 +264,7 @@ class CovariateEffect:
     reference: float
     prior: Prior
     source: str
+    aggregate: bool = False
 
 
 @dataclass(frozen=True)
@@ -296,6 +321,18 @@ class FitSpec:
     solver: SolverTable
     gates: GatesTable
     shared_errors: tuple[SharedError, ...] = ()
+    published: tuple[Published, ...] = ()
+    study_effects: Mapping[str, BetweenSubject] = field(default_factory=dict)
+
+    @property
+    def has_data(self) -> bool:
+        """Whether there are patients beside what is published."""
+        return bool(self.data_file)
+
+    @property
+    def studies(self) -> tuple[str, ...]:
+        """The published ones."""
+        return tuple(dict.fromkeys(cohort.study for table in self.published for cohort in table.cohorts))
 
 
 @dataclass(frozen=True)
@@ -362,10 +399,16 @@ def _build_fit(document: FitDocument, model: Model, model_path: Path, path: Path
         _known(where, f"override.{name}", name, model.parameters, "parameter", faults)
     effects = {name: _between_subject(where, name, table, document, model, faults)
                for name, table in document.between_subject.items()}
+    likelihood = {name: _error_model(where, name, table, model, faults)
+                  for name, table in document.likelihood.items()}
+    shared_errors, data = _shared_errors(where, document, faults), document.data
+    if data is None and not document.published:
+        faults.append(Fault(f"{where}: data", "missing", "add [data], or [published.NAME] for published figures"))
     return FitSpec(
         name=path.parent.resolve().name, path=path, text=text, digest=digest(text), title=document.title,
         purpose=document.purpose, simulated=document.simulated, model_path=model_path, model=model,
-        data_file=document.data.file, data_sha256=document.data.sha256, data_where=document.data.where,
+        data_file=data.file if data else "", data_sha256=data.sha256 if data else "",
+        data_where=data.where if data else "",
         columns=_columns(where, document, model, faults),
         estimate=estimate, fixed=_fixed(where, document, model, faults), between_subject=effects,
         correlated=_correlated(where, document, faults),
@@ -374,16 +417,52 @@ def _build_fit(document: FitDocument, model: Model, model_path: Path, path: Path
                            for name, table in document.covariate_effects.items()},
         derived={name: found for name, table in document.derived.items()
                  if (found := _derived(where, name, table, model, faults)) is not None},
-        likelihood={name: _error_model(where, name, table, model, faults)
-                    for name, table in document.likelihood.items()},
+        likelihood=likelihood,
         endpoints=_endpoints(where, document.endpoints, model, faults),
         sampler=document.sampler, solver=document.solver, gates=document.gates,
-        shared_errors=_shared_errors(where, document, faults))
+        shared_errors=shared_errors,
+        published=_published(path, document, model, likelihood, shared_errors, faults),
+        study_effects={name: _study_effect(where, name, table, document, model, faults)
+                       for name, table in document.study_effect.items()})
+
+
+def _published(path: Path, document: FitDocument, model: Model, likelihood: Mapping[str, ErrorModel],
+               shared: tuple[SharedError, ...], faults) -> tuple[Published, ...]:
+    """The files under [published], with their faults; a record keeps its own copies beside its spec."""
+    found: list[Published] = []
+    known = {name: error for name, error in likelihood.items() if name in model.observables}
+    for name, table in document.published.items():
+        written, beside = path.parent / table.file, path.parent / Path(table.file).name
+        place = next((file for file in (written, beside) if file.is_file() and digest(file.read_bytes())
+                      == table.sha256), written)
+        try:
+            found.append(load_published(name, place, table.sha256, model, known, shared))
+        except InputError as error:
+            faults += error.faults
+    places = [(cohort.name, read) for read in found for cohort in read.cohorts]
+    for k, (name, read) in enumerate(places):
+        if any(name == other for other, _ in places[:k]):
+            faults.append(Fault(f"{read.path}: cohorts.{name}", "a cohort of that name is in another file too",
+                                "choose another name"))
+    kept = ["spec.toml", f"{model.name}.toml", *(Path(table.file).name for table in document.published.values())]
+    for name, table in document.published.items():
+        if kept.count(Path(table.file).name) > 1:
+            faults.append(Fault(f"{path}: published.{name}.file", "another file of the record has this name",
+                                "choose another name"))
+    return tuple(found)
+
+
+def _study_effect(where, name, table: StudyEffectTable, document, model: Model, faults) -> BetweenSubject:
+    if not document.published:
+        faults.append(Fault(f"{where}: study_effect.{name}", "no published study to differ", "add [published.NAME]"))
+    as_effect = BetweenSubjectTable(sd=table.sd, source=table.source, scale=table.scale, parameters=table.parameters)
+    return _between_subject(where, name, as_effect, document, model, faults, "study_effect")
 
 
 def _columns(where, document: FitDocument, model: Model, faults) -> DataColumns:
     """How to read the data: what [data] says, and what the assays of the likelihood report."""
-    data, tables = document.data, {n: t for n, t in document.likelihood.items() if n in model.observables}
+    data = document.data or DataTable(file="", sha256="0" * 64, units={})
+    tables = {n: t for n, t in document.likelihood.items() if n in model.observables}
     unit_of = {name: item.unit for name, item in model.observables.items()}
     scales = {name: read_scale(f"{where}: likelihood.{name}", table.error, unit_of[name], table.scale, faults)
               for name, table in tables.items()}
@@ -455,8 +534,9 @@ def _fixed(where, document: FitDocument, model: Model, faults) -> dict[str, floa
     return values
 
 
-def _between_subject(where, name, table: BetweenSubjectTable, document, model: Model, faults) -> BetweenSubject:
-    path, parameters = f"between_subject.{name}", tuple(table.parameters or [name])
+def _between_subject(where, name, table: BetweenSubjectTable, document, model: Model, faults,
+                     section: str = "between_subject") -> BetweenSubject:
+    path, parameters = f"{section}.{name}", tuple(table.parameters or [name])
     sd = _prior(where, f"{path}.sd", table.sd, faults)
     if priors.support(sd)[0] < 0:
         faults.append(Fault(f"{where}: {path}.sd", f"{sd} allows negative values; a standard deviation is positive"))
@@ -509,7 +589,7 @@ def _effect(where, name, table: CovariateEffectTable, document, model: Model, fa
     if table.form == "power" and table.reference <= 0:
         faults.append(Fault(f"{where}: {path}.reference", "a power needs a reference above 0"))
     return CovariateEffect(table.parameter, table.covariate, table.form, table.reference,
-                           _prior(where, f"{path}.prior", table.prior, faults), table.source)
+                           _prior(where, f"{path}.prior", table.prior, faults), table.source, table.aggregate)
 
 
 def _derived(where, name, table: DerivedTable, model: Model, faults) -> Derived | None:

@@ -86,8 +86,8 @@ def choose_weights(lay: Layout, z: Float[np.ndarray, "draw coordinate"], curvatu
 
 def informations(lay: Layout, z: Float[np.ndarray, "draw coordinate"]) -> np.ndarray:
     """About each effect, from how much of its etas' prior variance the data took away in a pilot, over its subjects."""
-    if not lay.scales:
-        return np.zeros(0)
+    if not lay.scales or not lay.subjects:
+        return np.zeros(len(lay.scales))
     etas = z[:, len(lay.population):].reshape(len(z), len(lay.subjects), len(lay.scales))
     learned = np.clip(1.0 - etas.var(axis=0).mean(axis=0), 0.0, _MOST_LEARNED)
     omegas = np.asarray(jax.jit(jax.vmap(lambda x: _omegas(lay, x[: len(lay.population)])))(jnp.asarray(z)))

@@ -6,7 +6,7 @@ quantile function; only correlations have a density of their own. `Layout` says 
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import jax
 import jax.numpy as jnp
@@ -95,6 +95,9 @@ class Layout:
     errors: Mapping[str, Prior]
     subjects: tuple[str, ...]
     shared_errors: tuple[SharedError, ...] = ()
+    across: Mapping[str, Prior] = field(default_factory=dict)
+    study_scales: Mapping[str, Prior] = field(default_factory=dict)
+    studies: tuple[str, ...] = ()
 
     @property
     def correlations(self) -> list[tuple[str, str]]:
@@ -106,7 +109,9 @@ class Layout:
         """Names of the coordinates that are not random effects, in order."""
         return [*self.estimate, *(f"omega_{name}" for name in self.scales),
                 *(f"corr_{a}_{b}" for a, b in self.correlations), *(f"beta_{name}" for name in self.effects),
-                *self.errors, *(name for block in self.shared_errors for name in block.names)]
+                *self.errors, *(name for block in self.shared_errors for name in block.names),
+                *(f"beta_across_{name}" for name in self.across), *(f"tau_{name}" for name in self.study_scales),
+                *(study_name(name, study) for name in self.study_scales for study in self.studies)]
 
     @property
     def size(self) -> int:
@@ -118,6 +123,11 @@ def error_name(observable: str, key: str) -> str:
     return f"sigma_{observable}" if key == "log_sd" else f"sigma_{key}_{observable}"
 
 
+def study_name(effect: str, study: str) -> str:
+    """Name of how far one published study lies from the typical value: study_k_Kook1996."""
+    return f"study_{effect}_{study}"
+
+
 def layout(spec: FitSpec, subjects: tuple[str, ...]) -> Layout:
     """The layout of a fit."""
     return Layout(
@@ -127,7 +137,10 @@ def layout(spec: FitSpec, subjects: tuple[str, ...]) -> Layout:
         effects={name: item.prior for name, item in spec.covariate_effects.items()},
         errors={error_name(observable, key): prior for observable, model in spec.likelihood.items()
                 for key, prior in model.parameters.items()},
-        subjects=subjects, shared_errors=spec.shared_errors)
+        subjects=subjects, shared_errors=spec.shared_errors,
+        across={name: item.prior for name, item in spec.covariate_effects.items()
+                if spec.published and not item.aggregate},
+        study_scales={name: item.sd for name, item in spec.study_effects.items()}, studies=spec.studies)
 
 
 def population_values(lay: Layout, z: Float[Array, " coordinate"]) -> dict[str, Array]:
@@ -135,7 +148,9 @@ def population_values(lay: Layout, z: Float[Array, " coordinate"]) -> dict[str, 
     names = lay.population
     head = dict(zip(names, z, strict=False))
     priors = {**lay.estimate, **{f"omega_{name}": prior for name, prior in lay.scales.items()},
-              **{f"beta_{name}": prior for name, prior in lay.effects.items()}, **lay.errors}
+              **{f"beta_{name}": prior for name, prior in lay.effects.items()}, **lay.errors,
+              **{f"beta_across_{name}": prior for name, prior in lay.across.items()},
+              **{f"tau_{name}": prior for name, prior in lay.study_scales.items()}}
     places = np.array([names.index(name) for name in priors], int)
     values = dict(zip(priors, quantiles(list(priors.values()), z[places]), strict=True))
     if lay.correlated:
@@ -148,6 +163,8 @@ def population_values(lay: Layout, z: Float[Array, " coordinate"]) -> dict[str, 
         matrix = factor @ factor.T
         pairs = [(i, j) for j in range(len(block.observables)) for i in range(j)]
         values |= {name: matrix[i, j] for name, (i, j) in zip(block.names, pairs, strict=True)}
+    for name in lay.study_scales:
+        values |= {own: values[f"tau_{name}"] * head[own] for own in (study_name(name, s) for s in lay.studies)}
     return {name: values[name] for name in names}
 
 
@@ -250,10 +267,28 @@ def subject_values(spec: FitSpec, population: Mapping[str, Array], effects: Mapp
     return values
 
 
+def cohort_values(spec: FitSpec, population: Mapping[str, Array], effects: Mapping[str, Array],
+                  covariates: Mapping[str, Array], study) -> dict[str, Array]:
+    """`subject_values` of the virtual people of published cohorts.
+
+    Args:
+        study: number of each person's study, an index into the spec's `studies`.
+    """
+    own = {f"beta_{name}": population[f"beta_across_{name}"] for name, item in spec.covariate_effects.items()
+           if not item.aggregate}
+    values = subject_values(spec, {**population, **own}, effects, covariates)
+    for key, item in spec.study_effects.items():
+        away = jnp.stack([population[study_name(key, name)] for name in spec.studies])[study]
+        for name in item.parameters:
+            values[name] = _shift(item.scale, values[name], away)
+    return values
+
+
 def settled(spec: FitSpec) -> dict[str, float]:
     """Parameters that have one known value, the same for every subject."""
     vary = {name for item in spec.between_subject.values() for name in item.parameters}
     vary |= {item.parameter for item in spec.covariate_effects.values()}
+    vary |= {name for item in spec.study_effects.values() for name in item.parameters}
     return {name: value for name, value in spec.fixed.items() if name not in vary}
 
 

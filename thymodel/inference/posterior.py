@@ -15,9 +15,10 @@ from thymodel.documents.spec import FitSpec
 from thymodel.dynamics import solving, symbolic
 from thymodel.dynamics.solving import Accuracy, Schedule, Solver
 from thymodel.errors import Fault, InputError
-from thymodel.inference import likelihood, visits
+from thymodel.inference import aggregate, likelihood, visits
 from thymodel.inference.population import (
     Layout,
+    cohort_values,
     error_name,
     layout,
     log_prior,
@@ -53,6 +54,7 @@ class Data(NamedTuple):
     order of the spec: apart, for a distribution function costs far more than a density, and a difference of two thrice.
     `shared` holds, block by block of correlated residuals, the visits at which two or more of its members were taken,
     by what is known there: ((member, kind), ...) -> records (visit, member). These records are in no other group.
+    `people` are the virtual people of published cohorts, which follow the patients in every table of the solver.
     """
 
     solver: solving.Tables
@@ -60,6 +62,8 @@ class Data(NamedTuple):
     censored: tuple[Records, ...]
     between: tuple[Records, ...]
     shared: tuple[dict[tuple[tuple[int, int], ...], Records], ...] = ()
+    people: aggregate.People | None = None
+    published: tuple[aggregate.Seen, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,9 @@ class Posterior:
 
     `log_density(z)` is what a sampler sees: log prior plus log likelihood, all constants in; -inf where a solve failed.
     `density(z, data)` is the same with the arrays as operands. `log_likelihood(z)` is that of each record; records of a
-    visit that is taken together have their joint one at the first of them, and 0 at the others.
+    visit that is taken together have their joint one at the first of them, and 0 at the others. `plans` say what is
+    asked of each published cohort, `cohort_courses(z)` are all rows of the solver, those of its virtual people among
+    them.
     """
 
     spec: FitSpec
@@ -81,6 +87,8 @@ class Posterior:
     predictions: Callable[[Array], Array]
     subject_values: Callable[[Array], dict[str, Array]]
     failures: Callable[[Array], Array]
+    plans: tuple[aggregate.Plan, ...] = ()
+    cohort_courses: Callable[[Array], Array] | None = None
 
     def log_density(self, z: Array) -> Array:
         return self.density(z, self.data)
@@ -98,10 +106,10 @@ def make_posterior(spec: FitSpec, data: StudyData, likely: np.ndarray | None = N
     """
     lay = layout(spec, tuple(subject.id for subject in data.subjects))
     observables = tuple(spec.likelihood)
-    schedule, records = _arrays(spec, data, observables)
+    schedule, records, (people, plans, seen) = _arrays(spec, data, observables)
     typical = {name: p.value for name, p in spec.model.parameters.items()} | dict(spec.fixed)
     accuracy = Accuracy(spec.solver.rtol, spec.solver.atol)
-    values = _subject_program(spec, lay, schedule) if like is None else like.subject_values
+    values = _subject_program(spec, lay, schedule, people) if like is None else like.subject_values
     draws, tail = _some_draws(values, lay, likely)
     share = _PRIOR_SHARE if likely is None else _SHARE
     solver = solving.prepare(spec.model, typical, schedule, observables, accuracy, draws, least_rows=least_rows,
@@ -110,16 +118,17 @@ def make_posterior(spec: FitSpec, data: StudyData, likely: np.ndarray | None = N
     places = _by_observable(records, len(observables), joint)
     quantified, censored, between = (tuple(_some_records(records, k) for k in group) for group in places)
     shared = tuple({kind: _some_records(records, k) for kind, k in block.items()} for block in joint)
-    arrays = Data(solver.tables, quantified, censored, between, shared)
+    arrays = Data(solver.tables, quantified, censored, between, shared, people, seen)
 
-    def solve_all(population, z, tables):
-        return solving.solve_many(solver, _values(spec, lay, tables.schedule, population, z), tables)
+    def solve_all(population, z, tables, people=people):
+        return solving.solve_many(solver, _values(spec, lay, tables.schedule, population, z, people), tables)
 
     def density(z, arrays: Data):
         population = population_values(lay, z)
-        observed, failed = solve_all(population, z, arrays.solver)
+        observed, failed = solve_all(population, z, arrays.solver, arrays.people)
         terms = [jnp.sum(t) for group in _log_likelihoods(spec, arrays, population, observed) for t in group]
         terms += [jnp.sum(t) for block in _log_shared(spec, arrays, population, observed) for t in block.values()]
+        terms += aggregate.log_likelihood(spec, plans, arrays.published, population, observed)
         total = log_prior(lay, z) + sum(terms)
         return jnp.where(jnp.any(failed) | jnp.isnan(total), -jnp.inf, total)
 
@@ -143,7 +152,8 @@ def make_posterior(spec: FitSpec, data: StudyData, likely: np.ndarray | None = N
     return Posterior(
         spec=spec, layout=lay, solver=solver, records=records, data=arrays, density=density,
         log_likelihood=log_likelihood, predictions=predictions, subject_values=values,
-        failures=lambda z: jnp.any(solve_all(population_values(lay, z), z, solver.tables)[1]))
+        failures=lambda z: jnp.any(solve_all(population_values(lay, z), z, solver.tables)[1]), plans=plans,
+        cohort_courses=lambda z: solve_all(population_values(lay, z), z, solver.tables)[0])
 
 
 def _some_records(records: Records, places: np.ndarray) -> Records:
@@ -196,7 +206,9 @@ def _too_many_censored(data: StudyData, subject: int, names: Sequence[str]) -> F
                  "whose residuals are correlated", "take an observable out of the block, or set MDV = 1 on one of them")
 
 
-def _arrays(spec: FitSpec, data: StudyData, observables: Sequence[str]) -> tuple[Schedule, Records]:
+def _arrays(spec: FitSpec, data: StudyData, observables: Sequence[str]):
+    """Schedules of the patients and then of the virtual people of published cohorts, the patients' records, and what is
+    known of the cohorts."""
     schedules, rows = [], []
     for k, subject in enumerate(data.subjects):
         wanted = [o for o in subject.observations if o.observable in observables]
@@ -204,12 +216,28 @@ def _arrays(spec: FitSpec, data: StudyData, observables: Sequence[str]) -> tuple
         schedules.append(solving.plan(spec.model, subject.doses, dict(subject.covariates), visits))
         rows += [(k, visits.index(o.time), observables.index(o.observable), o.value, o.censoring, o.limit)
                  for o in wanted]
-    return solving.stack(schedules), Records(*(np.array(column) for column in zip(*rows, strict=True)))
+    kinds = (int, int, int, float, int, float)
+    columns = zip(*rows, strict=True) if rows else [()] * len(kinds)
+    records = Records(*(np.array(column, kind) for column, kind in zip(columns, kinds, strict=True)))
+    published: tuple[aggregate.People | None, tuple, tuple] = (None, (), ())
+    if spec.published:
+        more, published = aggregate.make_people(spec, len(schedules))
+        schedules += more
+    return solving.stack(schedules), records, published
 
 
-def _values(spec: FitSpec, lay: Layout, schedule: Schedule, population, z) -> dict[str, Array]:
+def _values(spec: FitSpec, lay: Layout, schedule: Schedule, population, z,
+            people: aggregate.People | None) -> dict[str, Array]:
     baseline = {name: course[:, 0] for name, course in schedule.covariates.items()}
-    return subject_values(spec, population, random_effects(lay, z, population), baseline)
+    if people is None:
+        return subject_values(spec, population, random_effects(lay, z, population), baseline)
+    patients, count = len(lay.subjects), len(schedule.start)
+    own = subject_values(spec, population, random_effects(lay, z, population),
+                         {name: course[:patients] for name, course in baseline.items()})
+    others = cohort_values(spec, population, random_effects(lay, z, population, people.standard),
+                           {name: course[patients:] for name, course in baseline.items()}, people.study)
+    return {name: jnp.concatenate([jnp.broadcast_to(own[name], (patients,)),
+                                   jnp.broadcast_to(others[name], (count - patients,))]) for name in own}
 
 
 def precise(spec: FitSpec) -> FitSpec:
@@ -229,14 +257,15 @@ def _some_draws(values: Callable[[Array], dict[str, Array]], lay: Layout,
     return in_portions(values, z), in_portions(values, far)
 
 
-def _subject_program(spec: FitSpec, lay: Layout, schedule: Schedule) -> Callable[[Array], dict[str, Array]]:
+def _subject_program(spec: FitSpec, lay: Layout, schedule: Schedule,
+                     people: aggregate.People | None) -> Callable[[Array], dict[str, Array]]:
     """Points (_PORTION, coordinate) -> subjects' parameters (point, subject)."""
     count = len(schedule.start)
 
     @jax.jit
     @jax.vmap
     def values(point):
-        found = _values(spec, lay, schedule, population_values(lay, point), point)
+        found = _values(spec, lay, schedule, population_values(lay, point), point, people)
         return {name: jnp.broadcast_to(value, (count,)) for name, value in found.items()}
 
     return values

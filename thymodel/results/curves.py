@@ -42,7 +42,7 @@ def make_curves(spec: FitSpec, lay: Layout, z: Float[np.ndarray, "chain draw coo
         times: endpoint -> crossing times (arm, draw, subject), arms as in the data.
         simulate: courses of virtual subjects in those arms, at the times of `grid`.
     """
-    some, arms = thin(z, _DRAWS), observed_arms(data)
+    some, arms = thin(z, _DRAWS), observed_arms(spec, data)
     return {POPULATION: _population(spec, simulate, some, arms, grid),
             INDIVIDUALS: _individuals(spec, lay, some, data, time_grid(spec, data)),
             INCIDENCE: incidence_curves(spec.endpoints, times, [arm.name for arm in arms])}
@@ -51,9 +51,12 @@ def make_curves(spec: FitSpec, lay: Layout, z: Float[np.ndarray, "chain draw coo
 def time_grid(spec: FitSpec, data: StudyData) -> np.ndarray:
     """From the model's start to the last observation or horizon; dose times twice, so that a jump is seen as one."""
     start = spec.model.start
+    cohorts = [cohort for table in spec.published for cohort in table.cohorts]
     last = max([o.time for s in data.subjects for o in s.observations]
+               + [day for cohort in cohorts for day in cohort.days]
                + [endpoint.horizon for endpoint in spec.endpoints.values()])
-    doses = np.array([dose.time for subject in data.subjects for dose in subject.doses if dose.time < last])
+    given = [*(subject.doses for subject in data.subjects), *(cohort.doses for cohort in cohorts)]
+    doses = np.array([dose.time for own in given for dose in own if dose.time < last])
     return np.unique(np.concatenate([np.linspace(start, last, _TIMES), doses, doses + 1e-6 * (last - start)]))
 
 
@@ -83,6 +86,8 @@ def _population(spec: FitSpec, simulate: Simulate, z, arms: Sequence[Arm], grid)
 
 def _individuals(spec: FitSpec, lay: Layout, z, data: StudyData, grid) -> xr.Dataset:
     observables = observables_of(spec)
+    if not data.subjects:
+        return xr.Dataset(coords={"subject": _texts(()), "time": grid, "quantile": list(QUANTILES)})
     found = np.quantile(individual_courses(spec, lay, z, data, observables, grid), QUANTILES, axis=0)
     variables = {name: (("quantile", "subject", "time"), found[..., k]) for k, name in enumerate(observables)}
     coords = {"subject": _texts(lay.subjects), "time": grid, "quantile": list(QUANTILES)}

@@ -20,7 +20,7 @@ import pydantic
 import xarray as xr
 
 import thymodel
-from thymodel.documents.data import StudyData, disposition, load_data
+from thymodel.documents.data import NO_PATIENTS, StudyData, disposition, load_data
 from thymodel.documents.spec import FitSpec, SamplerTable, load_fit_spec
 from thymodel.documents.toml import digest, read_text
 from thymodel.errors import Fault, InputError
@@ -28,7 +28,7 @@ from thymodel.inference import centring, certificate, diagnostics, sampling
 from thymodel.inference.posterior import Posterior, constrain, make_posterior, precise
 from thymodel.inference.sampling import Draws, Settings, thin
 from thymodel.inference.sampling import Progress as SamplingProgress
-from thymodel.results import exports
+from thymodel.results import comparison, exports
 from thymodel.results import record as records
 from thymodel.results.curves import joint_grid, make_curves
 from thymodel.results.endpoints import summarise_draws
@@ -138,7 +138,11 @@ def _refuse_unwritable(folder: Path) -> None:
 
 
 def load_study(spec: FitSpec, given: str | Path | None) -> tuple[StudyData, Path]:
-    """The data, refused unless their digest is the one that the spec names."""
+    """The data, refused unless their digest is the one that the spec names; no patients where it names none."""
+    if not spec.has_data:
+        if given is not None:
+            raise InputError([Fault(str(given), f"{spec.path} has published figures only", "leave out --data")])
+        return NO_PATIENTS, spec.path
     path = Path(given) if given is not None else spec.path.parent / spec.data_file
     if not path.is_file():
         where = f"; {spec.data_where}" if spec.data_where else ""
@@ -162,7 +166,7 @@ def sample_posterior(posterior: Posterior, data: StudyData, checkpoint: Path | N
         return (refined[-1].data,)
 
     spec, lay = posterior.spec, posterior.layout
-    head = [k for k, name in enumerate(lay.population) if not name.startswith(("omega_", "corr_"))]
+    head = [k for k, name in enumerate(lay.population) if not name.startswith(("omega_", "corr_", "tau_"))]
     free = np.array([*head, *range(len(lay.population), lay.size)])
     asked = spec.sampler
     settings = Settings(asked.chains, asked.warmup, asked.draws, asked.seed, asked.target_accept)
@@ -184,7 +188,7 @@ def simulate_arms(posterior: Posterior, data: StudyData, draws: Draws) -> tuple[
     spec, grid = posterior.spec, joint_grid(posterior.spec, data)
     people = virtual_subjects(spec, baseline_covariates(spec, data), _ENDPOINT_SUBJECTS, spec.sampler.seed)
     z = draws.z.reshape(-1, draws.z.shape[-1])
-    return simulator(spec, posterior.layout, z, observed_arms(data), people, grid), grid
+    return simulator(spec, posterior.layout, z, observed_arms(spec, data), people, grid), grid
 
 
 def derive(posterior: Posterior, data: StudyData, draws: Draws, simulate: Simulate,
@@ -195,7 +199,7 @@ def derive(posterior: Posterior, data: StudyData, draws: Draws, simulate: Simula
     chains, count = draws.z.shape[:2]
     kept = np.unique(np.linspace(0, count - 1, min(count, _ENDPOINT_DRAWS // chains)).astype(int))
     z = draws.z[:, kept].reshape(chains * len(kept), -1)
-    arms = observed_arms(data)
+    arms = observed_arms(spec, data)
     outcomes = outcomes_from(spec, simulate, z, spec.endpoints, grid)
     variables, times = exports.summaries(outcomes.exports), outcomes.times
     for name, endpoint in spec.endpoints.items():
@@ -225,6 +229,7 @@ def _files(posterior: Posterior, data: StudyData, draws: Draws, derived: xr.Data
     if derived.data_vars:
         files[records.DERIVED] = records.netcdf_bytes({None: derived})
         rows |= records.named_draws(derived)
+    files |= {table.path.name: table.path.read_bytes() for table in spec.published}
     table = diagnostics.summary_table(rows)
     table.index.name = "name"
     files[records.TABLE] = table.to_csv(float_format=lambda value: repr(float(value))).encode()
@@ -270,7 +275,7 @@ def _write(posterior: Posterior, data: StudyData, data_file: Path, draws: Draws,
                                                           spec.gates.pareto_k))
     verdict = records.verdict_of(spec, table, sampler, certified)
     clock.lap("summaries")
-    beside = data_file.resolve().parent == spec.path.parent.resolve()
+    beside = spec.has_data and data_file.resolve().parent == spec.path.parent.resolve()
     content = {
         "name": spec.name, "title": spec.title, "purpose": spec.purpose, "simulated": spec.simulated,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -278,10 +283,11 @@ def _write(posterior: Posterior, data: StudyData, data_file: Path, draws: Draws,
         "model": {"name": spec.model.name, "title": spec.model.title, "sha256": spec.model.digest},
         "spec": {"sha256": spec.digest},
         "data": _data_content(data, data_file, folder if beside else None),
+        "published": comparison.compare(posterior, draws.z),
         "parameters": [name for name in table.index if "[" not in name],
         "units": _units(spec), "priors": _priors(spec), "fixed": dict(spec.fixed),
         "endpoints": {name: _endpoint_content(e) for name, e in spec.endpoints.items()},
-        "implied_export": exports.assess(spec, outcomes.exports, [arm.name for arm in observed_arms(data)],
+        "implied_export": exports.assess(spec, outcomes.exports, [arm.name for arm in observed_arms(spec, data)],
                                          outcomes.window),
         "summary": {name: {key: records.finite_or_none(value) for key, value in row.items()}
                     for name, row in table.iterrows() if not str(name).startswith("re_")},
@@ -333,6 +339,11 @@ def _priors(spec: FitSpec) -> list[dict[str, Any]]:
              for name, b in spec.between_subject.items()]
     rows += [{"name": f"beta_{name}", **plain, "prior": str(c.prior), "source": c.source}
              for name, c in spec.covariate_effects.items()]
+    rows += [{"name": f"beta_across_{name}", **plain, "prior": str(c.prior),
+              "source": f"of published cohorts: {c.source}"}
+             for name, c in spec.covariate_effects.items() if spec.published and not c.aggregate]
+    rows += [{"name": f"tau_{name}", **plain, "prior": str(b.sd), "source": f"between studies: {b.source}"}
+             for name, b in spec.study_effects.items()]
     if spec.correlated:
         rows.append({"name": "corr", **plain, "prior": f"lkj(shape={spec.correlation_shape:g})",
                      "source": f"random effects of {', '.join(spec.correlated)}"})

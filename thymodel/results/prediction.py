@@ -57,13 +57,20 @@ def virtual_subjects(spec: FitSpec, data_covariates: Mapping[str, np.ndarray], c
 
 
 def baseline_covariates(spec: FitSpec, data: StudyData) -> dict[str, np.ndarray]:
-    """Each covariate's first value, a value a patient."""
+    """Each covariate's first value, a value a patient; the model's own where there are no patients."""
+    if not data.subjects:
+        return {name: np.array([item.value]) for name, item in spec.model.covariates.items()}
     tables = [dict(subject.covariates) for subject in data.subjects]
     return {name: np.array([table[name][0][1] for table in tables]) for name in spec.model.covariates}
 
 
-def observed_arms(data: StudyData) -> tuple[Arm, ...]:
-    """The arms of a study as scenario arms, with the doses that most of their subjects were given."""
+def observed_arms(spec: FitSpec, data: StudyData) -> tuple[Arm, ...]:
+    """The arms of a study as scenario arms, with the doses that most of their subjects were given. Without patients, the
+    published cohorts, at the means of their covariates."""
+    if not data.subjects:
+        return tuple(Arm(cohort.name, cohort.label, cohort.doses,
+                         {name: item.mean for name, item in cohort.covariates.items()})
+                     for table in spec.published for cohort in table.cohorts)
     return tuple(Arm(name or "all", name or "all", doses, {}) for name, doses in arm_doses(data).items())
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from thymodel.documents.data import load_data
+from thymodel.documents.data import NO_PATIENTS, StudyData, load_data
 from thymodel.documents.spec import FitSpec, load_fit_spec
 from thymodel.documents.toml import digest
 from thymodel.errors import Fault, InputError, RecordError
@@ -248,7 +248,8 @@ def _check_digests(record: FitRecord) -> list[Fault]:
     faults = []
     if _own_digest(record.content) != record.digest:
         faults.append(Fault(str(record.folder / JSON), "the content does not match its own digest: it was changed"))
-    needed = {POSTERIOR, TABLE, "spec.toml", f"{record.content['model']['name']}.toml"}
+    needed = {POSTERIOR, TABLE, "spec.toml", f"{record.content['model']['name']}.toml",
+              *(str(table["file"]) for table in record.content.get("published") or [])}
     faults += [Fault(str(record.folder / JSON), f"does not list {name}")
                for name in sorted(needed - set(record.content["files"]))]
     for name, wanted in record.content["files"].items():
@@ -308,15 +309,17 @@ def verdict_of(spec: FitSpec, table: pd.DataFrame, sampler: Mapping[str, Any],
 
 
 def _check_log_density(record: FitRecord, data: Path | None) -> tuple[list[Fault], str]:
-    path = find_data(record, data)
-    if path is None:
-        return [], "log density not recomputed: data absent"
     spec = record.spec
-    found = digest(path.read_bytes())
-    if found != record.content["data"]["sha256"]:
-        return [Fault(str(path), "not the data of this record (sha256 differs)")], "log density not recomputed"
+    study: StudyData = NO_PATIENTS
+    if spec.has_data:
+        path = find_data(record, data)
+        if path is None:
+            return [], "log density not recomputed: data absent"
+        found = digest(path.read_bytes())
+        if found != record.content["data"]["sha256"]:
+            return [Fault(str(path), "not the data of this record (sha256 differs)")], "log density not recomputed"
+        study = load_data(path, spec.model, spec.columns)
     points = record.content["fixed_points"]
-    study = load_data(path, spec.model, spec.columns)
     posterior = make_posterior(precise(spec), study, np.array([point["z"] for point in points]))
     faults = []
     for k, point in enumerate(points):
