@@ -98,7 +98,7 @@ def make_posterior(spec: FitSpec, data: StudyData, likely: np.ndarray | None = N
     """
     lay = layout(spec, tuple(subject.id for subject in data.subjects))
     observables = tuple(spec.likelihood)
-    schedule, records = _arrays(spec, data, observables)
+    schedule, records = study_arrays(spec, data, observables)
     typical = {name: p.value for name, p in spec.model.parameters.items()} | dict(spec.fixed)
     accuracy = Accuracy(spec.solver.rtol, spec.solver.atol)
     values = _subject_program(spec, lay, schedule) if like is None else like.subject_values
@@ -196,7 +196,8 @@ def _too_many_censored(data: StudyData, subject: int, names: Sequence[str]) -> F
                  "whose residuals are correlated", "take an observable out of the block, or set MDV = 1 on one of them")
 
 
-def _arrays(spec: FitSpec, data: StudyData, observables: Sequence[str]) -> tuple[Schedule, Records]:
+def study_arrays(spec: FitSpec, data: StudyData, observables: Sequence[str]) -> tuple[Schedule, Records]:
+    """Every subject's schedule, visited where one of these observables was taken, and the records by subject."""
     schedules, rows = [], []
     for k, subject in enumerate(data.subjects):
         wanted = [o for o in subject.observations if o.observable in observables]

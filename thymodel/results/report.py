@@ -181,9 +181,14 @@ def _individual_figures(record: FitRecord, study: StudyData) -> list[tuple[str, 
 
 
 def _inline(figure: Figure) -> str:
-    """The figure as a data URI: PNG of few colours, a third of the size of one with all."""
+    """The figure as a data URI."""
+    return "data:image/png;base64," + base64.b64encode(png_bytes(figure)).decode()
+
+
+def png_bytes(figure: Figure) -> bytes:
+    """PNG of few colours, a third of the size of one with all."""
     drawn, packed = io.BytesIO(), io.BytesIO()
     figure.savefig(drawn, format="png", dpi=_DPI, metadata={"Software": None})
     palette = Image.open(drawn).convert("RGB").quantize(_COLOURS, dither=Image.Dither.NONE)
     palette.save(packed, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(packed.getvalue()).decode()
+    return packed.getvalue()
