@@ -23,6 +23,7 @@ from thymodel.documents.toml import digest
 from thymodel.errors import Fault, InputError
 from thymodel.inference import checking
 from thymodel.inference.checking import ALARM, Limits, Places, Pool, Question
+from thymodel.inference.population import Layout
 from thymodel.inference.posterior import study_arrays
 from thymodel.results import vpc
 from thymodel.results.record import POSTERIOR, FitRecord, find_data, intact, load_group
@@ -52,8 +53,8 @@ METHODS = (
     "VPC: Karlsson & Holford 2008; below a limit: Bergstrand & Karlsson 2009; prediction-corrected: Bergstrand et al. "
     "2011, eq. 1, PRED without random effects at the posterior median; bins: Lavielle & Bleakley 2011",
     "endpoints: Kaplan & Meier 1958, on the days of the visits that showed them",
-    "IWRES: (observed - individual prediction)/spread at posterior medians, on the scale of the error model; shrinkage: "
-    "Savic & Karlsson 2009",
+    "IWRES: (observed - individual prediction)/spread at posterior medians, on the scale of the error model",
+    "shrinkage: 1 - SD(eta)/omega, and 1 - var(eta)/omega**2, eta being posterior means (Savic & Karlsson 2009)",
     "prior to posterior: contraction 1 - var(posterior)/var(prior) (Schad, Betancourt & Vasishth 2021) and overlap of "
     "the densities (Garrett & Zeger 2000), on the scale on which the prior is normal")
 
@@ -88,13 +89,13 @@ def check_fit(record: FitRecord, data: str | Path | None = None) -> Checks:
     """
     intact(record)
     spec, z = record.spec, record.z
-    loaded = _load(record, None if data is None else Path(data))
+    loaded = _load(record, spec, None if data is None else Path(data))
     study = Study(spec, record.layout, loaded, *study_arrays(spec, loaded, tuple(spec.likelihood)))
     return Checks(record, _plain(_content(record, study, z, np.random.default_rng(spec.sampler.seed))))
 
 
-def _load(record: FitRecord, data: Path | None) -> StudyData:
-    path, spec = find_data(record, data), record.spec
+def _load(record: FitRecord, spec: FitSpec, data: Path | None) -> StudyData:
+    path = find_data(record, data)
     if path is None:
         where = f"; {spec.data_where}" if spec.data_where else ""
         raise InputError([Fault(str(record.folder / spec.data_file), "the study data are not there, and a check "
@@ -111,7 +112,7 @@ def _content(record: FitRecord, study: Study, z: np.ndarray, random: np.random.G
              "prior": checking.pool_of(study.records, prior_replicates(study, random))}
     places, typical = _places(study), typical_prediction(study, z)
     table = _table(study, places, limits, typical, *individual_prediction(study, z))
-    asked = _ask(study, pools, places, table, random)
+    asked, drawn = _ask(study, pools, places, table, random)
     ends, more = _endpoints(study, pools, limits)
     questions = [*asked, *more]
     content = {
@@ -123,9 +124,9 @@ def _content(record: FitRecord, study: Study, z: np.ndarray, random: np.random.G
                        "draws": int(min(count, z[..., 0].size)), "draws_in_record": int(z[..., 0].size)},
         "questions": _question_rows(questions, outcome := checking.judge(questions)),
         "together": outcome.together, "false_alarm_rate": ALARM, "observables": _observables(study, table, limits),
-        "vpc": _courses(study, pools, limits, places, typical), "endpoints": ends,
-        "random_effects": _effects(record), "parameters": _parameters(record), "arms": _arms(study.data),
-        "records": table.to_dict("records"), "methods": list(METHODS)}
+        "discrepancies": drawn, "vpc": _courses(study, pools, limits, places, typical), "endpoints": ends,
+        "random_effects": _effects(record, study), "parameters": _parameters(record, study.layout, z),
+        "arms": _arms(study.data), "records": table.to_dict("records"), "methods": list(METHODS)}
     content["notes"] = _notes(study, limits, content)
     return content | {"verdict": {"passed": outcome.together > ALARM, "sentences": _sentences(content)}}
 
@@ -170,18 +171,35 @@ def _table(study: Study, places: Places, limits: Limits, typical: np.ndarray, in
 
 
 def _ask(study: Study, pools: Mapping[str, Pool], places: Places, table: pd.DataFrame,
-         random: np.random.Generator) -> list[Question]:
-    """Questions about each observable; PIT and NPDE of the study go into the table."""
-    questions = []
+         random: np.random.Generator) -> tuple[list[Question], dict[str, Any]]:
+    """Questions about each observable and what figures show of PIT and NPDE; the study's own go into the table."""
+    questions, drawn = [], {}
     table[["pit", "npde", "prior_pit"]] = np.nan
     for name, mine in _by_observable(study).items():
         own, where = pools["posterior"][:, mine], Places(*(of[mine] for of in places))
         uniform = checking.pit(own, random)
         errors = checking.npde(uniform, where.subject, random)
         questions += checking.departures(name, own, uniform, errors, where)
+        drawn[name] = _discrepancies(uniform, errors, study.time[mine], where.bin)
         prior = checking.pit(pools["prior"][:, mine], random)[0]
         table.loc[mine, ["pit", "npde", "prior_pit"]] = np.stack([uniform[0], errors[0], prior], axis=1)
-    return questions
+    return questions, drawn
+
+
+_PIT_CELLS = 10
+
+
+def _discrepancies(uniform: Pool, errors: Pool, time: np.ndarray, bins: np.ndarray) -> dict[str, Any]:
+    """Histogram of PIT, quantiles of NPDE against the normal's, and NPDE by visit, each with its band of replicates."""
+    cell = np.minimum((uniform * _PIT_CELLS).astype(int), _PIT_CELLS - 1)
+    counts = np.stack([np.sum(cell == k, axis=1) for k in range(_PIT_CELLS)], axis=1)
+    ordered, count = np.sort(errors, axis=1), errors.shape[1]
+    return {
+        "pit": {"edges": np.linspace(0, 1, _PIT_CELLS + 1), "count": counts[0],
+                "simulated": np.quantile(counts[1:], vpc.BAND, axis=0).T},
+        "npde": {"normal": scipy.stats.norm.ppf((np.arange(count) + 0.5) / count), "observed": ordered[0],
+                 "simulated": np.quantile(ordered[1:], vpc.BAND, axis=0).T},
+        "npde_by_visit": vpc.vpc_cells(errors, Limits(*np.full((2, count), -np.inf)), time, bins)}
 
 
 def _question_rows(questions: Sequence[Question], outcome: checking.Outcome) -> list[dict[str, Any]]:
@@ -301,25 +319,24 @@ def _residual_sd(error: ErrorModel) -> float:
     return math.sqrt(error.df / (error.df - 2)) if error.df > 2 else math.nan
 
 
-def _effects(record: FitRecord) -> list[dict[str, Any]]:
+def _effects(record: FitRecord, study: Study) -> list[dict[str, Any]]:
     """Shrinkage of each random effect, and each subject's own in units of omega."""
     posterior, rows = load_group(record.folder / POSTERIOR, "posterior"), []
-    for name, item in record.spec.between_subject.items():
-        effects = posterior[f"re_{name}"].values.reshape(-1, len(record.layout.subjects))
+    for name, item in study.spec.between_subject.items():
+        effects = posterior[f"re_{name}"].values.reshape(-1, len(study.layout.subjects))
         omega = posterior[f"omega_{name}"].values.ravel()
         scaled = np.quantile(effects / omega[:, None], vpc.BAND, axis=0).T
         rows.append({"effect": name, "parameters": list(item.parameters), "scale": item.scale,
                      "omega": np.quantile(omega, vpc.BAND), "shrinkage": checking.shrinkage(effects, omega),
-                     "subjects": dict(zip(record.layout.subjects, scaled, strict=True))})
+                     "subjects": dict(zip(study.layout.subjects, scaled, strict=True))})
     return rows
 
 
-def _parameters(record: FitRecord) -> list[dict[str, Any]]:
+def _parameters(record: FitRecord, lay: Layout, z: np.ndarray) -> list[dict[str, Any]]:
     """What each estimated number learned from the data."""
     posterior, units = load_group(record.folder / POSTERIOR, "posterior"), record.content["units"]
-    flat = record.z.reshape(-1, record.z.shape[-1])
-    natural = {name: posterior[name].values.ravel() for name in record.layout.population}
-    found = checking.learned(record.layout, flat, natural)
+    natural = {name: posterior[name].values.ravel() for name in lay.population}
+    found = checking.learned(lay, z.reshape(-1, z.shape[-1]), natural)
     return [{"parameter": name, "unit": units.get(name, "1"), "posterior": np.quantile(natural[name], vpc.BAND), **one}
             for name, one in found.items()]
 
@@ -330,16 +347,16 @@ def _parameters(record: FitRecord) -> list[dict[str, Any]]:
 def _notes(study: Study, limits: Limits, content: Mapping[str, Any]) -> list[str]:
     """What was thinned, left out or assumed."""
     made = content["replicates"]
-    notes = [f"replicates: {made['posterior']} under {made['draws']} of the record's {made['draws_in_record']} posterior "
-             f"draws, {made['prior']} under draws of the prior; seed {content['seed']}"]
+    notes = [f"replicates: {made['posterior']} under {made['draws']} of the record's {made['draws_in_record']} "
+             f"posterior draws, {made['prior']} under draws of the prior; seed {content['seed']}"]
     lost = {kind: made[f"{kind}_asked"] - made[kind] for kind in ("posterior", "prior")}
     notes += [f"{count} replicates under draws of the {kind} could not be integrated and are left out"
               for kind, count in lost.items() if count]
     for name, mine in _by_observable(study).items():
         low = limits.lower[mine]
         if np.isfinite(low).any() and np.ptp(low) > 0:
-            notes.append(f"{name}: the limit of quantification varies; measured values are taken to have had the median "
-                         "limit of the censored ones, or their own value where that is less")
+            notes.append(f"{name}: the limit of quantification varies; measured values are taken to have had the "
+                         "median limit of the censored ones, or their own value where that is less")
         missing = content["vpc"][name]["left_out_of_correction"]
         if missing:
             notes.append(f"{name}: {missing} records have a typical prediction of 0 and are left out of the "
@@ -377,18 +394,19 @@ def _remarks(content: Mapping[str, Any]) -> list[str]:
     result = []
     for name, row in content["observables"].items():
         inside = row["inside"]
-        result.append(f"note: {name}: the 90% posterior predictive interval holds {100 * inside['posterior']['90']:.0f}% "
-                      f"of {row['count']} values, that of the prior {100 * inside['prior']['90']:.0f}%")
+        share = {kind: f"{100 * inside[kind]['90']:.0f}%" for kind in ("posterior", "prior")}
+        result.append(f"note: {name}: the 90% posterior predictive interval holds {share['posterior']} of "
+                      f"{row['count']} values, that of the prior {share['prior']}")
     high = [f"{row['effect']} {100 * row['shrinkage']['sd']:.0f}%" for row in content["random_effects"]
             if row["shrinkage"]["sd"] > HIGH_SHRINKAGE]
     if high:
-        result.append(f"note: shrinkage above {100 * HIGH_SHRINKAGE:.0f}% on the SD scale, where individual effects say "
-                      f"little: {', '.join(high)}")
+        result.append(f"note: shrinkage above {100 * HIGH_SHRINKAGE:.0f}% on the SD scale, where individual effects "
+                      f"say little: {', '.join(high)}")
     weak = [f"{row['parameter']} {100 * row['overlap']:.0f}%" for row in content["parameters"]
             if row["overlap"] > WEAK_OVERLAP]
     if weak:
-        result.append(f"note: prior and posterior share more than {100 * WEAK_OVERLAP:.0f}% of their area, so the prior "
-                      f"speaks too: {', '.join(weak)}")
+        result.append(f"note: prior and posterior share more than {100 * WEAK_OVERLAP:.0f}% of their area, so the "
+                      f"prior speaks too: {', '.join(weak)}")
     return result
 
 
