@@ -13,8 +13,11 @@ import numpy as np
 import pandas as pd
 import scipy.stats
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
+from thymodel.documents.spec import FitSpec
 from thymodel.results.checks import Checks, reference_law
 from thymodel.results.frames import (
     BLACK,
@@ -25,18 +28,17 @@ from thymodel.results.frames import (
     RED,
     SKY,
     labelled,
-    legend,
     observable_label,
     panel_grid,
     record_figure,
+    settle,
     style,
     time_label,
 )
 from thymodel.results.plots import plot_prior_posterior
 
-_BELOW = "below the limit of quantification: a tick at its time, no value"
+_BELOW = "a value below the limit: a tick without a height"
 _STRIP = "below the limit of quantification"
-_FOOT = 0.45  # of the limit: how far an axis goes on below it, in logs of the axis' lowest value
 _BAND = "90% of replicates"
 _NORMAL = scipy.stats.norm.ppf(0.95)
 _DECADES = 5  # at most, of a logarithmic axis
@@ -76,6 +78,15 @@ def _value_axis(axes: Axes, values: Iterable[Any], limit: float | None) -> None:
         axes.set_ylim(low / 1.3, high * 1.3)
     else:  # an eighth of the height lies below the limit
         axes.set_ylim(limit * (high * 1.3 / limit) ** (-1 / 7), high * 1.3)
+    _number_decades(axes.yaxis, *axes.get_ylim())
+
+
+def _number_decades(axis: Axis, low: float, high: float) -> None:
+    """Plain numbers on a logarithmic axis: 1, 2 and 5 of each decade where there are few."""
+    few = high / low < 60
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if few else (1.0,)))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 def _draw_below(axes: Axes, places: Sequence[float], limit: float | None) -> None:
@@ -91,14 +102,13 @@ def _draw_below(axes: Axes, places: Sequence[float], limit: float | None) -> Non
                   color=BLACK, transform=axes.get_xaxis_transform(), zorder=3, label=_BELOW)
 
 
-def _limit_of(rows: pd.DataFrame) -> float | None:
-    """The highest lower limit, None where no record of the observable has one."""
-    low = rows["lower_limit"].dropna()
-    return None if low.empty else float(low.max())
+def _limit_of(limits: pd.Series) -> float | None:
+    """The lowest of an observable's lower limits, None where no record has one: nothing measured lies below it."""
+    return None if limits.dropna().empty else float(limits.min())
 
 
 def _draw_points(axes: Axes, x: Any, y: Any) -> None:
-    axes.plot(x, y, linestyle="none", marker="o", markersize=2.4, color=GREY, alpha=0.6, markeredgewidth=0, zorder=1.6,
+    axes.plot(x, y, linestyle="none", marker="o", markersize=2.4, color=GREY, alpha=0.85, markeredgewidth=0, zorder=1.6,
               label="measured")
 
 
@@ -123,7 +133,7 @@ _PARTS = ((0, "10%", ORANGE, "dashed", "v"), (1, "50%", BLUE, "solid", "o"), (2,
 
 def plot_vpc(checks: Checks, observable: str) -> Figure:
     """VPC, prediction-corrected VPC and the fraction below the limit of one observable, a column an arm."""
-    spec, arms = checks.record.spec, checks.content["vpc"][observable]["arms"]
+    spec, arms = checks.spec, checks.content["vpc"][observable]["arms"]
     rows = checks.records[checks.records["observable"] == observable]
     below = bool((rows["censored"] == 1).any())
     name, heights = observable_label(spec, observable), [2.6, 2.6, *([1.5] if below else [])]
@@ -135,9 +145,9 @@ def plot_vpc(checks: Checks, observable: str) -> Figure:
         mine = rows if arm not in set(rows["arm"]) else rows[rows["arm"] == arm]
         corrected = pd.DataFrame(course["corrected"], dtype=float)
         _draw_vpc(panels[0, column], course["vpc"], mine["time"], mine["value"].where(mine["censored"] == 0),
-                  _limit_of(rows), _every(arms, "vpc"))
+                  _limit_of(rows["lower_limit"]), _every(arms, "vpc"))
         _draw_vpc(panels[1, column], course["pcvpc"], corrected["time"], corrected["value"],
-                  _highest_limit(arms), _every(arms, "pcvpc"))
+                  _corrected_limit(arms), _every(arms, "pcvpc"))
         if below:
             _draw_fraction_below(panels[2, column], course["vpc"])
         panels[0, column].set_title(f"{arm}\n{mine['subject'].nunique()} subjects, {len(mine)} values", fontsize=9)
@@ -145,7 +155,7 @@ def plot_vpc(checks: Checks, observable: str) -> Figure:
     labels = (name, f"prediction-corrected {name}", "below the limit (%)")
     for axes, label in zip(panels[:, 0], labels, strict=False):
         axes.set_ylabel(textwrap.fill(label, 30), fontsize=8)
-    legend(figure, list(panels.ravel()))
+    settle(figure, list(panels.ravel()), 1.05, 0.15, 0.15)
     return figure
 
 
@@ -156,9 +166,8 @@ def _every(arms: Mapping[str, Any], kind: str) -> list[float | None]:
     return values + ([v for course in arms.values() for v in course["corrected"]["value"]] if kind == "pcvpc" else [])
 
 
-def _highest_limit(arms: Mapping[str, Any]) -> float | None:
-    limits = [v for course in arms.values() for v in course["corrected"]["limit"] if v is not None]
-    return max(limits, default=None)
+def _corrected_limit(arms: Mapping[str, Any]) -> float | None:
+    return _limit_of(pd.Series([v for course in arms.values() for v in course["corrected"]["limit"]], dtype=float))
 
 
 def _draw_vpc(axes: Axes, cells: Sequence[Mapping[str, Any]], time: Any, value: Any, limit: float | None,
@@ -174,6 +183,9 @@ def _draw_vpc(axes: Axes, cells: Sequence[Mapping[str, Any]], time: Any, value: 
         axes.plot(places, _numbers([cell["observed"][k] for cell in cells]), color=BLACK, linestyle=line,
                   linewidth=1.2 if k == 1 else 0.9, marker=marker, markersize=3.2,
                   markerfacecolor=BLACK if k == 1 else "white", label=f"study, {text} of the values")
+    limits = _numbers([cell["limit"] for cell in cells])
+    if limit is not None and np.nanmax(limits) > limit:
+        axes.plot(places, limits, color=GREY, linestyle="dotted", linewidth=1.0, label="highest limit of a visit")
     _draw_points(axes, time, value)
     _draw_below(axes, list(np.asarray(time)[value.isna()]), limit)
 
@@ -194,24 +206,23 @@ def _draw_fraction_below(axes: Axes, cells: Sequence[Mapping[str, Any]]) -> None
 
 def plot_predictive(checks: Checks) -> Figure:
     """Predictive intervals of a new subject's measurement under prior and posterior, a column an arm."""
-    spec, arms, names = checks.record.spec, checks.content["arms"], list(checks.content["observables"])
+    spec, arms, names = checks.spec, checks.content["arms"], list(checks.content["observables"])
     figure = record_figure(checks.record, 1.2 + 3.0 * max(len(arms), 2), 1.7 + 2.5 * len(names),
                            "Prior and posterior predictive intervals of a measurement")
     panels = figure.subplots(len(names), len(arms), squeeze=False, sharex=True, sharey="row")
     for row, name in enumerate(names):
         everyone = checks.records[checks.records["observable"] == name]
-        courses = checks.content["vpc"][name]["arms"]
+        courses, limit = checks.content["vpc"][name]["arms"], _limit_of(everyone["lower_limit"])
         for column, arm in enumerate(arms):
             axes = panels[row, column]
             style(axes)
             if arm in courses:
-                _draw_predictive(axes, courses[arm], everyone[everyone["arm"] == arm], _limit_of(everyone),
-                                 _predicted(courses))
+                _draw_predictive(axes, courses[arm], everyone[everyone["arm"] == arm], limit, _predicted(courses))
             axes.set_title(arm if row == 0 else "", fontsize=9)
         panels[row, 0].set_ylabel(textwrap.fill(observable_label(spec, name), 30), fontsize=8)
     for axes in panels[-1]:
         axes.set_xlabel(time_label(spec), fontsize=8)
-    legend(figure, list(panels.ravel()))
+    settle(figure, list(panels.ravel()), 1.05, 0.15, 0.15)
     return figure
 
 
@@ -225,11 +236,10 @@ def _draw_predictive(axes: Axes, course: Mapping[str, Any], rows: pd.DataFrame, 
     value = rows["value"].where(rows["censored"] == 0)
     _value_axis(axes, [*everything, *value.dropna()], limit)
     ends = axes.get_ylim()
-    far = (ends[0] * 1e-9 if ends[0] > 0 else -1e30, 1e30)
     for kind, colour, alpha, hatch in (("prior", GREY, 0.0, "...."), ("posterior", ORANGE, 0.3, None)):
         places = [cell["time"] for cell in course[kind]]
         quantiles = [cell["quantiles"] for cell in course[kind]]
-        low, middle, high = _band([[q[0], q[2], q[4]] for q in quantiles], *far).T
+        low, middle, high = _band([[q[0], q[2], q[4]] for q in quantiles], *ends).T
         if kind == "prior":
             axes.fill_between(places, low, high, facecolor="none", edgecolor="#C8C8C8", hatch=hatch, linewidth=0,
                               zorder=0.5, label="prior, 90% of measurements")
@@ -237,7 +247,7 @@ def _draw_predictive(axes: Axes, course: Mapping[str, Any], rows: pd.DataFrame, 
             continue
         axes.fill_between(places, low, high, color=colour, alpha=alpha, linewidth=0, zorder=1,
                           label="posterior, 90% of measurements")
-        inner = _band([[q[1], q[2], q[3]] for q in quantiles], *far).T
+        inner = _band([[q[1], q[2], q[3]] for q in quantiles], *ends).T
         axes.fill_between(places, inner[0], inner[2], color=BLUE, alpha=0.35, linewidth=0, zorder=1.1,
                           label="posterior, 50% of measurements")
         axes.plot(places, middle, color=BLUE, linewidth=1.3, label="posterior, median measurement")
@@ -251,7 +261,7 @@ def _draw_predictive(axes: Axes, course: Mapping[str, Any], rows: pd.DataFrame, 
 
 def plot_endpoints(checks: Checks) -> Figure:
     """Kaplan-Meier curves of the measured endpoints before the bands of replicates, a row an endpoint."""
-    endpoints, arms, spec = checks.content["endpoints"], checks.content["arms"], checks.record.spec
+    endpoints, arms, spec = checks.content["endpoints"], checks.content["arms"], checks.spec
     figure = record_figure(checks.record, 1.2 + 2.8 * max(len(arms), 2), 1.6 + 2.3 * len(endpoints),
                            "Endpoints as measured: same visits, same assay error, in the study and in its replicates")
     panels = figure.subplots(len(endpoints), len(arms), squeeze=False, sharex="row", sharey=True)
@@ -266,12 +276,12 @@ def plot_endpoints(checks: Checks) -> Figure:
             axes.set_xlabel(labelled(f"time{since}", spec.model.time), fontsize=8)
         panels[row, 0].set_ylabel(textwrap.fill(f"{endpoint['label']}: subjects in whom it was seen (%)", 30),
                                   fontsize=8)
-    legend(figure, list(panels.ravel()))
+    settle(figure, list(panels.ravel()), 0.95, 0.15, 0.7)
     return figure
 
 
 def _draw_endpoint(axes: Axes, one: Mapping[str, Any], length: float) -> None:
-    days = [*one["days"], length]
+    days = [*one["days"], 1.03 * length]
 
     def extended(values: Any) -> np.ndarray:
         return 100 * np.append(values, values[-1])
@@ -291,7 +301,7 @@ def _draw_endpoint(axes: Axes, one: Mapping[str, Any], length: float) -> None:
         axes.plot(one["censored_on"], heights, linestyle="none", marker="|", markersize=7, color=BLACK,
                   label="last visit of a subject in whom it was not seen")
     axes.set_ylim(-4, 104)
-    axes.set_xlim(0, length)
+    axes.set_xlim(0, 1.03 * length)
 
 
 # --- prediction discrepancies --------------------------------------------------------------------------------
@@ -299,7 +309,7 @@ def _draw_endpoint(axes: Axes, one: Mapping[str, Any], length: float) -> None:
 
 def plot_npde(checks: Checks) -> Figure:
     """PIT and NPDE, a row an observable: histogram, quantiles, over time and over the typical prediction."""
-    spec, found = checks.record.spec, checks.content["discrepancies"]
+    spec, found = checks.spec, checks.content["discrepancies"]
     figure = record_figure(checks.record, 13.5, 1.8 + 2.4 * len(found),
                            "PIT and normalised prediction distribution errors (NPDE)")
     panels = panel_grid(figure, 4 * len(found), 4)
@@ -316,11 +326,15 @@ def plot_npde(checks: Checks) -> Figure:
         histogram.set_xlabel(f"PIT of {name}", fontsize=8)
         quantiles.set_xlabel("quantile of the standard normal", fontsize=8)
         time.set_xlabel(time_label(spec), fontsize=8)
-        prediction.set_xlabel(textwrap.fill(f"typical prediction, {observable_label(spec, name)}", 45), fontsize=8)
+        prediction.set_xlabel(f"typical prediction of {_with_unit(spec, name)}", fontsize=8)
         for axes in (quantiles, time, prediction):
             axes.set_ylabel(f"NPDE of {name}", fontsize=8)
-    legend(figure, panels)
+    settle(figure, panels, 0.6, 0.6, 0.6)
     return figure
+
+
+def _with_unit(spec: FitSpec, name: str) -> str:
+    return labelled(name, spec.model.observables[name].unit)
 
 
 def _draw_histogram(axes: Axes, one: Mapping[str, Any]) -> None:
@@ -366,6 +380,8 @@ def _draw_scores_by_visit(axes: Axes, cells: Sequence[Mapping[str, Any]]) -> Non
 def _log_x(axes: Axes, values: pd.Series) -> None:
     if (values > 0).all():
         axes.set_xscale("log")
+        axes.set_xlim(values.min() / 1.15, values.max() * 1.15)
+        _number_decades(axes.xaxis, values.min(), values.max())
 
 
 # --- individual residuals ------------------------------------------------------------------------------------
@@ -373,33 +389,33 @@ def _log_x(axes: Axes, values: pd.Series) -> None:
 
 def plot_residuals(checks: Checks) -> Figure:
     """Observed against individual predictions, and IWRES, a row an observable."""
-    spec, names = checks.record.spec, list(checks.content["observables"])
+    spec, names = checks.spec, list(checks.content["observables"])
     figure = record_figure(checks.record, 13.5, 1.8 + 2.4 * len(names), "Individual predictions and residuals (IWRES)")
     panels = panel_grid(figure, 4 * len(names), 4)
     for row, name in enumerate(names):
         values, prediction, time, quantiles = panels[4 * row:4 * row + 4]
         mine = checks.records[checks.records["observable"] == name]
-        label = observable_label(spec, name)
+        label = _with_unit(spec, name)
         _draw_observed(values, mine)
         _draw_residuals(prediction, mine, "ipred")
         _log_x(prediction, mine["ipred"])
         _draw_residuals(time, mine, "time")
         law = _draw_residual_quantiles(quantiles, checks, name, mine["iwres"].dropna())
-        values.set_ylabel(textwrap.fill(f"measured {label}", 30), fontsize=8)
+        values.set_ylabel(f"measured {label}", fontsize=8)
         for axes in (values, prediction):
-            axes.set_xlabel(textwrap.fill(f"individual prediction, {label}", 45), fontsize=8)
+            axes.set_xlabel(f"individual prediction of {label}", fontsize=8)
         time.set_xlabel(time_label(spec), fontsize=8)
         quantiles.set_xlabel(f"quantile of {law}", fontsize=8)
         for axes in (prediction, time, quantiles):
             axes.set_ylabel(f"IWRES of {name}", fontsize=8)
         shrunk = checks.content["observables"][name]["iwres"]["shrinkage"]
         quantiles.set_title("" if shrunk is None else f"shrinkage (SD scale) {100 * shrunk:.0f}%", fontsize=8)
-    legend(figure, panels)
+    settle(figure, panels, 0.6, 0.6, 0.6)
     return figure
 
 
 def _draw_observed(axes: Axes, rows: pd.DataFrame) -> None:
-    measured, limit = rows["censored"] == 0, _limit_of(rows)
+    measured, limit = rows["censored"] == 0, _limit_of(rows["lower_limit"])
     value, predicted = rows["value"].where(measured), rows["ipred"]
     _value_axis(axes, [*value.dropna(), *predicted], limit)
     _log_x(axes, predicted)
@@ -424,11 +440,11 @@ def _draw_residuals(axes: Axes, rows: pd.DataFrame, against: str) -> None:
 
 def _draw_residual_quantiles(axes: Axes, checks: Checks, name: str, residual: pd.Series) -> str:
     """The law that residuals follow around true predictions, against which they are drawn."""
-    law = reference_law(checks.record.spec, name)
+    law = reference_law(checks.spec, name)
     expected = (law or scipy.stats.norm).ppf((np.arange(len(residual)) + 0.5) / len(residual))
     axes.plot(expected, expected, color=BLUE, linestyle="dashed", linewidth=1.0, label="as the model says")
     axes.plot(expected, np.sort(residual), linestyle="none", marker="o", markersize=2.2, color=BLACK, label="study")
-    error = checks.record.spec.likelihood[name]
+    error = checks.spec.likelihood[name]
     if law is None:
         return "the standard normal, to which counts come near"
     return f"Student's t, {error.df:g} df" if error.family == "student_t" else "the standard normal"
@@ -449,7 +465,7 @@ def plot_random_effects(checks: Checks) -> Figure:
         _draw_effect(axes, one)
         axes.set_xlabel(f"random effect of {one['effect']} on the {one['scale']} scale (omega)", fontsize=8)
         axes.set_ylabel("subject", fontsize=8)
-    legend(figure, figure.axes)
+    settle(figure, figure.axes, 0.6, 0.5, 0.95)
     return figure
 
 

@@ -66,6 +66,10 @@ class Checks:
     record: FitRecord
     content: Mapping[str, Any]
 
+    @cached_property
+    def spec(self) -> FitSpec:
+        return self.record.spec
+
     @property
     def passed(self) -> bool:
         return bool(self.content["verdict"]["passed"])

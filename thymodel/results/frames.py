@@ -59,8 +59,8 @@ def style(axes: Axes) -> None:
     axes.set_axisbelow(True)
 
 
-def legend(figure: Figure, panels: Sequence[Axes]) -> None:
-    """One legend for all panels, above the foot of the figure, each label once, in as many columns as fit."""
+def legend(figure: Figure, panels: Sequence[Axes]) -> int:
+    """One legend for all panels, above the foot of the figure, each label once, in as many columns as fit; its rows."""
     handles: dict[str, Any] = {}
     for axes in panels:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
@@ -72,6 +72,26 @@ def legend(figure: Figure, panels: Sequence[Axes]) -> None:
     else:
         place = {"loc": "lower center", "bbox_to_anchor": (0.5, 0.2 / figure.get_figheight())}
     figure.legend(handles.values(), handles.keys(), ncols=columns, fontsize=8, frameon=False, **place)
+    return math.ceil(len(handles) / columns)
+
+
+def settle(figure: Figure, panels: Sequence[Axes], left: float, across: float, down: float) -> None:
+    """Legend and margins, in inches: measuring every panel, as the layout engine does, takes longer than drawing them.
+
+    Args:
+        panels: of one grid.
+        left: for the labels of the first column; `across` and `down`: between columns and between rows.
+    """
+    figure.set_layout_engine(None)
+    below = 0.85 + 0.17 * legend(figure, panels)
+    (width, height), above, right = figure.get_size_inches(), 0.8, 0.15
+    places = panels[0].get_gridspec()
+    assert places is not None
+    rows, columns = places.get_geometry()
+    wide = (width - left - right - (columns - 1) * across) / columns
+    high = (height - above - below - (rows - 1) * down) / rows
+    figure.subplots_adjust(left=left / width, right=1 - right / width, bottom=below / height, top=1 - above / height,
+                           wspace=across / wide, hspace=down / high)
 
 
 def labelled(name: str, unit: str) -> str:
