@@ -302,8 +302,8 @@ def prior_to_posterior(uniform: Float[np.ndarray, " draw"], prior_sd: float,
     Returns:
         `contraction`, 1 - var(posterior)/var(prior) (Schad, Betancourt & Vasishth 2021, Psychol Methods 26:103, eq. 3):
         near 0 nothing was learned, near 1 the data rule. `overlap`, the area that the densities share (Garrett & Zeger
-        2000, Biometrics 56:1055, who call a parameter weakly identified above 0.35), over cells of equal prior
-        probability. `shift`, posterior mean less prior mean in prior SDs, the prior's mean being 0 on that scale.
+        2000, Biometrics 56:1055), over cells of equal prior probability. `shift`, posterior mean less prior mean in
+        prior SDs, the prior's mean being 0 on that scale.
     """
     share = np.histogram(uniform, np.linspace(0, 1, _CELLS + 1))[0] / len(uniform)
     return {"contraction": 1 - float(np.var(scale)) / prior_sd**2, "shift": float(np.mean(scale)) / prior_sd,

@@ -145,9 +145,9 @@ def plot_vpc(checks: Checks, observable: str) -> Figure:
         mine = rows if arm not in set(rows["arm"]) else rows[rows["arm"] == arm]
         corrected = pd.DataFrame(course["corrected"], dtype=float)
         _draw_vpc(panels[0, column], course["vpc"], mine["time"], mine["value"].where(mine["censored"] == 0),
-                  _limit_of(rows["lower_limit"]), _every(arms, "vpc"))
+                  _limit_of(mine["lower_limit"]), _every(arms, "vpc"), _limit_of(rows["lower_limit"]))
         _draw_vpc(panels[1, column], course["pcvpc"], corrected["time"], corrected["value"],
-                  _corrected_limit(arms), _every(arms, "pcvpc"))
+                  _limit_of(corrected["limit"]), _every(arms, "pcvpc"), _corrected_limit(arms))
         if below:
             _draw_fraction_below(panels[2, column], course["vpc"])
         panels[0, column].set_title(f"{arm}\n{mine['subject'].nunique()} subjects, {len(mine)} values", fontsize=9)
@@ -170,8 +170,9 @@ def _corrected_limit(arms: Mapping[str, Any]) -> float | None:
     return _limit_of(pd.Series([v for course in arms.values() for v in course["corrected"]["limit"]], dtype=float))
 
 
-def _draw_vpc(axes: Axes, cells: Sequence[Mapping[str, Any]], time: Any, value: Any, limit: float | None,
-              everything: Sequence[float | None]) -> None:
+def _draw_vpc(axes: Axes, cells: Sequence[Mapping[str, Any]], time: Any, value: Any, strip: float | None,
+              everything: Sequence[float | None], limit: float | None) -> None:
+    """`strip` is the lowest limit of these values, `limit` that of all values which share the axis."""
     style(axes)
     _value_axis(axes, [*everything, *value.dropna()], limit)
     places, ends = [cell["time"] for cell in cells], axes.get_ylim()
@@ -184,10 +185,10 @@ def _draw_vpc(axes: Axes, cells: Sequence[Mapping[str, Any]], time: Any, value: 
                   linewidth=1.2 if k == 1 else 0.9, marker=marker, markersize=3.2,
                   markerfacecolor=BLACK if k == 1 else "white", label=f"study, {text} of the values")
     limits = _numbers([cell["limit"] for cell in cells])
-    if limit is not None and np.nanmax(limits) > limit:
+    if strip is not None and np.nanmax(limits) > strip:
         axes.plot(places, limits, color=GREY, linestyle="dotted", linewidth=1.0, label="highest limit of a visit")
     _draw_points(axes, time, value)
-    _draw_below(axes, list(np.asarray(time)[value.isna()]), limit)
+    _draw_below(axes, list(np.asarray(time)[value.isna()]), strip)
 
 
 def _draw_fraction_below(axes: Axes, cells: Sequence[Mapping[str, Any]]) -> None:
@@ -409,7 +410,9 @@ def plot_residuals(checks: Checks) -> Figure:
         for axes in (prediction, time, quantiles):
             axes.set_ylabel(f"IWRES of {name}", fontsize=8)
         shrunk = checks.content["observables"][name]["iwres"]["shrinkage"]
-        quantiles.set_title("" if shrunk is None else f"shrinkage (SD scale) {100 * shrunk:.0f}%", fontsize=8)
+        if shrunk is not None:
+            quantiles.text(0.03, 0.97, f"shrinkage {100 * shrunk:.0f}% (SD scale)", fontsize=8, va="top",
+                           transform=quantiles.transAxes)
     settle(figure, panels, 0.6, 0.6, 0.6)
     return figure
 

@@ -40,7 +40,7 @@ from thymodel.results.replicates import (
 EVERYONE = "all arms"
 SCHEMA = 1
 HIGH_SHRINKAGE = 0.3  # Savic & Karlsson 2009, AAPS J 11:558: above 20 to 30%, figures of individual effects mislead
-WEAK_OVERLAP = 0.35  # Garrett & Zeger 2000, Biometrics 56:1055: above, a parameter is weakly identified
+LITTLE = 0.75  # contraction at which half of the prior's SD is left
 _DIGITS = 6
 METHODS = (
     "replicates: the same patients' doses, covariates and visits, random effects drawn anew under each posterior draw, "
@@ -406,11 +406,11 @@ def _remarks(content: Mapping[str, Any]) -> list[str]:
     if high:
         result.append(f"note: shrinkage above {100 * HIGH_SHRINKAGE:.0f}% on the SD scale, where individual effects "
                       f"say little: {', '.join(high)}")
-    weak = [f"{row['parameter']} {100 * row['overlap']:.0f}%" for row in content["parameters"]
-            if row["overlap"] > WEAK_OVERLAP]
+    weak = [f"{row['parameter']} {row['contraction']:.2f}" for row in content["parameters"]
+            if row["contraction"] < LITTLE]
     if weak:
-        result.append(f"note: prior and posterior share more than {100 * WEAK_OVERLAP:.0f}% of their area, so the "
-                      f"prior speaks too: {', '.join(weak)}")
+        result.append(f"note: contraction below {LITTLE}, where more than half of the prior's SD is left: "
+                      f"{', '.join(weak)}")
     return result
 
 
