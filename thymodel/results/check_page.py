@@ -92,7 +92,8 @@ def _page(checks: Checks, pictures: Mapping[str, bytes]) -> str:
 def question_rows(checks: Checks) -> list[dict[str, str]]:
     return [{"about": row["about"], "question": row["question"], "study": _number(row["observed"]),
              "replicates": _number(row["expected"]), "p": _number(row["p"]),
-             "p, all together": _number(row["p_together"]), "": "MISFIT" if row["departs"] else ""} for row in checks.content["questions"]]
+             "p, all together": _number(row["p_together"]), "": "MISFIT" if row["departs"] else ""}
+            for row in checks.content["questions"]]
 
 
 def parameter_rows(checks: Checks) -> list[dict[str, str]]:

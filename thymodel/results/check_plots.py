@@ -61,18 +61,21 @@ def check_figures(checks: Checks) -> dict[str, Figure]:
 # --- values and their axis -----------------------------------------------------------------------------------
 
 
-def _value_axis(axes: Axes, values: Iterable[Any], limit: float | None) -> None:
-    """Logarithmic where all is positive; room below the limit of quantification for what lies there."""
-    known = np.array([v for v in values if v is not None and math.isfinite(v)])
-    known = np.append(known, [limit] if limit is not None else [])
-    if not len(known):
+def _value_axis(axes: Axes, measured: Iterable[float], shown: Iterable[float | None], limit: float | None) -> None:
+    """Logarithmic where all that was measured is positive; room below the limit of quantification for what lies there.
+
+    What is shown beside it may run out of the picture: an error model with an offset predicts values below zero too.
+    """
+    values = np.array([v for v in measured if math.isfinite(v)] + ([] if limit is None else [limit]))
+    every = np.append(values, [v for v in shown if v is not None and math.isfinite(v)])
+    if not len(every):
         return
-    low, high = known.min(), known.max()
-    if low <= 0:
-        reach = 0.05 * (high - low or 1.0)
-        axes.set_ylim(low - reach, high + reach)
+    if not len(values) or values.min() <= 0:
+        reach = 0.05 * (np.ptp(every) or 1.0)
+        axes.set_ylim(every.min() - reach, every.max() + reach)
         return
-    low = max(low, high * 10.0**-_DECADES)
+    high = min(every.max(), 10 * values.max())
+    low = max(every[every > 0].min(), values.min() / 4, high * 10.0**-_DECADES)
     axes.set_yscale("log")
     if limit is None:
         axes.set_ylim(low / 1.3, high * 1.3)
@@ -145,9 +148,11 @@ def plot_vpc(checks: Checks, observable: str) -> Figure:
         mine = rows if arm not in set(rows["arm"]) else rows[rows["arm"] == arm]
         corrected = pd.DataFrame(course["corrected"], dtype=float)
         _draw_vpc(panels[0, column], course["vpc"], mine["time"], mine["value"].where(mine["censored"] == 0),
-                  _limit_of(mine["lower_limit"]), _every(arms, "vpc"), _limit_of(rows["lower_limit"]))
+                  _limit_of(mine["lower_limit"]), list(rows["value"].where(rows["censored"] == 0)),
+                  _every(arms, "vpc"), _limit_of(rows["lower_limit"]))
         _draw_vpc(panels[1, column], course["pcvpc"], corrected["time"], corrected["value"],
-                  _limit_of(corrected["limit"]), _every(arms, "pcvpc"), _corrected_limit(arms))
+                  _limit_of(corrected["limit"]), _corrected(arms, "value"), _every(arms, "pcvpc"),
+                  _limit_of(pd.Series(_corrected(arms, "limit"))))
         if below:
             _draw_fraction_below(panels[2, column], course["vpc"])
         panels[0, column].set_title(f"{arm}\n{mine['subject'].nunique()} subjects, {len(mine)} values", fontsize=9)
@@ -160,21 +165,21 @@ def plot_vpc(checks: Checks, observable: str) -> Figure:
 
 
 def _every(arms: Mapping[str, Any], kind: str) -> list[float | None]:
-    """All numbers that a row of panels has to hold."""
+    """All quantiles that a row of panels has to hold."""
     cells = [cell for course in arms.values() for cell in course[kind]]
-    values = [v for cell in cells for band in [cell["observed"], *cell["simulated"]] for v in band]
-    return values + ([v for course in arms.values() for v in course["corrected"]["value"]] if kind == "pcvpc" else [])
+    return [v for cell in cells for band in [cell["observed"], *cell["simulated"]] for v in band]
 
 
-def _corrected_limit(arms: Mapping[str, Any]) -> float | None:
-    return _limit_of(pd.Series([v for course in arms.values() for v in course["corrected"]["limit"]], dtype=float))
+def _corrected(arms: Mapping[str, Any], what: str) -> list[float]:
+    """Corrected values or limits of all arms, NaN where there is none."""
+    return [math.nan if v is None else v for course in arms.values() for v in course["corrected"][what]]
 
 
 def _draw_vpc(axes: Axes, cells: Sequence[Mapping[str, Any]], time: Any, value: Any, strip: float | None,
-              everything: Sequence[float | None], limit: float | None) -> None:
-    """`strip` is the lowest limit of these values, `limit` that of all values which share the axis."""
+              measured: Sequence[float], everything: Sequence[float | None], limit: float | None) -> None:
+    """`strip` is the lowest limit of these values; `measured`, `everything` and `limit` are of all on the same axis."""
     style(axes)
-    _value_axis(axes, [*everything, *value.dropna()], limit)
+    _value_axis(axes, measured, everything, limit)
     places, ends = [cell["time"] for cell in cells], axes.get_ylim()
     for k, text, colour, line, marker in _PARTS:
         low, middle, high = _band([cell["simulated"][k] for cell in cells], *ends).T
@@ -218,7 +223,8 @@ def plot_predictive(checks: Checks) -> Figure:
             axes = panels[row, column]
             style(axes)
             if arm in courses:
-                _draw_predictive(axes, courses[arm], everyone[everyone["arm"] == arm], limit, _predicted(courses))
+                _draw_predictive(axes, courses[arm], everyone[everyone["arm"] == arm], limit,
+                                 list(everyone["value"].where(everyone["censored"] == 0)), _predicted(courses))
             axes.set_title(arm if row == 0 else "", fontsize=9)
         panels[row, 0].set_ylabel(textwrap.fill(observable_label(spec, name), 30), fontsize=8)
     for axes in panels[-1]:
@@ -233,9 +239,9 @@ def _predicted(courses: Mapping[str, Any]) -> list[float | None]:
 
 
 def _draw_predictive(axes: Axes, course: Mapping[str, Any], rows: pd.DataFrame, limit: float | None,
-                     everything: Sequence[float | None]) -> None:
+                     measured: Sequence[float], everything: Sequence[float | None]) -> None:
     value = rows["value"].where(rows["censored"] == 0)
-    _value_axis(axes, [*everything, *value.dropna()], limit)
+    _value_axis(axes, measured, everything, limit)
     ends = axes.get_ylim()
     for kind, colour, alpha, hatch in (("prior", GREY, 0.0, "...."), ("posterior", ORANGE, 0.3, None)):
         places = [cell["time"] for cell in course[kind]]
@@ -264,7 +270,7 @@ def plot_endpoints(checks: Checks) -> Figure:
     """Kaplan-Meier curves of the measured endpoints before the bands of replicates, a row an endpoint."""
     endpoints, arms, spec = checks.content["endpoints"], checks.content["arms"], checks.spec
     figure = record_figure(checks.record, 1.2 + 2.8 * max(len(arms), 2), 1.6 + 2.3 * len(endpoints),
-                           "Endpoints as measured: same visits, same assay error, in the study and in its replicates")
+                           "Endpoints as the measurements show them")
     panels = figure.subplots(len(endpoints), len(arms), squeeze=False, sharex="row", sharey=True)
     for row, endpoint in enumerate(endpoints.values()):
         for column, arm in enumerate(arms):
@@ -323,7 +329,7 @@ def plot_npde(checks: Checks) -> Figure:
         _draw_scores_by_visit(time, one["npde_by_visit"])
         _draw_scores(prediction, mine, "pred")
         _log_x(prediction, mine["pred"])
-        histogram.set_ylabel(f"{name}: values", fontsize=8)
+        histogram.set_ylabel(f"values of {name} (count)", fontsize=8)
         histogram.set_xlabel(f"PIT of {name}", fontsize=8)
         quantiles.set_xlabel("quantile of the standard normal", fontsize=8)
         time.set_xlabel(time_label(spec), fontsize=8)
@@ -420,7 +426,7 @@ def plot_residuals(checks: Checks) -> Figure:
 def _draw_observed(axes: Axes, rows: pd.DataFrame) -> None:
     measured, limit = rows["censored"] == 0, _limit_of(rows["lower_limit"])
     value, predicted = rows["value"].where(measured), rows["ipred"]
-    _value_axis(axes, [*value.dropna(), *predicted], limit)
+    _value_axis(axes, value.dropna(), predicted, limit)
     _log_x(axes, predicted)
     axes.plot(predicted, value, linestyle="none", marker="o", markersize=2.6, color=BLACK, alpha=0.7,
               markeredgewidth=0, label="study")

@@ -85,7 +85,7 @@ def settle(figure: Figure, panels: Sequence[Axes], left: float, across: float, d
     figure.set_layout_engine(None)
     below = 0.85 + 0.17 * legend(figure, panels)
     titles = max(axes.get_title().count("\n") + bool(axes.get_title()) for axes in panels)
-    (width, height), above, right = figure.get_size_inches(), 0.5 + 0.16 * titles, 0.15
+    (width, height), above, right = figure.get_size_inches(), 0.5 + 0.16 * titles, 0.2
     places = panels[0].get_gridspec()
     assert places is not None
     rows, columns = places.get_geometry()
