@@ -247,6 +247,24 @@ def departures(name: str, pool: Pool, uniform: Pool, errors: Pool, places: Place
     return [question(name, *one) for one in asked]
 
 
+def subjects_together(uniform: Pool, subject: Int[np.ndarray, " record"],
+                      observable: Int[np.ndarray, " record"]) -> Question:
+    """Whether whole subjects differ as the model says: a wrong spread of a random effect shows in every observable.
+
+    Each subject's mean scores by observable, whitened with their covariance over the pool; their mean square is 1.
+    """
+    scores, total, count = scipy.stats.norm.ppf(uniform), np.zeros(len(uniform)), 0
+    for one in np.unique(subject):
+        mine = subject == one
+        means = _group_means(scores[:, mine], observable[mine])
+        factor = np.linalg.cholesky(means.T @ means / len(means) + _RIDGE * np.eye(means.shape[1]))
+        total += (scipy.linalg.solve_triangular(factor, means.T, lower=True) ** 2).sum(axis=0)
+        count += means.shape[1]
+    values = total / count
+    what = "subjects differ otherwise than the model says (mean square of their whitened mean scores)"
+    return question("subjects", "all observables", what, values, _from_the_middle(np.log(values)))
+
+
 def question(name: str, kind: str, what: str, values: Float[np.ndarray, " member"],
              statistic: Float[np.ndarray, " member"]) -> Question:
     """A question with the study's number and the replicates' middle one."""

@@ -177,16 +177,18 @@ def _table(study: Study, places: Places, limits: Limits, typical: np.ndarray, in
 def _ask(study: Study, pools: Mapping[str, Pool], places: Places, table: pd.DataFrame,
          random: np.random.Generator) -> tuple[list[Question], dict[str, Any]]:
     """Questions about each observable and what figures show of PIT and NPDE; the study's own go into the table."""
-    questions, drawn = [], {}
+    questions, drawn, every = [], {}, np.empty(pools["posterior"].shape)
     table[["pit", "npde", "prior_pit"]] = np.nan
     for name, mine in _by_observable(study).items():
         own, where = pools["posterior"][:, mine], Places(*(of[mine] for of in places))
-        uniform = checking.pit(own, random)
+        every[:, mine] = uniform = checking.pit(own, random)
         errors = checking.npde(uniform, where.subject, random)
         questions += checking.departures(name, own, uniform, errors, where)
         drawn[name] = _discrepancies(uniform, errors, study.time[mine], where.bin)
         prior = checking.pit(pools["prior"][:, mine], random)[0]
         table.loc[mine, ["pit", "npde", "prior_pit"]] = np.stack([uniform[0], errors[0], prior], axis=1)
+    if len(drawn) > 1:
+        questions.append(checking.subjects_together(every, places.subject, np.asarray(study.records.observable)))
     return questions, drawn
 
 
