@@ -342,6 +342,53 @@ def verify(
         raise SystemExit(1)
 
 
+@app.command("check-fit")
+def check_fit(
+    record: Annotated[Path, typer.Argument(help="directory of the record")],
+    data: Data = None,
+    out: Annotated[Path | None, typer.Option(help="folder for checks.html, figures and checks.json")] = None,
+    json_: Json = False,
+) -> None:
+    """Predictive checks of a fit: VPC, NPDE, residuals, shrinkage, prior against posterior, with figures."""
+    from thymodel.results import check_page
+    from thymodel.results.checks import check_fit as run
+    from thymodel.results.record import load_record
+
+    loaded = load_record(record)
+    if out is not None:
+        check_page.refuse_place(loaded, out)
+    checks = run(loaded, data)
+    print(check_page.checks_json(checks)) if json_ else _print_checks(checks)
+    sys.stdout.flush()
+    if out is not None:
+        for path in check_page.save_checks(checks, out):
+            _err.print(f"written: {path}")
+    if not loaded.passed:
+        raise SystemExit(1)
+
+
+def _print_checks(checks) -> None:
+    from thymodel.results import check_page
+
+    content = checks.content
+    if content["simulated"]:
+        print("SIMULATED data")
+    print(content["title"])
+    if not content["record_passed"]:
+        print("the fit FAILED its gates: these checks describe its draws, and no number may be quoted")
+    for sentence in content["verdict"]["sentences"]:
+        print(f"  {sentence}")
+    print("\nquestions to the data")
+    _print_rows(check_page.question_rows(checks))
+    print("\nshrinkage of random effects")
+    _print_rows(check_page.effect_rows(checks))
+    print("\nprior to posterior")
+    _print_rows(check_page.parameter_rows(checks))
+    for note in content["notes"]:
+        print(f"note: {note}")
+    print(f"\nrecord: {checks.record.folder} (sha256 {checks.record.digest[:16]})")
+
+
 @app.command()
 def quote(
     record: Annotated[Path, typer.Argument(help="directory of the record")],

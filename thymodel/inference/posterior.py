@@ -206,9 +206,24 @@ def _too_many_censored(data: StudyData, subject: int, names: Sequence[str]) -> F
                  "whose residuals are correlated", "take an observable out of the block, or set MDV = 1 on one of them")
 
 
+def study_arrays(spec: FitSpec, data: StudyData, observables: Sequence[str]) -> tuple[Schedule, Records]:
+    """Every patient's schedule, visited where one of these observables was taken, and the records by subject."""
+    schedules, records = _patients(spec, data, observables)
+    return solving.stack(schedules), records
+
+
 def _arrays(spec: FitSpec, data: StudyData, observables: Sequence[str]):
     """Schedules of the patients and then of the virtual people of published cohorts, the patients' records, and what is
     known of the cohorts."""
+    schedules, records = _patients(spec, data, observables)
+    published: tuple[aggregate.People | None, tuple, tuple] = (None, (), ())
+    if spec.published:
+        more, published = aggregate.make_people(spec, len(schedules))
+        schedules += more
+    return solving.stack(schedules), records, published
+
+
+def _patients(spec: FitSpec, data: StudyData, observables: Sequence[str]) -> tuple[list[Schedule], Records]:
     schedules, rows = [], []
     for k, subject in enumerate(data.subjects):
         wanted = [o for o in subject.observations if o.observable in observables]
@@ -218,12 +233,7 @@ def _arrays(spec: FitSpec, data: StudyData, observables: Sequence[str]):
                  for o in wanted]
     kinds = (int, int, int, float, int, float)
     columns = zip(*rows, strict=True) if rows else [()] * len(kinds)
-    records = Records(*(np.array(column, kind) for column, kind in zip(columns, kinds, strict=True)))
-    published: tuple[aggregate.People | None, tuple, tuple] = (None, (), ())
-    if spec.published:
-        more, published = aggregate.make_people(spec, len(schedules))
-        schedules += more
-    return solving.stack(schedules), records, published
+    return schedules, Records(*(np.array(column, kind) for column, kind in zip(columns, kinds, strict=True)))
 
 
 def _values(spec: FitSpec, lay: Layout, schedule: Schedule, population, z,

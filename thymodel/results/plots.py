@@ -15,7 +15,6 @@ import scipy.stats
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 from scipy.special import ndtr
 
@@ -28,86 +27,30 @@ from thymodel.errors import Fault, InputError
 from thymodel.inference.diagnostics import INTERVAL, INTERVAL_NAME
 from thymodel.inference.population import Layout, quantile
 from thymodel.results.curves import INCIDENCE, INDIVIDUALS, POPULATION, incidence_curves
+from thymodel.results.frames import (
+    BLACK,
+    BLUE,
+    COLOURS,
+    GREY,
+    LINES,
+    ORANGE,
+    PINK,
+    RED,
+    empty_figure,
+    labelled,
+    legend,
+    observable_label,
+    panel_grid,
+    record_figure,
+    style,
+    time_label,
+)
 from thymodel.results.record import CURVES, POSTERIOR, FitRecord, load_group
 from thymodel.results.scenarios import Scenario
 
-_BLACK, _ORANGE, _SKY, _GREEN, _BLUE, _RED, _PINK = (
-    "#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7")
-_COLOURS = (_BLUE, _RED, _GREEN, _ORANGE, _PINK, _SKY, _BLACK)
-_LINES = ("solid", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)), (0, (8, 2, 2, 2, 2, 2)))
-_GREY = "#767676"
 _DECADES = 6  # at most, of a logarithmic axis: virus falls by four; counts further below the top are out of sight
-_FOOT = 0.28  # inches below the legend
 UNCERTAINTY = f"{INTERVAL_NAME} interval, parameter uncertainty"
 SPREAD = "5% to 95% of subjects, between-subject spread"
-
-
-# --- frame ---------------------------------------------------------------------------------------------------
-
-
-def _figure(width: float, height: float, title: str, source: str, simulated: bool) -> Figure:
-    """An empty figure with its title, where it comes from, and the banner of simulated data."""
-    foot, head = _FOOT / height, 0.4 / height
-    layout = ConstrainedLayoutEngine(rect=(0.0, foot, 1.0, 1.0 - foot - head), h_pad=0.06, w_pad=0.06)
-    figure = Figure(figsize=(width, height), dpi=100, layout=layout, facecolor="white")
-    figure.text(0.01, 1 - 0.1 / height, title, ha="left", va="top", fontsize=11, fontweight="bold")
-    figure.text(0.01, 0.06 / height, source, ha="left", va="bottom", fontsize=7, color=_GREY)
-    if simulated:
-        figure.text(0.99, 0.06 / height, "SIMULATED data, not patients", ha="right", va="bottom", fontsize=9,
-                    fontweight="bold", color=_RED)
-    return figure
-
-
-def _record_figure(record: FitRecord, width: float, height: float, title: str) -> Figure:
-    failed = "" if record.passed else "   FAILED its gates: may not be quoted"
-    source = f"{record.content['name']}, record {record.digest[:12]}{failed}"
-    return _figure(width, height, title, source, bool(record.content["simulated"]))
-
-
-def _grid(figure: Figure, count: int, columns: int) -> list[Axes]:
-    """`count` panels, the places left over removed."""
-    rows = math.ceil(count / columns)
-    panels = figure.subplots(rows, columns, squeeze=False).ravel()
-    for spare in panels[count:]:
-        spare.remove()
-    for axes in panels[:count]:
-        _style(axes)
-    return list(panels[:count])
-
-
-def _style(axes: Axes) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(labelsize=8)
-    axes.grid(True, which="major", color="#E5E5E5", linewidth=0.6)
-    axes.set_axisbelow(True)
-
-
-def _legend(figure: Figure, panels: Sequence[Axes]) -> None:
-    """One legend for all panels, above the foot of the figure, each label once, in as many columns as fit."""
-    handles: dict[str, Any] = {}
-    for axes in panels:
-        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
-            handles.setdefault(label, handle)
-    widest = 0.6 + 0.062 * max(len(label) for label in handles)  # inches at 8 points
-    columns = max(1, min(len(handles), int(figure.get_figwidth() / widest)))
-    if isinstance(figure.get_layout_engine(), ConstrainedLayoutEngine):
-        place: dict[str, Any] = {"loc": "outside lower center", "borderaxespad": 72 * _FOOT / 8}
-    else:
-        place = {"loc": "lower center", "bbox_to_anchor": (0.5, 0.2 / figure.get_figheight())}
-    figure.legend(handles.values(), handles.keys(), ncols=columns, fontsize=8, frameon=False, **place)
-
-
-def _labelled(name: str, unit: str) -> str:
-    return name if unit in ("1", "") else f"{name} ({unit})"
-
-
-def _observable_label(spec: FitSpec, name: str) -> str:
-    observable = spec.model.observables[name]
-    return _labelled(observable.label or name, observable.unit)
-
-
-def _time_label(spec: FitSpec) -> str:
-    return _labelled("time", spec.model.time)
 
 
 # --- courses -------------------------------------------------------------------------------------------------
@@ -123,23 +66,23 @@ def plot_course(record: FitRecord, data: StudyData | None = None) -> Figure:
     observables = [str(name).removesuffix(".median") for name in curves.data_vars if str(name).endswith(".median")]
     arms = [str(arm) for arm in curves["arm"].values]
     doses, ages = json.loads(curves.attrs["doses"]), list(_ages(record).values())
-    figure = _record_figure(record, 1.2 + 3.0 * max(len(arms), 2), 1.5 + 2.6 * len(observables), "Courses by arm")
+    figure = record_figure(record, 1.2 + 3.0 * max(len(arms), 2), 1.5 + 2.6 * len(observables), "Courses by arm")
     panels = figure.subplots(len(observables), len(arms), squeeze=False, sharex=True, sharey="row")
     for row, name in enumerate(observables):
         people = [] if data is None else list(data.subjects)
         for column, arm in enumerate(arms):
             axes = panels[row, column]
-            _style(axes)
+            style(axes)
             _draw_course(axes, curves.sel(arm=arm), name)
             _draw_data(axes, [s for s in people if (s.arm or "all") == arm], name, joined=True)
             _mark_doses(axes, [time for time, _, _ in doses[arm]])
             axes.set_title(_arm_title(spec, arm, doses[arm]) if row == 0 else "", fontsize=9)
         _log_axis(panels[row, 0], [curves[f"{name}.subjects"].values, curves[f"{name}.median"].values], people, name)
         _draw_reference(panels[row], reference_range(spec.model, name, ages))
-        panels[row, 0].set_ylabel(textwrap.fill(_observable_label(spec, name), 30), fontsize=8)
+        panels[row, 0].set_ylabel(textwrap.fill(observable_label(spec, name), 30), fontsize=8)
     for axes in panels[-1]:
-        axes.set_xlabel(_time_label(spec), fontsize=8)
-    _legend(figure, list(panels.ravel()))
+        axes.set_xlabel(time_label(spec), fontsize=8)
+    legend(figure, list(panels.ravel()))
     return figure
 
 
@@ -156,7 +99,7 @@ def _draw_reference(panels: Sequence[Axes], band: ReferenceRange | None) -> None
     if band is None:
         return
     for axes in panels:
-        axes.axhspan(band.lower, band.upper, color=_GREY, alpha=0.18, linewidth=0, zorder=0.5, label=band.label)
+        axes.axhspan(band.lower, band.upper, color=GREY, alpha=0.18, linewidth=0, zorder=0.5, label=band.label)
     bottom, top = panels[0].get_ylim()
     panels[0].set_ylim(bottom, max(top, 1.2 * band.upper))
 
@@ -164,10 +107,10 @@ def _draw_reference(panels: Sequence[Axes], band: ReferenceRange | None) -> None
 def _draw_course(axes: Axes, curves: xr.Dataset, name: str) -> None:
     times, median = curves["time"].values, curves[f"{name}.median"].values
     spread = curves[f"{name}.subjects"].values
-    axes.fill_between(times, median[:, 0], median[:, 2], color=_BLUE, alpha=0.3, linewidth=0, label=UNCERTAINTY)
-    axes.plot(times, spread[:, 0], color=_ORANGE, linestyle="dashed", linewidth=1.2, label=SPREAD)
-    axes.plot(times, spread[:, 2], color=_ORANGE, linestyle="dashed", linewidth=1.2)
-    axes.plot(times, median[:, 1], color=_BLUE, linewidth=1.8, label="median subject")
+    axes.fill_between(times, median[:, 0], median[:, 2], color=BLUE, alpha=0.3, linewidth=0, label=UNCERTAINTY)
+    axes.plot(times, spread[:, 0], color=ORANGE, linestyle="dashed", linewidth=1.2, label=SPREAD)
+    axes.plot(times, spread[:, 2], color=ORANGE, linestyle="dashed", linewidth=1.2)
+    axes.plot(times, median[:, 1], color=BLUE, linewidth=1.8, label="median subject")
 
 
 _MARKERS = {0: ("o", "measured"), 1: ("v", "below the limit of quantification (at the limit)"),
@@ -176,12 +119,12 @@ _MARKERS = {0: ("o", "measured"), 1: ("v", "below the limit of quantification (a
 
 def _draw_data(axes: Axes, subjects: Sequence[Subject], name: str, joined: bool) -> None:
     """Measured values as dots; beyond a limit, a triangle at the limit that points to where the value lies."""
-    colour = _GREY if joined else _BLACK
+    colour = GREY if joined else BLACK
     for subject in subjects:
         mine = [o for o in subject.observations if o.observable == name]
         if joined:
             times, values = [o.time for o in mine], [o.value for o in mine]
-            axes.plot(times, values, color=_GREY, linewidth=0.4, alpha=0.5, zorder=1.5)
+            axes.plot(times, values, color=GREY, linewidth=0.4, alpha=0.5, zorder=1.5)
         for censoring, (marker, label) in _MARKERS.items():
             kind = [o for o in mine if o.censoring == censoring]
             if kind:
@@ -192,7 +135,7 @@ def _draw_data(axes: Axes, subjects: Sequence[Subject], name: str, joined: bool)
 
 def _mark_doses(axes: Axes, times: Sequence[float]) -> None:
     for time in times:
-        axes.axvline(time, color=_PINK, linestyle="dashdot", linewidth=1.0, zorder=1, label="dose")
+        axes.axvline(time, color=PINK, linestyle="dashdot", linewidth=1.0, zorder=1, label="dose")
 
 
 def _arm_title(spec: FitSpec, arm: str, doses: Sequence[Sequence[Any]]) -> str:
@@ -237,8 +180,8 @@ def plot_individuals(record: FitRecord, data: StudyData | None, observable: str 
     columns = min(5, len(wanted))
     rows = math.ceil(len(wanted) / columns)
     title = f"Individual fits: {spec.model.observables[name].label or name}"
-    figure = _record_figure(record, 1.0 + 2.2 * max(columns, 3), 1.5 + 1.7 * rows, title)
-    panels = _grid(figure, len(wanted), columns)
+    figure = record_figure(record, 1.0 + 2.2 * max(columns, 3), 1.5 + 1.7 * rows, title)
+    panels = panel_grid(figure, len(wanted), columns)
     shown = [people[subject] for subject in wanted if subject in people]
     for axes, subject in zip(panels, wanted, strict=True):
         _draw_individual(axes, curves[name].sel(subject=subject), subject, people.get(subject), name)
@@ -248,8 +191,8 @@ def plot_individuals(record: FitRecord, data: StudyData | None, observable: str 
     for axes in panels:  # one scale for all, for only the left column is labelled
         axes.set_ylim(top=highest)
         axes.yaxis.set_minor_locator(NullLocator())
-    _outer_labels(figure, panels, columns, _time_label(spec), _observable_label(spec, name))
-    _legend(figure, panels)
+    _outer_labels(figure, panels, columns, time_label(spec), observable_label(spec, name))
+    legend(figure, panels)
     return figure
 
 
@@ -262,8 +205,8 @@ def _check_known(kind: str, wanted: Sequence[str], known: Sequence[str]) -> None
 
 def _draw_individual(axes: Axes, curve: xr.DataArray, name: str, subject: Subject | None, observable: str) -> None:
     times, (low, middle, high) = curve["time"].values, curve.transpose("quantile", "time").values
-    axes.fill_between(times, low, high, color=_BLUE, alpha=0.3, linewidth=0, label=UNCERTAINTY)
-    axes.plot(times, middle, color=_BLUE, linewidth=1.4, label="posterior median of the individual course")
+    axes.fill_between(times, low, high, color=BLUE, alpha=0.3, linewidth=0, label=UNCERTAINTY)
+    axes.plot(times, middle, color=BLUE, linewidth=1.4, label="posterior median of the individual course")
     if subject is not None:
         _draw_data(axes, [subject], observable, joined=False)
         _mark_doses(axes, [dose.time for dose in subject.doses])
@@ -309,20 +252,20 @@ def plot_reconstitution(source: FitRecord | Scenario) -> Figure:
     height = 1.7 + 3.0 * math.ceil(len(endpoints) / 2)
     width = 9.0 if len(endpoints) > 1 else 6.5
     figure = _frame_of(source, width, height)
-    panels = _grid(figure, len(endpoints), min(2, len(endpoints)))
+    panels = panel_grid(figure, len(endpoints), min(2, len(endpoints)))
     for axes, (name, endpoint) in zip(panels, endpoints.items(), strict=True):
         _draw_incidence(axes, curves[name], endpoint, arms or {})
         since = f" since {unit} {endpoint.clock_start:g}, where the clock starts" if endpoint.clock_start else ""
-        axes.set_xlabel(_labelled(f"time{since}", unit), fontsize=8)
-    _legend(figure, panels)
+        axes.set_xlabel(labelled(f"time{since}", unit), fontsize=8)
+    legend(figure, panels)
     return figure
 
 
 def _frame_of(source: FitRecord | Scenario, width: float, height: float) -> Figure:
     title = "Subjects reconstituted by day"
     if isinstance(source, FitRecord):
-        return _record_figure(source, width, height, title)
-    return _figure(width, height, f"{title}: {source.spec.title}", f"scenario {source.spec.digest[:12]}",
+        return record_figure(source, width, height, title)
+    return empty_figure(width, height, f"{title}: {source.spec.title}", f"scenario {source.spec.digest[:12]}",
                    source.simulated)
 
 
@@ -330,11 +273,11 @@ def _draw_incidence(axes: Axes, curves: xr.DataArray, endpoint: Endpoint, labels
     days = curves[f"{endpoint.name}.day"].values
     for k, arm in enumerate(str(name) for name in curves["arm"].values):
         low, middle, high = 100 * curves.sel(arm=arm).transpose("quantile", ...).values
-        colour, line = _COLOURS[k % len(_COLOURS)], _LINES[k % len(_LINES)]
+        colour, line = COLOURS[k % len(COLOURS)], LINES[k % len(LINES)]
         label = labels.get(arm, arm)
         axes.fill_between(days, low, high, color=colour, alpha=0.15, linewidth=0)
         axes.plot(days, middle, color=colour, linestyle=line, linewidth=1.8, label=f"{label}, posterior median")
-    axes.fill_between([], [], [], color=_GREY, alpha=0.3, linewidth=0, label=f"bands: {UNCERTAINTY}")
+    axes.fill_between([], [], [], color=GREY, alpha=0.3, linewidth=0, label=f"bands: {UNCERTAINTY}")
     axes.set_xlim(0, days[-1])
     axes.set_ylim(-2, 102)
     axes.set_ylabel("subjects reconstituted (%)", fontsize=8)
@@ -353,13 +296,13 @@ def _population_draws(record: FitRecord) -> dict[str, np.ndarray]:
 
 
 def _parameter_label(record: FitRecord, name: str) -> str:
-    return _labelled(name, record.content["units"].get(name, "1"))
+    return labelled(name, record.content["units"].get(name, "1"))
 
 
 def _parameter_panels(record: FitRecord, names: Sequence[str], title: str) -> tuple[Figure, list[Axes]]:
     columns = min(3, len(names))
-    figure = _record_figure(record, 1.0 + 3.0 * columns, 1.4 + 1.7 * math.ceil(len(names) / columns), title)
-    return figure, _grid(figure, len(names), columns)
+    figure = record_figure(record, 1.0 + 3.0 * columns, 1.4 + 1.7 * math.ceil(len(names) / columns), title)
+    return figure, panel_grid(figure, len(names), columns)
 
 
 def plot_trace(record: FitRecord) -> Figure:
@@ -369,15 +312,15 @@ def plot_trace(record: FitRecord) -> Figure:
     figure, panels = _parameter_panels(record, list(draws), "Traces")
     for axes, (name, values) in zip(panels, draws.items(), strict=True):
         for chain, course in enumerate(values):
-            axes.plot(course, color=_COLOURS[chain % len(_COLOURS)], linestyle=_LINES[chain % len(_LINES)],
+            axes.plot(course, color=COLOURS[chain % len(COLOURS)], linestyle=LINES[chain % len(LINES)],
                       linewidth=0.6, label=f"chain {chain + 1}")
         places = np.flatnonzero(diverging.any(axis=0))
         if len(places):
-            axes.plot(places, np.full(len(places), 0.03), linestyle="none", marker="|", color=_BLACK, markersize=5,
+            axes.plot(places, np.full(len(places), 0.03), linestyle="none", marker="|", color=BLACK, markersize=5,
                       label="divergent transition (any chain)", transform=axes.get_xaxis_transform())
         axes.set_ylabel(_parameter_label(record, name), fontsize=8)
         axes.set_xlabel("draw after warm-up", fontsize=8)
-    _legend(figure, panels)
+    legend(figure, panels)
     return figure
 
 
@@ -392,14 +335,14 @@ def plot_rank(record: FitRecord) -> Figure:
         ranks = scipy.stats.rankdata(values).reshape(values.shape)
         edges = np.linspace(0.5, values.size + 0.5, min(20, max(4, values.shape[1] // 10)) + 1)
         for chain, mine in enumerate(ranks):
-            axes.stairs(np.histogram(mine, edges)[0], edges, color=_COLOURS[chain % len(_COLOURS)], linewidth=1.2,
-                        linestyle=_LINES[chain % len(_LINES)], label=f"chain {chain + 1}")
-        axes.axhline(values.shape[1] / (len(edges) - 1), color=_GREY, linewidth=0.8, linestyle="dotted",
+            axes.stairs(np.histogram(mine, edges)[0], edges, color=COLOURS[chain % len(COLOURS)], linewidth=1.2,
+                        linestyle=LINES[chain % len(LINES)], label=f"chain {chain + 1}")
+        axes.axhline(values.shape[1] / (len(edges) - 1), color=GREY, linewidth=0.8, linestyle="dotted",
                      label="expected where chains agree")
         axes.set_ylim(bottom=0)
         axes.set_xlabel(f"rank of {_parameter_label(record, name)}", fontsize=8)
         axes.set_ylabel("draws in bin", fontsize=8)
-    _legend(figure, panels)
+    legend(figure, panels)
     return figure
 
 
@@ -416,7 +359,7 @@ def plot_prior_posterior(record: FitRecord) -> Figure:
         axes.set_xlabel(_parameter_label(record, name), fontsize=8)
         axes.set_ylabel("density (a.u.)", fontsize=8)
         axes.set_yticks([])
-    _legend(figure, panels)
+    legend(figure, panels)
     return figure
 
 
@@ -452,13 +395,13 @@ def _draw_prior_posterior(axes: Axes, x: np.ndarray, values: np.ndarray, lognorm
     back = (lambda u: 10.0**u) if logarithmic else (lambda u: u)
     edges = np.linspace(place(low), place(high), 41)
     counts = np.histogram(place(values), np.append(edges[:-1], np.inf))[0] / len(values) / (edges[1] - edges[0])
-    axes.stairs(counts, back(edges), fill=True, color=_BLUE, alpha=0.45, label="posterior, draws")
+    axes.stairs(counts, back(edges), fill=True, color=BLUE, alpha=0.45, label="posterior, draws")
     slope = np.gradient(place(x), z)
     density = np.exp(-0.5 * z**2) / math.sqrt(2 * math.pi) / np.maximum(slope, 1e-12)
     shown = (x >= low) & (x <= high)
-    axes.plot(x[shown], density[shown], color=_RED, linestyle="dashed", linewidth=1.4, label="prior")
+    axes.plot(x[shown], density[shown], color=RED, linestyle="dashed", linewidth=1.4, label="prior")
     foot, ends = -0.04 * counts.max(), np.quantile(values, INTERVAL)
-    axes.plot(ends, [foot, foot], color=_BLACK, linewidth=2.5, solid_capstyle="butt",
+    axes.plot(ends, [foot, foot], color=BLACK, linewidth=2.5, solid_capstyle="butt",
               label=f"posterior {INTERVAL_NAME} interval")
     if logarithmic:
         axes.set_xscale("log")

@@ -184,10 +184,17 @@ def individual_courses(spec: FitSpec, lay: Layout, z: Float[np.ndarray, "draw co
         SolveError: the model cannot be integrated at the values of the model file.
     """
     schedules = [solving.plan(spec.model, s.doses, dict(s.covariates), times.tolist()) for s in data.subjects]
+    return patient_courses(spec, lay, z, data, observables, solving.stack(schedules))
+
+
+def patient_courses(spec: FitSpec, lay: Layout, z: Float[np.ndarray, "draw coordinate"], data: StudyData,
+                    observables: Sequence[str], schedule: solving.Schedule,
+                    ) -> Float[np.ndarray, "draw subject visit observable"]:
+    """`individual_courses` at the visits of each patient's own schedule."""
     program = _subject_program(spec, lay, None, baseline_covariates(spec, data), len(data.subjects))
     values = in_portions(program, z)
     likely = {name: _some(value, _TRIED[False]) for name, value in values.items()}
-    solve = _solve_for(spec, solving.stack(schedules), likely, False)
+    solve = _solve_for(spec, schedule, likely, False)
     return _in_chunks(partial(solve, observables), values, len(z), None, None)
 
 

@@ -349,6 +349,11 @@ def quotable(record: FitRecord) -> None:
     if not record.passed:
         reasons = "; ".join(s for s in record.content["verdict"]["sentences"] if s.startswith("FAIL"))
         raise RecordError(f"{record.folder}: a failed fit may not be quoted ({reasons})")
+    intact(record)
+
+
+def intact(record: FitRecord) -> None:
+    """Raises RecordError for a record whose files changed."""
     faults = _check_digests(record)
     if faults:
         raise RecordError("\n".join(str(fault) for fault in faults))

@@ -26,7 +26,7 @@ from thymodel.results.record import FitRecord, find_data, write_file
 REPORT = "report.html"
 _PANELS = 30  # individual fits a figure
 _DPI, _COLOURS = 120, 128
-_TEMPLATES = Path(__file__).with_name("templates")
+TEMPLATES = Path(__file__).with_name("templates")
 
 
 def save_report(record: FitRecord, data: Path | None = None, show_data: bool | None = None) -> Path:
@@ -58,7 +58,7 @@ def report_html(record: FitRecord, data: Path | None = None, figures: bool = Tru
     content = record.content
     shown = bool(content["data"]["path"]) if show_data is None else show_data
     study = _study(record, data) if figures and shown else None
-    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(_TEMPLATES), autoescape=True,
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True,
                                      undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     spec = record.spec
     return environment.get_template("report.html.j2").render(
@@ -181,9 +181,14 @@ def _individual_figures(record: FitRecord, study: StudyData) -> list[tuple[str, 
 
 
 def _inline(figure: Figure) -> str:
-    """The figure as a data URI: PNG of few colours, a third of the size of one with all."""
+    """The figure as a data URI."""
+    return "data:image/png;base64," + base64.b64encode(png_bytes(figure)).decode()
+
+
+def png_bytes(figure: Figure) -> bytes:
+    """PNG of few colours, a third of the size of one with all."""
     drawn, packed = io.BytesIO(), io.BytesIO()
     figure.savefig(drawn, format="png", dpi=_DPI, metadata={"Software": None})
     palette = Image.open(drawn).convert("RGB").quantize(_COLOURS, dither=Image.Dither.NONE)
     palette.save(packed, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(packed.getvalue()).decode()
+    return packed.getvalue()

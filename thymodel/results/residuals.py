@@ -1,14 +1,17 @@
 """Where the model misses: standardised residuals of the fitted patients, without their raw values."""
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Float
 
+from thymodel.documents.spec import FitSpec
 from thymodel.inference.likelihood import standardised_residuals
 from thymodel.inference.population import error_name, population_values
-from thymodel.inference.posterior import Posterior
+from thymodel.inference.posterior import Posterior, Records
 from thymodel.inference.sampling import Draws, thin
 
 BOUND = 2.5  # standardised residuals beyond it are listed
@@ -49,13 +52,23 @@ def _residuals(posterior: Posterior, draws: Draws) -> tuple[np.ndarray, np.ndarr
         return jax.lax.map(lambda z: (posterior.predictions(z), population_values(posterior.layout, z)), points)
 
     predicted, population = look(thin(draws.z, _DRAWS))
-    predicted = np.median(predicted, axis=0)
-    result = np.full(len(records.value), np.nan)
+    return iwres(spec, records, predicted, population), np.asarray(records.censoring) != 0
+
+
+def iwres(spec: FitSpec, records: Records, predicted: Float[np.ndarray, "draw record"],
+          population: Mapping[str, Float[np.ndarray, " draw"]]) -> Float[np.ndarray, " record"]:
+    """Standardised residual of each record from posterior medians; for a censored one that of its limit.
+
+    Args:
+        predicted: individual predictions.
+        population: from `population_values`.
+    """
+    middle, result = np.median(predicted, axis=0), np.full(len(records.value), np.nan)
     for k, (name, error) in enumerate(spec.likelihood.items()):
         mine = np.flatnonzero(np.asarray(records.observable) == k)
         sigma = {key: np.median(population[error_name(name, key)]) for key in error.parameters}
-        result[mine] = jax.jit(partial(standardised_residuals, error))(sigma, predicted[mine], records.value[mine])
-    return result, np.asarray(records.censoring) != 0
+        result[mine] = jax.jit(partial(standardised_residuals, error))(sigma, middle[mine], records.value[mine])
+    return result
 
 
 def _subject(name: str, residual: np.ndarray, censored: np.ndarray, listed: np.ndarray) -> dict[str, Any]:
