@@ -39,7 +39,7 @@ Sampler = Callable[[Data, int, int], Draws]  # data, seed, draws a chain
 class Design:
     """Who is measured when, and between which limits a value is quantified there.
 
-    `low` and `high` are in the observables' units, a number a record of the posterior; infinite where there is no limit.
+    `low` and `high` are in the observables' units, a number a record of the posterior; infinite where no limit is.
     """
 
     data: StudyData
@@ -222,7 +222,7 @@ def make_ranking(posterior: Posterior, density: Density | None = None) -> Rankin
     """Population values, derived quantities, the random effects of the first subject (the others are its like), and
     the log likelihood."""
 
-    def natural(z):
+    def natural(z: Array) -> dict[str, Any]:
         found: dict[str, Any] = constrain(posterior, z)
         return {name: value[0] if name.startswith("re_") else value for name, value in found.items()}
 

@@ -170,8 +170,8 @@ def _along(machine: "Machine", tables, z: np.ndarray, weights: Array, count: int
         for k in range(count):
             away = np.zeros(len(point))
             away[k] = width
-            up, down = (np.asarray(machine.value_and_grad(point + sign * away, weights, tables)[1])[k] for sign in (1, -1))
-            found.append(float(down - up) / (2 * width))
+            up, down = (np.asarray(machine.value_and_grad(point + sign * away, weights, tables)[1]) for sign in (1, -1))
+            found.append(float(down[k] - up[k]) / (2 * width))
         return found
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:

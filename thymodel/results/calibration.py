@@ -9,7 +9,7 @@ import platform
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,6 @@ from thymodel.errors import Fault, InputError
 from thymodel.inference import uniformity
 from thymodel.inference.replicates import (
     KEPT,
-    LOG_LIKELIHOOD,
-    Design,
     Replicate,
     make_design,
     make_ranking,
@@ -185,8 +183,8 @@ def open_results(out: str | Path | None, identity: dict[str, Any]) -> Results:
         head, *lines = whole.splitlines() or [""]
         if not head:
             whole = json.dumps(identity) + "\n"
-        elif _parsed(path, 1, head) != json.loads(json.dumps(identity)):
-            raise InputError([Fault(str(path), f"results of another run: {_difference(_parsed(path, 1, head), identity)}",
+        elif differences := _differences(_parsed(path, 1, head), identity):
+            raise InputError([Fault(str(path), f"results of another run: not the same {', '.join(differences)}",
                                     "use another --out, or delete this file")])
         if whole != text:
             path.write_text(whole, encoding="utf-8")
@@ -206,9 +204,8 @@ def _parsed(path: Path, line: int, text: str) -> dict[str, Any]:
     raise InputError([Fault(f"{path}: line {line}", "not a line of calibration results", "delete the file")])
 
 
-def _difference(there: dict[str, Any], now: dict[str, Any]) -> str:
-    return ", ".join(f"{key} is not the same" for key, value in json.loads(json.dumps(now)).items()
-                     if there.get(key) != value) or "it says more"
+def _differences(there: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    return [key for key, value in json.loads(json.dumps(now)).items() if there.get(key) != value]
 
 
 def collect(store: Results, studies: int, run: Callable[[int], Replicate],
@@ -265,7 +262,8 @@ def coverage_limits(studies: int, level: float, alarm: float) -> tuple[int, int]
 def judge(found: Calibration) -> Judgement:
     """The verdict in words. Ranks decide; every study counts, those without ranks as faults."""
     if len(found.places) < FEWEST:
-        return Judgement(False, (f"FAIL: only {len(found.places)} of {found.studies} studies have ranks", *_reasons(found)))
+        why = f"FAIL: only {len(found.places)} of {found.studies} studies have ranks"
+        return Judgement(False, (why, *_reasons(found)))
     rows = quantity_rows(found)
     worst = min(rows, key=lambda row: row["p"])
     outside = [row["quantity"] for row in rows if row["p"] <= found.alarm]
