@@ -251,8 +251,9 @@ def report(args: argparse.Namespace, cells: dict[Cell, Calibration], controls: d
              f"    {_command(args)}", "",
              f"- {software()}", f"- {processor()}, {os.cpu_count()} cores, {platform.platform()}",
              f"- {datetime.now(UTC):%Y-%m-%d}; "
-             f"{_seconds(args.work, [*cells, *controls]) / 60:.0f} minutes of processor", "", f"**{'PASSED' if good else 'FAILED'}**: {sum(one.passed for one in judged.values())} of {len(cells)} "
-             f"cells calibrated, {sum(map(bool, caught.values()))} of {len(controls)} planted faults found.", "",
+             f"{_seconds(args.work, [*cells, *controls]) / 60:.0f} minutes of processor", "",
+             f"**{'PASSED' if good else 'FAILED'}**: {sum(one.passed for one in judged.values())} of {len(cells)} cells "
+             f"calibrated, {sum(map(bool, caught.values()))} of {len(controls)} planted faults found.", "",
              *_introduction(args, total, alarm), "![ranks](calibration.svg)", "", *_cells(cells, judged),
              *_controls(controls, caught), *_quantities(cells)]
     return "\n".join(lines) + "\n"
