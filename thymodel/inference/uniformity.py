@@ -30,7 +30,7 @@ def p_value(values: Float[np.ndarray, " value"]) -> float:
     """Probability that so many uniform numbers have a count as unlikely as the unlikeliest of these."""
     tails = _tails(len(values))
     least = tails[np.arange(POINTS - 1), counts(values)].min()
-    return float(1.0 - _inside(len(values), least))
+    return max(float(1.0 - _inside(len(values), least)), 0.0)  # below 1e-12 the difference is rounding
 
 
 def band(number: int, false_alarm: float) -> tuple[Int[np.ndarray, " point"], Int[np.ndarray, " point"]]:
