@@ -31,6 +31,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from recover import processor, software
 
+from thymodel.documents.measurement import COUNTS
 from thymodel.documents.spec import load_fit_spec
 from thymodel.inference import uniformity
 from thymodel.inference.population import Layout, log_prior, population_values
@@ -124,7 +125,7 @@ estimate = ["x0", "k"]
 file = "study.csv"
 sha256 = "{'0' * 64}"
 where = "nowhere: the design is that of design.toml"
-units = {{ TIME = "day", count = "cell/uL", BW = "kg" }}
+units = {{ TIME = "day", count = "{'cell' if cell.error in COUNTS else 'cell/uL'}", BW = "kg" }}
 [between_subject]
 k = {{ sd = "lognormal(median=0.3, sd=0.4)", source = "made up" }}
 [likelihood.count]
