@@ -2,10 +2,13 @@
 
 import json
 import os
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # for what these tests share with the table of all cases
 
 
 @pytest.fixture(scope="session")
