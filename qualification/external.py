@@ -392,7 +392,7 @@ def report(cases: Sequence[Case], rows: Sequence[Mapping[str, Any]], words: Sequ
              f"**{sum(bool(row['passed']) for row in strong)} of {len(strong)} cases with a strong answer pass their "
              f"rule**; {sum(bool(row['passed']) for row in soft)} of {len(soft)} soft ones meet the one suggested; "
              f"{left} not run.", "",
-             "Strong: a right program must meet the rule. Soft: estimates of another method, or of one simulated study; "
+             "Strong: a right program must meet the rule. Soft: estimates of another method, or of a simulated study; "
              "what others published stands beside what was found here.", ""]
     for strong_ones, title in ((True, "Strong answers"), (False, "Soft answers")):
         lines += [f"## {title}", "", "| case | expected | found | rule | verdict |", "|---|---|---|---|---|"]
