@@ -534,7 +534,7 @@ def calibrate(
     replicates: Annotated[int, typer.Option(help="studies to draw and fit")],
     data: Data = None,
     out: Annotated[Path | None, typer.Option(help="directory for results and figure; a run there is continued")] = None,
-    seed: Annotated[int, typer.Option(help="the same seed draws the same studies")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="the same seed draws the same studies")] = 1,
     chains: Annotated[int | None, typer.Option(help="in place of the spec's")] = None,
     warmup: Annotated[int | None, typer.Option(help="in place of the spec's")] = None,
     draws: Annotated[int | None, typer.Option(help="in place of the spec's")] = None,

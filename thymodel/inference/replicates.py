@@ -224,7 +224,7 @@ def make_ranking(posterior: Posterior, density: Density | None = None) -> Rankin
 
     def natural(z: Array) -> dict[str, Any]:
         found: dict[str, Any] = constrain(posterior, z)
-        return {name: value[0] if name.startswith("re_") else value for name, value in found.items()}
+        return {name: value[0] if jnp.ndim(value) else value for name, value in found.items()}
 
     return Ranking(jax.jit(jax.vmap(natural)), jax.jit(jax.vmap(lambda z: log_prior(posterior.layout, z))),
                    jax.jit(density or posterior.density))
@@ -257,7 +257,7 @@ def _fitted(sampler: Sampler, ranking: Ranking, settings: Settings, z: np.ndarra
     for _ in range(_LONGER + 1):
         draws = sampler(data, seed, count)
         found = _quantities(ranking, draws.z, draws.log_density)
-        worth = min(np.nan_to_num(bulk_ess(value)) for value in found.values())
+        worth = min((ess for value in found.values() if np.isfinite(ess := bulk_ess(value))), default=0.0)
         if worth >= KEPT:
             break
         count *= 2

@@ -197,7 +197,7 @@ def open_results(out: str | Path | None, identity: dict[str, Any]) -> Results:
 def _parsed(path: Path, line: int, text: str) -> dict[str, Any]:
     try:
         found = json.loads(text)
-        if isinstance(found, dict) and (line == 1 or {"number", "places", "why"} <= set(found)):
+        if isinstance(found, dict) and (line == 1 or {"number", *Replicate._fields} <= set(found)):
             return found
     except ValueError:
         pass
