@@ -107,7 +107,7 @@ def plain(folder: Path) -> dict:
     posterior = make_posterior(spec, load_study(spec, None)[0], least_rows=256)
     settings = sampling.Settings(4, *PLAIN, 1)
     maps, tables = sampling.plain_coordinates(), (posterior.data,)
-    machine = sampling._machine(posterior.density, maps, settings)
+    machine = sampling.make_machine(posterior.density, maps, settings)
     start = sampling._plain_start(machine, maps, posterior.layout.size, settings, tables)
     draws = sampling._run(machine, start, settings, tables, sampling._Store(None, ""), None)
     count = len(posterior.layout.population)

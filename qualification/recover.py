@@ -79,7 +79,7 @@ def judge_cohort(study: Path, seed: int, number: int, work: Path, overrides: dic
         if found["asked"] != asked:
             raise SystemExit(f"{done}: made with {found['asked']}, now {asked}. hint: use another --work")
         return found
-    cohort = simulate(study, seed, number, folder) | {"asked": asked, "software": _software()}
+    cohort = simulate(study, seed, number, folder) | {"asked": asked, "software": software()}
     result = cohort if cohort["reason"] else cohort | _judge(study, cohort, folder, overrides)
     done.write_text(json.dumps(result, indent=1))
     return result
@@ -229,7 +229,7 @@ def _command(args: argparse.Namespace) -> str:
     return shlex.join(words)
 
 
-def _software() -> str:
+def software() -> str:
     """What makes the fit of a cohort, kept with its result: the report may be written by a later version."""
     import jax
 
@@ -243,10 +243,10 @@ def _software() -> str:
 
 def _machine(results: Sequence[dict[str, Any]]) -> list[str]:
     return [*(f"- {text}" for text in dict.fromkeys(result["software"] for result in results)),
-            f"- {_processor()}, {os.cpu_count()} cores, {platform.platform()}"]
+            f"- {processor()}, {os.cpu_count()} cores, {platform.platform()}"]
 
 
-def _processor() -> str:
+def processor() -> str:
     table = Path("/proc/cpuinfo")
     lines = table.read_text().splitlines() if table.exists() else []
     named = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]

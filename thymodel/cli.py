@@ -690,3 +690,50 @@ def _question(tip: str | None, endpoint: str | None, day: float | None, target: 
         raise InputError([Fault(name, "missing", "a tipping point needs --tip, --endpoint, --day and --target")
                           for name in absent])
     return Question(tip, endpoint, day, target)
+
+
+@app.command()
+def calibrate(
+    spec: Annotated[Path, typer.Argument(help="spec.toml, or the directory that holds it")],
+    replicates: Annotated[int, typer.Option(help="studies to draw and fit")],
+    data: Data = None,
+    out: Annotated[Path | None, typer.Option(help="directory for results and figure; a run there is continued")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="the same seed draws the same studies")] = 1,
+    chains: Annotated[int | None, typer.Option(help="in place of the spec's")] = None,
+    warmup: Annotated[int | None, typer.Option(help="in place of the spec's")] = None,
+    draws: Annotated[int | None, typer.Option(help="in place of the spec's")] = None,
+    json_: Json = False,
+) -> None:
+    """Are a spec's intervals what they say? Studies drawn from its priors, in the design of its data (or, without any,
+    of the design.toml beside it), each fitted; ranks of the truths."""
+    # searches for a mode are made of tiny products, which threads of the linear algebra make twenty times slower
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    from thymodel.results import calibration as run
+
+    overrides = {"chains": chains, "warmup": warmup, "draws": draws}
+    with Bars(console=_err, disable=not _err.is_terminal) as bars:
+        task = bars.add_task("studies", total=None)
+        show: Callable[[int, int], None] = lambda done, total: bars.update(task, completed=done, total=total)  # noqa: E731
+        found = run.calibrate(spec, replicates, data, seed, out, overrides, show)
+    verdict = run.judge(found)
+    print(run.as_json(found)) if json_ else _print_calibration(found, verdict)
+    if not verdict.passed:
+        raise SystemExit(1)
+
+
+def _print_calibration(found, verdict) -> None:
+    from thymodel.results import calibration as run
+
+    print(f"SIMULATED studies: {found.title}\ndesign: {found.source}\n"
+          f"verdict: {'CALIBRATED' if verdict.passed else 'NOT CALIBRATED'}")
+    for sentence in verdict.sentences:
+        print(f"  {sentence}")
+    studies = len(found.places)
+    if not studies:
+        return
+    limits = "; ".join("{:.0%} interval {} to {}".format(level, *run.coverage_limits(studies, level, found.alarm))
+                       for level in run.LEVELS)
+    print(f"\np of uniform ranks, and studies of {studies} whose equal-tailed interval holds the truth "
+          f"(a right one: {limits})")
+    _print_rows([row | {"p": f"{row['p']:.2g}", "mean rank": f"{row['mean rank']:.3f}"}
+                 for row in run.quantity_rows(found)])

@@ -7,9 +7,7 @@ import json
 
 import numpy as np
 import pytest
-
-from thymodel.documents.model import parse_model
-from thymodel.dynamics.solving import plan, trajectories
+from published import ivp_end
 
 # `trajectories` keeps the local error at 1e-8; the global error of these problems is up to a hundred times that.
 TOLERANCE = 1e-6
@@ -20,12 +18,6 @@ CASES = [*[("native", name) for name in PROBLEMS],
 
 
 @pytest.mark.parametrize(("kind", "name"), CASES)
-def test_end_value_is_the_published_one(kind, name, external, document):
+def test_end_value_is_the_published_one(kind, name, external):
     problem = json.loads((external / "ivp" / f"{name}.json").read_text())
-    text = document(name, dict(zip(problem["states"], problem["rhs"], strict=True)),
-                    dict(zip(problem["states"], problem["y0"], strict=True)), problem["params"], {},
-                    {state: state for state in problem["states"]})
-    model = parse_model(text, name)
-    values = {key: item.value for key, item in model.parameters.items()}
-    found = trajectories(model, values, [plan(model, [], {}, [problem["t_end"]])], problem["states"], kind=kind)
-    np.testing.assert_allclose(found[0, 0], problem["reference"], rtol=TOLERANCE)
+    np.testing.assert_allclose(ivp_end(problem, name, kind), problem["reference"], rtol=TOLERANCE)

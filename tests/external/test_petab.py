@@ -1,142 +1,24 @@
 """Published PEtab problems: SBML model, conditions, observables, noise and data give the published log-likelihood.
 
 Source: Benchmarking-Initiative/Benchmark-Models-PEtab; the likelihoods at the nominal parameters are those of
-libroadrunner or AMICI, as EXPECTED.json of each problem says. The reader below reads of PEtab 1 what these problems
-need: one file of each kind, normal noise on the linear or a logarithmic scale, pre-equilibration.
+libroadrunner or AMICI, as EXPECTED.json of each problem says. PEtab-dev/petab_test_suite, version 1.
 """
 
 import json
-import math
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
 
-import numpy as np
-import pandas as pd
 import pytest
-
-from thymodel.documents import expressions as ex
-from thymodel.documents.model import Model, parse_model
-from thymodel.documents.sbml import Reading, read_sbml
-from thymodel.documents.toml import document_text
-from thymodel.dynamics.solving import plan, trajectories
-from thymodel.dynamics.symbolic import evaluate
 
 pytest.importorskip("libsbml", reason="python-libsbml, which reads SBML, is not installed")
 
+from petab_problem import load_problem, log_likelihood  # noqa: E402
+
 TOLERANCE = 1e-2  # of the log-likelihood, as the problems state it
-STEADY = 1e-8  # relative change over a doubling of the time that still counts as steady
 PROBLEMS = ("Armistead_CellDeathDis2024", "Bertozzi_PNAS2020", "Boehm_JProteomeRes2014", "Borghans_BiophysChem1997",
             "Bruno_JExpBot2016", "Elowitz_Nature2000", "Fiedler_BMCSystBiol2016", "Fujita_SciSignal2010",
             "Perelson_Science1996", "Sneyd_PNAS2002", "Zheng_PNAS2012")
-
-
-@dataclass(frozen=True)
-class Problem:
-    """The tables of a PEtab problem and its model; `names`: SBML id -> observable of the model."""
-
-    reading: Reading
-    model: Model
-    names: dict[str, str]
-    nominal: dict[str, float]
-    conditions: pd.DataFrame
-    observables: pd.DataFrame
-    measurements: pd.DataFrame
-
-
-def load_problem(folder: Path) -> Problem:
-    [description] = folder.glob("*.yaml")
-    files = dict(re.findall(r"(\w+)_files?:\s*(?:-\s*)?(\S+)", description.read_text()))
-    table = {name: pd.read_csv(folder / files[name], sep="\t")
-             for name in ("parameter", "condition", "observable", "measurement")}
-    reading = read_sbml((folder / files["sbml"]).read_text(encoding="utf-8"), files["sbml"])
-    names = {key: name for key, name in reading.names.items() if "." not in key}  # without local parameters
-    shown = {name: {"unit": "1", "value": name} for name in names.values()}
-    model = parse_model(document_text(reading.document | {"observables": shown}), files["sbml"])
-    nominal = zip(table["parameter"]["parameterId"], table["parameter"]["nominalValue"].astype(float), strict=True)
-    return Problem(reading, model, names, dict(nominal), table["condition"].set_index("conditionId"),
-                   table["observable"].set_index("observableId"), table["measurement"])
-
-
-def values_under(problem: Problem, condition: str) -> dict[str, float]:
-    """The model's parameters at the nominal point under a condition."""
-    known = {name: item.value for name, item in problem.model.parameters.items()}
-    row = problem.conditions.loc[condition].drop("conditionName", errors="ignore")
-    given = problem.nominal | {key: number(problem, value) for key, value in row.items() if not pd.isna(value)}
-    known |= {problem.reading.initial[key]: value for key, value in given.items() if key in problem.names}
-    return known
-
-
-def number(problem: Problem, text) -> float:
-    """A cell of a table: a number, or the name of an estimated parameter."""
-    return problem.nominal[text] if text in problem.nominal else float(text)
-
-
-def curves(problem: Problem, values: list[dict[str, float]], times: list[np.ndarray]) -> list[np.ndarray]:
-    """Every quantity under several sets of values, each at its own times; one program for all."""
-    stacked = {name: np.array([known[name] for known in values]) for name in values[0]}
-    plans = [plan(problem.model, [], {}, list(days)) for days in times]
-    found = trajectories(problem.model, stacked, plans, list(problem.names.values()))
-    return [rows[:len(days)] for rows, days in zip(found, times, strict=True)]
-
-
-def settled(problem: Problem, values: Mapping[str, float]) -> dict[str, float]:
-    """Initial values at the steady state under `values`: the time is doubled until nothing changes any more."""
-    states = {problem.reading.initial[key]: k for k, (key, name) in enumerate(problem.names.items())
-              if name in problem.model.states}
-    time = 1000.0
-    while True:
-        [(early, late)] = curves(problem, [dict(values)], [np.array([time, 2 * time])])
-        if np.all(np.abs(late - early) <= STEADY * np.max(np.abs(late))):
-            return {name: float(late[k]) for name, k in states.items()}
-        assert time < 1e9, "no steady state"
-        time *= 4
-
-
-def starting(problem: Problem, row: pd.Series) -> dict[str, float]:
-    """Parameters and initial values under the conditions of a row."""
-    values = values_under(problem, row["simulationConditionId"])
-    before = row.get("preequilibrationConditionId")
-    return values | (settled(problem, values_under(problem, before)) if isinstance(before, str) else {})
-
-
-def formula(problem: Problem, text: str, row: pd.Series, known: Mapping[str, float]) -> float:
-    """A formula of the observable table in a row: overrides `observableParameter1_NAME` stand in the row."""
-    values = dict(problem.nominal) | dict(known)
-    for kind in ("observable", "noise"):
-        parts = str(row.get(f"{kind}Parameters", "")).split(";")
-        values |= {f"{kind}Parameter{k + 1}_{row['observableId']}": number(problem, part)
-                   for k, part in enumerate(parts) if part not in ("", "nan")}
-    expression = ex.parse_expression(str(text), values)
-    return float(evaluate(expression, {ex.symbol(name): np.float64(value) for name, value in values.items()}))
-
-
-def log_density(problem: Problem, row: pd.Series, known: Mapping[str, float]) -> float:
-    """Normal on the observable's scale, as a density of the measurement itself."""
-    observable = problem.observables.loc[row["observableId"]]
-    noise = observable.get("noiseDistribution")
-    assert noise == "normal" or pd.isna(noise), "only normal noise is read"
-    mean = formula(problem, observable["observableFormula"], row, known)
-    sd = formula(problem, observable["noiseFormula"], row, known)
-    seen, on_log10 = float(row["measurement"]), observable.get("observableTransformation") == "log10"
-    away = math.log10(seen / mean) if on_log10 else seen - mean
-    slope = 1 / (seen * math.log(10)) if on_log10 else 1.0
-    return -0.5 * (away / sd) ** 2 - math.log(sd * math.sqrt(2 * math.pi)) + math.log(slope)
-
-
-def log_likelihood(problem: Problem) -> float:
-    rows = problem.measurements
-    keys = [key for key in ("preequilibrationConditionId", "simulationConditionId") if key in rows]
-    groups = [group for _, group in rows.groupby(keys, dropna=False)]
-    times = [np.unique(group["time"].astype(float)) for group in groups]
-    total = 0.0
-    for group, days, found in zip(groups, times, curves(
-            problem, [starting(problem, group.iloc[0]) for group in groups], times), strict=True):
-        for _, row in group.iterrows():
-            now = found[np.searchsorted(days, float(row["time"]))]
-            total += log_density(problem, row, dict(zip(problem.names, now.tolist(), strict=True)))
-    return total
+SUITE = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009", "0010", "0012", "0013", "0016",
+         "0017", "0018")
 
 
 @pytest.mark.parametrize("name", PROBLEMS)
@@ -150,3 +32,11 @@ def test_log_likelihood_at_the_nominal_point_is_the_published_one(name, external
 def test_every_problem_is_looked_at(external):
     assert sorted(folder.name for folder in (external / "petab_benchmark").iterdir() if folder.is_dir()) == sorted(
         PROBLEMS)
+
+
+@pytest.mark.parametrize("case", SUITE)
+def test_log_likelihood_of_the_test_suite(case, external):
+    folder = external / "petab_test_suite" / "v1.0.0" / case
+    solution = (folder / f"_{case}_solution.yaml").read_text()
+    wanted, tolerance = (float(re.search(rf"^{key}: (\S+)", solution, re.M)[1]) for key in ("llh", "tol_llh"))
+    assert log_likelihood(load_problem(folder)) == pytest.approx(wanted, abs=tolerance, rel=0)

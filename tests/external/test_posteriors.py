@@ -4,18 +4,15 @@ Source: posteriordb, hudson_lynx_hare-lotka_volterra (reference draws of Stan); 
 theophylline that nlmixr2 prints (SAEM). The published data are converted here and stay where they are.
 """
 
-import csv
-import hashlib
 import json
 import math
-import shutil
-from collections.abc import Sequence
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from published import place, read
 from scipy.stats import norm
 
 from thymodel.documents.priors import in_scipy
@@ -24,29 +21,10 @@ from thymodel.inference.posterior import make_posterior, precise
 from thymodel.results.fitting import fit, load_study
 from thymodel.results.record import FitRecord
 
-HERE = Path(__file__).parent
 LYNX_HARE = {"theta[1]": "alpha", "theta[2]": "beta", "theta[3]": "gamma", "theta[4]": "delta", "z_init[1]": "hare_0",
              "z_init[2]": "lynx_0", "sigma[1]": "sigma_hare", "sigma[2]": "sigma_lynx"}
 MEAN_SHIFT, SD_RATIO = 0.15, 0.10  # of the reference's standard deviation, besides 4 MCSE of the mean
 SOLVER_ERROR = 1e-3  # log units: the solver's relative tolerance of 1e-6 over 42 observations, some sigmas apart
-
-
-def _read(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as lines:
-        return list(csv.DictReader(lines))
-
-
-def _place(name: str, rows: Sequence[dict], folder: Path) -> Path:
-    """The documents of a problem beside its data, in a folder of their own."""
-    shutil.copytree(HERE / name, folder)
-    with (folder / "data.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    digest = hashlib.sha256((folder / "data.csv").read_bytes()).hexdigest()
-    spec = folder / "spec.toml"
-    spec.write_text(spec.read_text().replace("0" * 64, digest))
-    return spec
 
 
 @pytest.fixture(scope="module")
@@ -55,12 +33,8 @@ def lynx_hare_source(external) -> Path:
 
 
 @pytest.fixture(scope="module")
-def lynx_hare_spec(lynx_hare_source, tmp_path_factory) -> Path:
-    data = json.loads((lynx_hare_source / "data.json").read_text())
-    counts = zip([0, *data["ts"]], [data["y_init"], *data["y"]], strict=True)
-    rows = [{"ID": 1, "TIME": time, "EVID": 0, "DVID": name, "DV": value}
-            for time, pair in counts for name, value in zip(("hare", "lynx"), pair, strict=True)]
-    return _place("lynx_hare", rows, tmp_path_factory.mktemp("posteriors") / "lynx_hare")
+def lynx_hare_spec(external, tmp_path_factory) -> Path:
+    return place("lynx_hare", external, tmp_path_factory.mktemp("posteriors") / "lynx_hare")
 
 
 @pytest.fixture(scope="module")
@@ -70,11 +44,7 @@ def lynx_hare(lynx_hare_spec) -> FitRecord:
 
 @pytest.fixture(scope="module")
 def theophylline(external, tmp_path_factory) -> FitRecord:
-    source = _read(external / "pop_pkpd" / "theophylline" / "data.csv")
-    rows = [{"ID": row["ID"], "TIME": row["TIME"], "EVID": 1 if row["EVID"] == "101" else 0,
-             "AMT": row["AMT"] if row["EVID"] == "101" else ".", "DV": row["DV"] if row["EVID"] == "0" else "."}
-            for row in source]
-    spec = _place("theophylline", rows, tmp_path_factory.mktemp("posteriors") / "theophylline")
+    spec = place("theophylline", external, tmp_path_factory.mktemp("posteriors") / "theophylline")
     return fit(spec, out=spec.parent / "record")
 
 
@@ -82,7 +52,7 @@ def test_log_density_of_lynx_and_hare_differs_between_points_as_published(lynx_h
     spec = load_fit_spec(lynx_hare_spec)
     posterior = make_posterior(precise(spec), load_study(spec, None)[0])  # as `verify` asks: fits certify their own
     priors = {name: in_scipy(prior) for name, prior in {**posterior.layout.estimate, **posterior.layout.errors}.items()}
-    points = _read(lynx_hare_source / "log_joint_points.csv")
+    points = read(lynx_hare_source / "log_joint_points.csv")
     natural = [{LYNX_HARE[key]: float(value) for key, value in p.items() if key != "log_joint"} for p in points]
     z = jnp.array([[norm.ppf(prior.cdf(p[name])) for name, prior in priors.items()] for p in natural])
     likelihood = np.asarray(jax.jit(jax.vmap(posterior.log_likelihood))(z)).sum(axis=1)
@@ -97,7 +67,7 @@ def test_lynx_and_hare_pass_their_gates(lynx_hare):
 
 @pytest.mark.parametrize("published", LYNX_HARE)
 def test_posterior_of_lynx_and_hare_is_the_published_one(published, lynx_hare, lynx_hare_source):
-    rows = {row["parameter"]: row for row in _read(lynx_hare_source / "reference_summary.csv")}
+    rows = {row["parameter"]: row for row in read(lynx_hare_source / "reference_summary.csv")}
     mean, sd, mcse = (float(rows[published][key]) for key in ("mean", "sd", "mcse_mean"))
     found = lynx_hare.table.loc[LYNX_HARE[published]]
     assert abs(found["mean"] - mean) < MEAN_SHIFT * sd + 4 * math.hypot(mcse, found["mcse_mean"])

@@ -161,7 +161,7 @@ _FRAMES = {
 def test_no_frame_and_no_weight_changes_the_target(name):
     """What the sampler sees at u is the log density at z(u) and the map's log Jacobian, which jax finds by itself."""
     frame, maps, log_density = _FRAMES[name], centring.coordinates(_layout(len(FEW))), _hierarchical(FEW, 1.0)
-    machine = sampling._machine(log_density, maps, SETTINGS)
+    machine = sampling.make_machine(log_density, maps, SETTINGS)
     seen = sampling._in_frame(machine.value_and_grad, frame, (), {}, ())
 
     def to_z(u):

@@ -33,6 +33,12 @@ def coordinates(lay: Layout) -> Coordinates:
                        partial(choose_weights, lay))
 
 
+def searched(lay: Layout) -> np.ndarray:
+    """Coordinates over which a mode is looked for: not the scales of random and study effects, nor correlations."""
+    head = [k for k, name in enumerate(lay.population) if not name.startswith(("omega_", "corr_", "tau_"))]
+    return np.array([*head, *range(len(lay.population), lay.size)])
+
+
 def to_z(lay: Layout, c: Float[Array, " coordinate"], weights: Float[Array, " weight"]):
     """z and the log of the map's Jacobian at c."""
     stretched, etas = _split(lay, c)
@@ -90,5 +96,5 @@ def informations(lay: Layout, z: Float[np.ndarray, "draw coordinate"]) -> np.nda
         return np.zeros(len(lay.scales))
     etas = z[:, len(lay.population):].reshape(len(z), len(lay.subjects), len(lay.scales))
     learned = np.clip(1.0 - etas.var(axis=0).mean(axis=0), 0.0, _MOST_LEARNED)
-    omegas = np.asarray(jax.jit(jax.vmap(lambda x: _omegas(lay, x[: len(lay.population)])))(jnp.asarray(z)))
+    omegas = np.asarray(jax.vmap(lambda x: _omegas(lay, x[: len(lay.population)]))(jnp.asarray(z)))
     return learned / (1.0 - learned) / np.median(omegas**2, axis=0)

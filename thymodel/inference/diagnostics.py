@@ -55,6 +55,14 @@ def summary_table(quantities: Mapping[str, Float[np.ndarray, "chain draw"]]) -> 
                                   columns=list(COLUMNS))
 
 
+def bulk_ess(values: Float[np.ndarray, "chain draw"]) -> float:
+    """Independent draws that these are worth; NaN where nothing varies."""
+    values = np.asarray(values, float)
+    if not np.isfinite(values).all() or np.ptp(values) == 0.0:
+        return float("nan")
+    return float(az.ess(values, method="bulk"))
+
+
 def energy_fraction(energy: Float[np.ndarray, "chain draw"]) -> np.ndarray:
     """E-BFMI by chain; below 0.3 the sampler moves poorly between energies (Betancourt 2016, arXiv:1604.00695)."""
     return np.mean(np.diff(energy, axis=1) ** 2, axis=1) / np.var(energy, axis=1)

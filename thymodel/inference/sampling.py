@@ -166,18 +166,18 @@ def _curvature(value_and_grad, point: np.ndarray, blocks: tuple[int, int] | None
     return 0.5 * (matrix + matrix.T)
 
 
-def _along(machine: "_Machine", maps: Coordinates, tables, z: np.ndarray, weights: Array, count: int) -> np.ndarray:
+def _along(machine: "Machine", tables, z: np.ndarray, weights: Array, count: int) -> np.ndarray:
     """Minus the second derivative of the log density along each of the first `count` coordinates with those weights, at
     each of the points z; array (point, coordinate)."""
-    width, points = 1e-3, np.asarray(jax.jit(jax.vmap(maps.from_z, (0, None)))(z, weights))
+    width, points = 1e-3, np.asarray(machine.from_z(z, weights))
 
     def at(point: np.ndarray) -> list[float]:
         found = []
         for k in range(count):
             away = np.zeros(len(point))
             away[k] = width
-            up, down = (machine.value_and_grad(point + sign * away, weights, tables)[1][k] for sign in (1, -1))
-            found.append((float(down) - float(up)) / (2 * width))
+            up, down = (np.asarray(machine.value_and_grad(point + sign * away, weights, tables)[1]) for sign in (1, -1))
+            found.append(float(down[k] - up[k]) / (2 * width))
         return found
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -189,7 +189,8 @@ def _along(machine: "_Machine", maps: Coordinates, tables, z: np.ndarray, weight
 
 def sample(log_density: LogDensity, size: int, free: np.ndarray, settings: Settings, checkpoint: Path | None = None,
            identity: str = "", progress: Progress | None = None, coordinates: Coordinates | None = None,
-           tables: tuple[Any, ...] = (), refine: Callable[[np.ndarray], tuple[Any, ...]] | None = None) -> Draws:
+           tables: tuple[Any, ...] = (), refine: Callable[[np.ndarray], tuple[Any, ...]] | None = None,
+           machine: "Machine | None" = None) -> Draws:
     """Draws from exp(log_density) by NUTS; by plain NUTS where the pilot's coordinates do not serve.
 
     Args:
@@ -201,6 +202,8 @@ def sample(log_density: LogDensity, size: int, free: np.ndarray, settings: Setti
         tables: further arguments of the log density, arrays; operands of the compiled program.
         refine: the tables to sample with, given draws of the pilot (draw, coordinate): numerics that suit where the
             posterior is. The pilot itself uses `tables`. Of the same shapes they need no further compilation.
+        machine: of the same log density, coordinates, warm-up and target, for fits that differ in tables and seed
+            alone: nothing is compiled again.
 
     Raises:
         InputError: the checkpoint belongs to another fit.
@@ -208,7 +211,8 @@ def sample(log_density: LogDensity, size: int, free: np.ndarray, settings: Setti
     """
     maps = coordinates or plain_coordinates()
     store = _Store(checkpoint, identity)
-    machine = _machine(log_density, maps, settings)
+    machine = machine or make_machine(log_density, maps, settings)
+    tables = jax.device_put(tables)  # once: some thousand calls from here would each move every array
     pilot = store.load_pilot()
     if pilot is None:
         pilot = _pilot(machine, maps, size, free, settings, tables)
@@ -231,7 +235,7 @@ def sample(log_density: LogDensity, size: int, free: np.ndarray, settings: Setti
     return _better(first, plain, why)
 
 
-def _run(machine: "_Machine", start: tuple[Frame, Array], settings: Settings, tables, store: "_Store",
+def _run(machine: "Machine", start: tuple[Frame, Array], settings: Settings, tables, store: "_Store",
          progress: Progress | None) -> Draws:
     """Warm-up and draws in one frame; continued where the store holds a part of them."""
     total = settings.warmup + settings.draws
@@ -252,19 +256,20 @@ def _tell(progress: Progress, blocks: list[dict[str, np.ndarray]], total: int) -
         progress(chain, min(len(blocks) * BLOCK, total), total, int(count))
 
 
-class _Machine(NamedTuple):
+class Machine(NamedTuple):
     """The compiled programs of a fit, each made once: frame, weights and tables are operands of all of them.
 
-    `value_and_grad(c, weights, tables)`; `begin(u, key, frame, tables)` makes a chain's state; `run(states, frame,
-    tables)` makes BLOCK iterations of every chain.
+    `value_and_grad(c, weights, tables)`; `from_z(points, weights)`; `begin(u, key, frame, tables)` makes a chain's
+    state; `run(states, frame, tables)` makes BLOCK iterations of every chain.
     """
 
     value_and_grad: Callable[..., tuple[Array, Array]]
+    from_z: Callable[[Array, Array], Array]
     begin: Callable[..., Any]
     run: Callable[..., tuple[Any, dict[str, np.ndarray]]]
 
 
-def _machine(log_density: LogDensity, maps: Coordinates, settings: Settings) -> _Machine:
+def make_machine(log_density: LogDensity, maps: Coordinates, settings: Settings) -> Machine:
     counters = {"failed": make_counter(), "gradients": make_counter()}
 
     def density(c, weights, tables):
@@ -293,7 +298,7 @@ def _machine(log_density: LogDensity, maps: Coordinates, settings: Settings) -> 
     def block(chain, *operands):
         return jax.lax.scan(partial(iterate, operands), chain, length=BLOCK)
 
-    return _Machine(value_and_grad, begin, _in_threads(block, counters))
+    return Machine(value_and_grad, jax.jit(jax.vmap(maps.from_z, (0, None))), begin, _in_threads(block, counters))
 
 
 def _in_frame(value_and_grad, frame: Frame, tables, counters: dict[str, Counter], cells):
@@ -410,7 +415,8 @@ def _in_threads(program, counters: dict[str, Counter]):
     def run(states, frame: Frame, tables):
         chains = [jax.tree.map(lambda leaf, k=k: leaf[k], states) for k in range(len(states.i))]
         operands = (frame, tables, tuple(counter.cell for counter in counters.values()))
-        key = tuple(jnp.shape(leaf) for leaf in jax.tree.leaves(operands))
+        leaves, tree = jax.tree.flatten(operands)
+        key = (tree, tuple(jnp.shape(leaf) for leaf in leaves))
         if key not in compiled:  # once, before the threads would each begin to
             compiled[key] = program.lower(chains[0], *operands).compile()
         before = {name: counter.read() for name, counter in counters.items()}
@@ -429,7 +435,7 @@ def thin(z: Float[np.ndarray, "chain draw coordinate"], count: int) -> Float[np.
     return flat[np.unique(np.linspace(0, len(flat) - 1, min(count, len(flat))).astype(int))]
 
 
-def _pilot(machine: _Machine, maps: Coordinates, size: int, free: np.ndarray, settings: Settings, tables) -> _Pilot:
+def _pilot(machine: Machine, maps: Coordinates, size: int, free: np.ndarray, settings: Settings, tables) -> _Pilot:
     """A short run in the frame of the best mode; chains begin in every mode that may hold a share of the mass."""
     none = jnp.zeros(maps.weights)
 
@@ -454,7 +460,7 @@ def _pilot(machine: _Machine, maps: Coordinates, size: int, free: np.ndarray, se
     return _Pilot(z, log_density, diverging, began)
 
 
-def _kept(pilot: _Pilot, machine: _Machine, maps: Coordinates, settings: Settings, tables) -> tuple[np.ndarray, str]:
+def _kept(pilot: _Pilot, machine: Machine, maps: Coordinates, settings: Settings, tables) -> tuple[np.ndarray, str]:
     """Which of the pilot's chains show where to begin, and what to say of several modes."""
     kept = in_the_mass(pilot.z, pilot.log_density)
     places = np.unique(pilot.began[kept])
@@ -489,7 +495,7 @@ def _near(value_and_grad, frame: Frame, centre: np.ndarray, random: np.random.Ge
     return np.linalg.solve(factor, centre - mode) + away
 
 
-def _settle(late: Float[np.ndarray, "chain draw coordinate"], kept: np.ndarray, maps: Coordinates, machine: _Machine,
+def _settle(late: Float[np.ndarray, "chain draw coordinate"], kept: np.ndarray, maps: Coordinates, machine: Machine,
             tables) -> tuple[Frame, Array]:
     """The frame for the main run, and a place in it for each chain to start from.
 
@@ -497,15 +503,15 @@ def _settle(late: Float[np.ndarray, "chain draw coordinate"], kept: np.ndarray, 
     some of them makes the frame. A chain that is not kept begins at a draw of those that are.
     """
     size, good = late.shape[-1], late[kept]
-    weights = jnp.asarray(maps.choose_weights(good.reshape(-1, size), partial(_along, machine, maps, tables)))
+    weights = jnp.asarray(maps.choose_weights(good.reshape(-1, size), partial(_along, machine, tables)))
     some = good[:, :: good.shape[1] // _CURVED_AT].reshape(-1, size)
     last = np.where(kept[:, None], late[:, -1], thin(good, len(late)))
-    points = np.asarray(jax.jit(jax.vmap(maps.from_z, (0, None)))(np.concatenate([some, last]), weights))
+    points = np.asarray(machine.from_z(np.concatenate([some, last]), weights))
     found = frame_at(lambda c: machine.value_and_grad(c, weights, tables), points[: len(some)], weights, maps.blocks)
     return found, jnp.asarray(np.linalg.solve(np.asarray(found.factor), (points[len(some):] - found.mode).T).T)
 
 
-def _plain_start(machine: _Machine, maps: Coordinates, size: int, settings: Settings,
+def _plain_start(machine: Machine, maps: Coordinates, size: int, settings: Settings,
                  tables) -> tuple[Frame, Array]:
     """The frame that changes nothing, and a place of the prior for each chain."""
     frame = Frame(jnp.zeros(size), jnp.eye(size), jnp.zeros(maps.weights))
@@ -515,7 +521,7 @@ def _plain_start(machine: _Machine, maps: Coordinates, size: int, settings: Sett
     return frame, jnp.asarray(np.stack(places))
 
 
-def _begin(machine: _Machine, frame: Frame, places: Array, seed: int, tables):
+def _begin(machine: Machine, frame: Frame, places: Array, seed: int, tables):
     keys = jax.random.split(jax.random.PRNGKey(seed), len(places))
     states = [machine.begin(u, key, frame, tables) for u, key in zip(places, keys, strict=True)]
     return _stacked(states)

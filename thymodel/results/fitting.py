@@ -70,7 +70,7 @@ def fit(spec_path: str | Path, data_path: str | Path | None = None, out: str | P
         InputError: every fault of spec, model or data; a directory that holds a record.
     """
     clock = _Clock()
-    spec = _with_overrides(load_fit_spec(spec_path), overrides or {})
+    spec = with_overrides(load_fit_spec(spec_path), overrides or {})
     folder = _open_folder(spec, out, resume)
     data, data_file = load_study(spec, data_path)
     progress.stage("preparing the posterior")
@@ -103,7 +103,7 @@ class _Clock:
         self.laps[name], self.start = round(now - self.start, 2), now
 
 
-def _with_overrides(spec: FitSpec, overrides: Mapping[str, int | None]) -> FitSpec:
+def with_overrides(spec: FitSpec, overrides: Mapping[str, int | None]) -> FitSpec:
     asked = {key: value for key, value in overrides.items() if value is not None}
     try:
         sampler = SamplerTable.model_validate({**spec.sampler.model_dump(), **asked})
@@ -166,12 +166,10 @@ def sample_posterior(posterior: Posterior, data: StudyData, checkpoint: Path | N
         return (refined[-1].data,)
 
     spec, lay = posterior.spec, posterior.layout
-    head = [k for k, name in enumerate(lay.population) if not name.startswith(("omega_", "corr_", "tau_"))]
-    free = np.array([*head, *range(len(lay.population), lay.size)])
     asked = spec.sampler
     settings = Settings(asked.chains, asked.warmup, asked.draws, asked.seed, asked.target_accept)
     progress.stage("pilot, compiling")
-    draws = sampling.sample(posterior.density, lay.size, free, settings, checkpoint,
+    draws = sampling.sample(posterior.density, lay.size, centring.searched(lay), settings, checkpoint,
                             _identity(spec, data), progress.sampling, centring.coordinates(lay), (posterior.data,),
                             refine)
     return draws, (refined or [posterior])[-1]

@@ -65,8 +65,8 @@ def baseline_covariates(spec: FitSpec, data: StudyData) -> dict[str, np.ndarray]
 
 
 def observed_arms(spec: FitSpec, data: StudyData) -> tuple[Arm, ...]:
-    """The arms of a study as scenario arms, with the doses that most of their subjects were given. Without patients, the
-    published cohorts, at the means of their covariates."""
+    """The arms of a study as scenario arms, with the doses that most of their subjects were given. Without patients,
+    the published cohorts, at the means of their covariates."""
     if not data.subjects:
         return tuple(Arm(cohort.name, cohort.label, cohort.doses,
                          {name: item.mean for name, item in cohort.covariates.items()})
