@@ -735,5 +735,5 @@ def _print_calibration(found, verdict) -> None:
                        for level in run.LEVELS)
     print(f"\np of uniform ranks, and studies of {studies} whose equal-tailed interval holds the truth "
           f"(a right one: {limits})")
-    _print_rows([row | {"p": f"{row['p']:.2g}", "mean rank": f"{row['mean rank']:.3f}"}
+    _print_rows([row | {"p": run.p_text(row["p"]), "mean rank": f"{row['mean rank']:.3f}"}
                  for row in run.quantity_rows(found)])

@@ -247,6 +247,11 @@ def quantity_rows(found: Calibration) -> list[dict[str, Any]]:
     return rows
 
 
+def p_text(p: float) -> str:
+    """A p value in words: below 1e-12 it is rounding."""
+    return f"{p:.2g}" if p > 1e-12 else "below 1e-12"
+
+
 def _covered(places: np.ndarray, level: float) -> np.ndarray:
     """Whether the truth lies in the equal-tailed interval: its rank between the tails."""
     return np.abs(places - 0.5) < 0.5 * level
@@ -267,7 +272,7 @@ def judge(found: Calibration) -> Judgement:
     rows = quantity_rows(found)
     worst = min(rows, key=lambda row: row["p"])
     outside = [row["quantity"] for row in rows if row["p"] <= found.alarm]
-    ranks = (f"ranks of {len(rows)} quantities over {len(found.places)} studies: smallest p {worst['p']:.2g} "
+    ranks = (f"ranks of {len(rows)} quantities over {len(found.places)} studies: smallest p {p_text(worst['p'])} "
              f"({worst['quantity']}), bound {found.alarm:.2g}")
     if outside:
         ranks += f"; not uniform: {', '.join(outside)}"
