@@ -180,8 +180,8 @@ def _seen(values: np.ndarray) -> np.ndarray:
 
 
 def test_a_right_model_is_called_wrong_no_more_often_than_stated():
-    """500 studies from the model itself; the number of alarms lies within four standard errors of 5%."""
-    random, alarms, studies = np.random.default_rng(7), 0, 500
+    """300 studies from the model itself; the number of alarms lies within four standard errors of 5%."""
+    random, alarms, studies = np.random.default_rng(7), 0, 300
     for _ in range(studies):
         pool = _cohort(random, 201)
         alarms += _judge(_seen(pool[0]), pool[1:], random)[1] <= ALARM
