@@ -233,6 +233,13 @@ def test_a_question_shows_the_studys_number_and_the_replicates_middle_one():
     assert isinstance(one, Question) and (one.observed, one.expected) == (7.0, 2.0)
 
 
+def test_one_record_is_asked_no_more_than_it_can_say():
+    pool, one = np.random.default_rng(1).random((50, 1)), np.zeros(1, int)
+    asked = checking.departures("x", pool, pool, pool, Places(one, one, one))
+    assert {question.name for question in asked} == {"PIT", "NPDE mean", "course"}
+    assert all(np.isfinite(question.statistic).all() for question in asked)
+
+
 # --- what was learned ----------------------------------------------------------------------------------------
 
 

@@ -230,15 +230,16 @@ def departures(name: str, pool: Pool, uniform: Pool, errors: Pool, places: Place
         errors: from `npde`.
     """
     scores, middle = ndtri(uniform), _from_the_middle
-    spread, between = errors.std(axis=1), _group_means(scores, places.subject).std(axis=1)
     distance, course, arms = ks_distance(uniform), _between(scores, places.bin), _between(scores, places.arm)
-    mean = errors.mean(axis=1)
+    mean, spread = errors.mean(axis=1), errors.std(axis=1)
     asked = [("PIT", f"PIT of {name} is not uniform (Kolmogorov-Smirnov distance)", distance, distance),
              ("NPDE mean", f"NPDE of {name} are not centred (mean)", mean, middle(mean)),
-             ("NPDE spread", f"NPDE of {name} spread otherwise than the model says (SD)", spread,
-              middle(np.log(spread))),
              ("course", f"{name} runs another course over time (mean square of visits' mean scores)", course, course)]
+    if errors.shape[1] > 1:
+        asked.append(("NPDE spread", f"NPDE of {name} spread otherwise than the model says (SD)", spread,
+                      middle(np.log(spread))))
     if len(np.unique(places.subject)) >= _FEWEST_SUBJECTS:
+        between = _group_means(scores, places.subject).std(axis=1)
         asked.append(("between subjects", f"subjects differ in {name} otherwise than the model says (SD of subjects' "
                       "mean scores)", between, middle(np.log(between))))
     if len(np.unique(places.arm)) > 1:
