@@ -363,6 +363,41 @@ cli.main()
     assert (tmp_path / "end").exists()
 
 
+# --- check-fit -----------------------------------------------------------------------------------------------
+
+
+def test_check_fit_says_its_verdict_and_writes_what_it_shows(call, tiny_fit, tmp_path):
+    status, out, err = call("check-fit", tiny_fit.folder, "--out", tmp_path / "new")
+    assert status == 0 and out.startswith("SIMULATED data\n")
+    assert "questions together: p = " in out and "shrinkage, SD scale" in out and "contraction" in out
+    assert f"sha256 {tiny_fit.digest[:16]}" in out and "checks.html" in err.replace("\n", "")
+    assert (tmp_path / "new" / "checks.json").is_file() and (tmp_path / "new" / "npde.png").is_file()
+
+
+def test_check_fit_prints_json_for_programs_and_writes_nothing(call, tiny_fit):
+    before = sorted(tiny_fit.folder.iterdir())
+    status, out, err = call("check-fit", tiny_fit.folder, "--json")
+    found = json.loads(out)
+    assert (status, err) == (0, "") and found["record"] == tiny_fit.digest and found["simulated"] is True
+    assert sorted(tiny_fit.folder.iterdir()) == before
+
+
+def test_check_fit_of_a_failed_fit_says_so_and_ends_with_1(call, tiny_fit, monkeypatch):
+    monkeypatch.setattr("thymodel.results.record.FitRecord.passed", False)
+    status, out, _ = call("check-fit", tiny_fit.folder)
+    assert status == 1 and "the fit FAILED its gates" in out
+
+
+@pytest.mark.parametrize("words, sentence", [
+    (("absent",), "no record here"), ((FITS / "hsct_lymphocytes",), "hint: give their place with --data"),
+    ((FITS / "reset02_design", "--out", FITS / "reset02_design"), "belongs to a record"),
+    ((FITS / "reset02_design", "--data", "absent.csv"), "no such file"),
+    ((FITS / "reset02_design", "--data", BAD / "decay.toml"), "not the data of this record")])
+def test_check_fit_refuses_what_it_cannot_check(call, words, sentence):
+    status, out, err = call("check-fit", *words)
+    assert (status, out) == (2, "") and sentence in err and len(err.splitlines()) == 1
+
+
 # --- models of other tools -----------------------------------------------------------------------------------
 
 

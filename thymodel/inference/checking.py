@@ -19,9 +19,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.linalg
 import scipy.stats
 from jaxtyping import Float, Int
+from scipy.special import ndtri
 
 from thymodel.documents.spec import FitSpec
 from thymodel.inference import likelihood, visits
@@ -160,13 +160,18 @@ def npde(uniform: Pool, group: Int[np.ndarray, " record"], random: np.random.Gen
     Biomed 90:154. They decorrelate the values themselves; normal scores do not depend on the scale (raw or log) and
     have a place for censored values, which the "cdf" method has drawn.
     """
-    scores, result = scipy.stats.norm.ppf(uniform), np.empty(uniform.shape)
+    scores, result = ndtri(uniform), np.empty(uniform.shape)
     for one in np.unique(group):
         places = np.flatnonzero(group == one)
         own = scores[:, places]
-        covariance = own.T @ own / len(own) + _RIDGE * np.eye(len(places))
-        result[:, places] = scipy.linalg.solve_triangular(np.linalg.cholesky(covariance), own.T, lower=True).T
-    return scipy.stats.norm.ppf(pit(result, random))
+        result[:, places] = _whitened(own)
+    return ndtri(pit(result, random))
+
+
+def _whitened(scores: Float[np.ndarray, "member score"]) -> Float[np.ndarray, "member score"]:
+    """Uncorrelated over the pool and of variance 1, each score freed of those before it."""
+    covariance = scores.T @ scores / len(scores) + _RIDGE * np.eye(scores.shape[1])
+    return scores @ np.linalg.inv(np.linalg.cholesky(covariance)).T
 
 
 # --- tests ---------------------------------------------------------------------------------------------------
@@ -224,16 +229,17 @@ def departures(name: str, pool: Pool, uniform: Pool, errors: Pool, places: Place
         uniform: from `pit`.
         errors: from `npde`.
     """
-    scores, middle = scipy.stats.norm.ppf(uniform), _from_the_middle
-    spread, between = errors.std(axis=1), _group_means(scores, places.subject).std(axis=1)
+    scores, middle = ndtri(uniform), _from_the_middle
     distance, course, arms = ks_distance(uniform), _between(scores, places.bin), _between(scores, places.arm)
-    mean = errors.mean(axis=1)
+    mean, spread = errors.mean(axis=1), errors.std(axis=1)
     asked = [("PIT", f"PIT of {name} is not uniform (Kolmogorov-Smirnov distance)", distance, distance),
              ("NPDE mean", f"NPDE of {name} are not centred (mean)", mean, middle(mean)),
-             ("NPDE spread", f"NPDE of {name} spread otherwise than the model says (SD)", spread,
-              middle(np.log(spread))),
              ("course", f"{name} runs another course over time (mean square of visits' mean scores)", course, course)]
+    if errors.shape[1] > 1:
+        asked.append(("NPDE spread", f"NPDE of {name} spread otherwise than the model says (SD)", spread,
+                      middle(np.log(spread))))
     if len(np.unique(places.subject)) >= _FEWEST_SUBJECTS:
+        between = _group_means(scores, places.subject).std(axis=1)
         asked.append(("between subjects", f"subjects differ in {name} otherwise than the model says (SD of subjects' "
                       "mean scores)", between, middle(np.log(between))))
     if len(np.unique(places.arm)) > 1:
@@ -253,12 +259,11 @@ def subjects_together(uniform: Pool, subject: Int[np.ndarray, " record"],
 
     Each subject's mean scores by observable, whitened with their covariance over the pool; their mean square is 1.
     """
-    scores, total, count = scipy.stats.norm.ppf(uniform), np.zeros(len(uniform)), 0
+    scores, total, count = ndtri(uniform), np.zeros(len(uniform)), 0
     for one in np.unique(subject):
         mine = subject == one
         means = _group_means(scores[:, mine], observable[mine])
-        factor = np.linalg.cholesky(means.T @ means / len(means) + _RIDGE * np.eye(means.shape[1]))
-        total += (scipy.linalg.solve_triangular(factor, means.T, lower=True) ** 2).sum(axis=0)
+        total += (_whitened(means) ** 2).sum(axis=1)
         count += means.shape[1]
     values = total / count
     what = "subjects differ otherwise than the model says (mean square of their whitened mean scores)"

@@ -150,7 +150,8 @@ def observed_crossings(endpoint: Endpoint, time: Float[np.ndarray, " visit"], po
     values = np.clip(np.where(pool == -np.inf, lower, pool), -np.inf, limits.upper)
     found, visits = crossing_times(endpoint, time, values), time[inside] - endpoint.clock_start
     seen = np.isfinite(found)
-    place = np.searchsorted(visits, np.where(seen, found, 0.0) - 1e-9)
+    place = np.searchsorted(visits, np.where(seen, found, 0.0) - 1e-9)  # a crossing at a visit is a hair off it
+    place += seen & (values[:, inside][np.arange(len(pool)), place] < endpoint.threshold)
     return np.where(seen, visits[place], visits[-1]), seen
 
 
