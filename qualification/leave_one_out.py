@@ -47,7 +47,8 @@ def exact_scores(record, spec, data, posterior, asked: dict[str, int], work: Pat
 
 
 def conditional_scores(posterior, z: np.ndarray):
-    """Negative control: each subject's likelihood at its own random effects."""
+    """Negative control: each subject's likelihood at its own random effects. A draw that cannot be solved counts as the
+    least likely of the others."""
     import jax
 
     from thymodel.inference import marginals, scoring
@@ -55,6 +56,7 @@ def conditional_scores(posterior, z: np.ndarray):
     program = jax.jit(lambda head, effects: jax.lax.map(lambda row: marginals.of_subjects(posterior)(*row),
                                                         (head, effects)))
     values = np.asarray(program(*marginals.split(posterior, z.reshape(-1, z.shape[-1]))))
+    values = np.where(np.isnan(values), np.nanmin(values, axis=0), values)
     return scoring.leave_one_out(values.reshape(*z.shape[:2], -1))
 
 
@@ -84,13 +86,15 @@ def report(args: argparse.Namespace) -> str:
     agree = all(row["agrees"] for row in rows if row["k"] <= limit) and abs(apart) <= WITHIN * combined
     caught = abs(off) > WITHIN * combined
     divergent = sum(one["divergences"] for one in exact)
+    command = ["qualification/leave_one_out.py", "--data", args.data.name, "--work", "DIR", "--out",
+               "qualification/leave_one_out.md", "--warmup", str(args.warmup), "--draws", str(args.draws)]
     fits = (f"worst R-hat {max(one['rhat'] for one in exact):.3f}, {divergent} divergent transitions of "
             f"{len(exact) * spec.sampler.chains * args.draws}")
     return "\n".join([
         "# Leave-one-out scores by importance weights against exact refits", "",
         "Made by `qualification/leave_one_out.py`; do not edit. REAL data: lymphocyte counts of 20 patients around an "
         "allogeneic transplant; the spec of [`fits/hsct_lymphocytes`](../fits/hsct_lymphocytes/spec.toml) says where "
-        "they are found.", "", f"    python {shlex.join(sys.argv)}", "",
+        "they are found.", "", f"    python {shlex.join(command)}", "",
         f"- {versions()}; {platform.machine()}, {time.perf_counter() - start:.0f} s (refits that --work held not "
         "counted)",
         f"- record {record.digest[:16]}, data sha256 {record.content['data']['sha256'][:16]}; weights from "

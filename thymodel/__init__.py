@@ -57,10 +57,13 @@ if TYPE_CHECKING:  # for editors and type checkers; the same names as in _HOME
     from thymodel.results.plots import plot_individuals as plot_individuals
     from thymodel.results.plots import plot_prior_posterior as plot_prior_posterior
     from thymodel.results.plots import plot_reconstitution as plot_reconstitution
+    from thymodel.results.prior_sensitivity import check_priors as check_priors
     from thymodel.results.record import load_record as load_record
     from thymodel.results.record import quote as quote
     from thymodel.results.record import verify as verify
     from thymodel.results.scenarios import run_scenario as run_scenario
+    from thymodel.results.scores import compare as compare
+    from thymodel.results.scores import score as score
     from thymodel.results.simulation import simulate as simulate
     from thymodel.results.trial import save_trial as save_trial
     from thymodel.results.trial import simulate_trial as simulate_trial
@@ -71,6 +74,8 @@ _HOME = {
     "RecordError": "errors",
     "SolveError": "errors",
     "ThymodelError": "errors",
+    "check_priors": "results.prior_sensitivity",
+    "compare": "results.scores",
     "describe": "results.describing",
     "fit": "results.fitting",
     "load_design": "documents.design",
@@ -84,6 +89,7 @@ _HOME = {
     "quote": "results.record",
     "run_scenario": "results.scenarios",
     "save_trial": "results.trial",
+    "score": "results.scores",
     "simulate": "results.simulation",
     "simulate_trial": "results.trial",
     "verify": "results.record",

@@ -117,3 +117,8 @@ def test_effects_are_guessed_from_the_draws_that_hold_them():
     guess = guess_effects(head, effects, np.array([[2.0, 0.0]]))
     assert guess.centre[0, :, 0] == pytest.approx([1.0, 2.0], abs=0.05)
     assert guess.root[:, 0, 0] == pytest.approx([0.3, 0.1], rel=0.05)
+
+
+def test_no_effects_are_guessed_where_there_are_none():
+    guess = guess_effects(np.ones((10, 2)), np.zeros((10, 3, 0)), np.zeros((4, 2)))
+    assert guess.centre.shape == (4, 3, 0) and guess.root.shape == (3, 0, 0)
