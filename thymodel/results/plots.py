@@ -147,6 +147,8 @@ def _ages(record: FitRecord) -> dict[str, float]:
     fitted = load_group(record.folder / POSTERIOR, "constant_data")
     if AGE not in fitted:
         return {}
+    if not record.layout.subjects:
+        return {}
     return dict(zip(record.layout.subjects, fitted[AGE].values.tolist(), strict=True))
 
 
