@@ -250,9 +250,19 @@ def by_importance(programs: Programs, data: Data, rng: np.random.Generator) -> t
         weights = weights / weights.sum()
         if k < GOOD and 1 / np.sum(weights**2) > LEAST:
             break
-        middle = weights @ points
-        spread = (points - middle).T @ ((points - middle) * weights[:, None]) + 0.02 * np.eye(size)
+        middle, spread = _adapted(points, weights)
     return np.asarray(programs.back(jnp.asarray(points))), weights, float(k)
+
+
+def _adapted(points: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and covariance of the points for the next proposal; with flatter weights where few points hold them all."""
+    while 1 / np.sum(weights**2) < 5 * points.shape[1]:
+        weights = np.sqrt(weights)
+        weights = weights / weights.sum()
+    middle = weights @ points
+    away = points - middle
+    values, vectors = np.linalg.eigh(away.T @ (away * weights[:, None]))
+    return middle, (vectors * np.clip(values, 0.01, 10.0)) @ vectors.T
 
 
 def judge(programs: Programs, data: Data, truth: dict[str, float], seed: int, number: int) -> dict[str, Any]:
