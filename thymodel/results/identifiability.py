@@ -90,6 +90,9 @@ def identify(spec_path: str | Path, data_path: str | Path | None = None) -> Iden
 def load_plan(spec: FitSpec, data_path: str | Path | None) -> tuple[Plan, Design | None]:
     """What is measured when: by the data if they are there (or given), else by the design beside the spec."""
     beside = spec.path.parent / "design.toml"
+    if spec.published:
+        raise InputError([Fault(f"{spec.path}: published", "what published figures add is not computed here",
+                                "leave them out to see what the patients' data can teach")])
     if data_path is None and not (spec.path.parent / spec.data_file).is_file():
         if not beside.is_file():
             raise InputError([Fault(str(spec.path), f"neither {spec.data_file} nor design.toml is beside it",

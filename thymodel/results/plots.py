@@ -91,6 +91,8 @@ def _ages(record: FitRecord) -> dict[str, float]:
     fitted = load_group(record.folder / POSTERIOR, "constant_data")
     if AGE not in fitted:
         return {}
+    if not record.layout.subjects:
+        return {}
     return dict(zip(record.layout.subjects, fitted[AGE].values.tolist(), strict=True))
 
 
@@ -351,7 +353,8 @@ def plot_rank(record: FitRecord) -> Figure:
 
 def plot_prior_posterior(record: FitRecord) -> Figure:
     """Prior density and posterior draws of every population parameter: what the data added."""
-    draws, priors = _population_draws(record), _priors(record.layout)
+    priors = _priors(record.layout)
+    draws = {name: values for name, values in _population_draws(record).items() if name in priors}  # no study's effect
     lognormal = {name for name, prior in _families(record.layout).items() if prior.family == "lognormal"}
     figure, panels = _parameter_panels(record, list(draws), "Prior and posterior")
     for axes, (name, values) in zip(panels, draws.items(), strict=True):
@@ -368,7 +371,9 @@ _Z = np.linspace(-4, 4, 801)  # standard normal points at which priors are drawn
 
 def _families(lay: Layout) -> dict[str, Prior]:
     return {**lay.estimate, **{f"omega_{key}": prior for key, prior in lay.scales.items()},
-            **{f"beta_{key}": prior for key, prior in lay.effects.items()}, **lay.errors}
+            **{f"beta_{key}": prior for key, prior in lay.effects.items()}, **lay.errors,
+            **{f"beta_across_{key}": prior for key, prior in lay.across.items()},
+            **{f"tau_{key}": prior for key, prior in lay.study_scales.items()}}
 
 
 def _priors(lay: Layout) -> dict[str, np.ndarray]:
