@@ -314,8 +314,8 @@ def same_until_infused(s: Sets) -> np.ndarray:
 
 
 def il7_held(s: Sets) -> dict[str, object]:
-    """Nothing that cells consume changes their division."""
-    return {"K_I": 1e12}
+    """Nothing that cells consume changes their division, also where sets that divide fast have 1e9 cells per uL."""
+    return {"K_I": 1e18}
 
 
 def il7_held_and_alike(s: Sets) -> dict[str, object]:
@@ -326,6 +326,11 @@ def il7_held_and_alike(s: Sets) -> dict[str, object]:
 def nothing_competes(s: Sets) -> dict[str, object]:
     """As `il7_held`; thymocytes do not crowd each other; infused progenitors are no worse than those they displace."""
     return il7_held(s) | UNCROWDED | ({"amp_i": np.maximum(s.values["amp_i"], 1.0)} if "e_i" in s.model.states else {})
+
+
+def uncrowded(s: Sets) -> dict[str, object]:
+    """Thymocytes do not crowd each other."""
+    return dict(UNCROWDED)
 
 
 def as_drawn(s: Sets) -> dict[str, object]:
@@ -543,6 +548,7 @@ _CROWDED = "where DN cells fill the thymus (large Th_ratio), more of them leave 
 _DISPLACED = "infused progenitors with amp_i < 1 take niches from better endogenous ones"
 _SPARED = "fewer T cells leave more IL-7 to the rest"
 _SHARES = "illness changes which lineage holds the niches; with amp_i far from 1 the better one may gain"
+_OVERSHOT = "a thymus that fills again crowds itself with a delay and overshoots a little"
 _SICK = (("gvhd",), ("steroid",), ("gvhd", "steroid"))
 LAWS = (
     Law("1, 19", "transit chain", "chain, wave and outflow are the matrix exponential's", M1, transit_chain),
@@ -585,12 +591,14 @@ LAWS = (
     Law("18", "lineages", "only the sum of occupancies counts", M5, lineages_are_neutral),
     *(Law("20", f"{' and '.join(sick)}, {name}", "nowhere above the healthy course", models,
           partial(illness_lowers, name, sick, as_drawn), why=why)
-      for name, models, why in (("tec_function", GRAFT, ""), ("thymic_export_cd4", M4, ""),
+      for name, models, why in (("tec_function", GRAFT, ""), ("thymic_export_cd4", M4, _OVERSHOT),
                                 ("thymic_export_cd4", M5, _SHARES), ("cd4", GRAFT, _SPARED), ("rte4", GRAFT, _SPARED))
       for sick in _SICK),
     *(Law("20", f"{' and '.join(sick)}, {name}, IL-7 held", "nowhere above; amp_i = 1 in thymus_competition", models,
           partial(illness_lowers, name, sick, il7_held_and_alike))
       for name, models in (("thymic_export_cd4", M5), ("cd4", GRAFT), ("rte4", GRAFT)) for sick in _SICK),
+    *(Law("20", f"{' and '.join(sick)}, thymic_export_cd4, uncrowded", "nowhere above the healthy course", M4,
+          partial(illness_lowers, "thymic_export_cd4", sick, uncrowded)) for sick in _SICK),
     Law("20", "recovery", "less epithelium is missing on day 1500 than on day 90", GRAFT, thymus_recovers),
     Law("21", "finer steps", "the same curves at a hundredth of the tolerance", FAMILY, finer_steps_agree, slow=True),
     Law("22", "body weight", "twice BW = twice eta, half f_b", M2, heavier),
