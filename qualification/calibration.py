@@ -357,7 +357,7 @@ def draw_matrix(cells: dict[Cell, Calibration], controls: dict[Cell, Calibration
         low, high = uniformity.band(studies, found.alarm)
         axes.fill_between(at, less(low), less(high), color="#D9D9D9", linewidth=0, label="simultaneous band")
         for j, name in enumerate(found.names):
-            counts = uniformity.counts(found.places[:, j])
+            counts = uniformity.ranks_below(found.places[:, j])
             outside = bool(((counts < low) | (counts > high)).any())
             likelihood = name == LOG_LIKELIHOOD
             colour = "#D55E00" if outside else "black" if likelihood else "#0072B2"

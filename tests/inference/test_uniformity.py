@@ -13,7 +13,7 @@ SAMPLES = 4000
 def uniform() -> np.ndarray:
     """Counts at every step (sample, point) of uniform numbers."""
     random = np.random.default_rng(1)
-    return np.array([uniformity.counts(random.random(STUDIES)) for _ in range(SAMPLES)])
+    return np.array([uniformity.ranks_below(random.random(STUDIES)) for _ in range(SAMPLES)])
 
 
 @pytest.mark.parametrize("false_alarm", [0.2, 0.05, 0.01])
@@ -37,7 +37,7 @@ def test_numbers_leave_the_band_where_their_p_value_is_below_its_false_alarm():
     outside = []
     for shape in np.linspace(1.0, 1.6, 40):
         numbers = random.beta(shape, 1.0, STUDIES)
-        counts = uniformity.counts(numbers)
+        counts = uniformity.ranks_below(numbers)
         outside.append(bool(((counts < low) | (counts > high)).any()))
         assert outside[-1] == (uniformity.p_value(numbers) <= 0.05)
     assert 0 < sum(outside) < len(outside)

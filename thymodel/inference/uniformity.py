@@ -21,7 +21,7 @@ def steps() -> Float[np.ndarray, " point"]:
     return np.arange(1, POINTS) / POINTS
 
 
-def counts(values: Float[np.ndarray, " value"]) -> Int[np.ndarray, " point"]:
+def ranks_below(values: Float[np.ndarray, " value"]) -> Int[np.ndarray, " point"]:
     """How many of the values lie at each step or below it."""
     return np.searchsorted(np.sort(values), steps(), side="right")
 
@@ -29,7 +29,7 @@ def counts(values: Float[np.ndarray, " value"]) -> Int[np.ndarray, " point"]:
 def p_value(values: Float[np.ndarray, " value"]) -> float:
     """Probability that so many uniform numbers have a count as unlikely as the unlikeliest of these."""
     tails = _tails(len(values))
-    least = tails[np.arange(POINTS - 1), counts(values)].min()
+    least = tails[np.arange(POINTS - 1), ranks_below(values)].min()
     return max(float(1.0 - _inside(len(values), least)), 0.0)  # below 1e-12 the difference is rounding
 
 

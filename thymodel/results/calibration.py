@@ -317,7 +317,7 @@ def plot_ranks(found: Calibration) -> Figure:
     edges = np.concatenate([[0.0], at, [1.0]])
     for k, name in enumerate(found.names):
         axes = figure.add_subplot(lines, columns, k + 1)
-        counts = uniformity.counts(found.places[:, k])
+        counts = uniformity.ranks_below(found.places[:, k])
         outside = bool(((counts < low) | (counts > high)).any())
         axes.fill_between(edges, _less(low, studies), _less(high, studies), color="#D9D9D9", linewidth=0,
                           label=f"band of uniform ranks, false alarm {found.false_alarm:.0%} over all panels")
