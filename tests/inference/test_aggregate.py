@@ -131,8 +131,8 @@ def test_means_of_a_linear_gaussian_cohort_are_jointly_normal_exactly(made):
 
 
 def test_a_mean_and_its_sd_are_those_of_normal_theory(made):
-    """Independent, the mean normal, the variance by chi-square with n - 1 degrees of freedom. In the body of that
-    distribution: out in its tails its cube root is less near to normal, and the nodes' fourth moment counts more."""
+    """Independent, the mean normal, the variance by chi-square with n - 1 degrees of freedom. In the body of
+    that distribution: in its tails its cube root is less near to normal, and the nodes' fourth moment counts more."""
     n = 25
     _, posterior = made(row(4, "mean", 110.0, n, sd=11.0))
     for z in 0.1 * POINTS:
