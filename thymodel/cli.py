@@ -31,6 +31,8 @@ Json = Annotated[bool, typer.Option("--json", help="print JSON for programs")]
 
 def main() -> None:
     """Entry point: errors that are meant for people become a message and an exit status."""
+    # searches for a mode are made of tiny products, which threads of the linear algebra make up to twenty times slower
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     with redirect_stdout(_Outlet(sys.stdout)) as out, redirect_stderr(_Outlet(sys.stderr)):  # type: ignore[type-var]
         try:
             app()
@@ -706,8 +708,6 @@ def calibrate(
 ) -> None:
     """Are a spec's intervals what they say? Studies drawn from its priors, in the design of its data (or, without any,
     of the design.toml beside it), each fitted; ranks of the truths."""
-    # searches for a mode are made of tiny products, which threads of the linear algebra make twenty times slower
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from thymodel.results import calibration as run
 
     overrides = {"chains": chains, "warmup": warmup, "draws": draws}
