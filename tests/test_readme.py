@@ -42,7 +42,7 @@ def test_a_command_is_understood_and_its_files_are_there(line):
 
 
 def test_every_command_is_described_and_none_that_is_not_there():
-    described = set(re.findall(r"^\| `thymodel (\w+)", README, re.MULTILINE))
+    described = set(re.findall(r"^\| `thymodel ([\w-]+)", README, re.MULTILINE))
     assert described == set(typer.main.get_command(cli.app).commands)
 
 
