@@ -1,7 +1,7 @@
 """Are the intervals of fits what they say, for every error model, with and without a limit of quantification and a
 covariate? And would it be found out if they were not?
 
-    python qualification/calibration.py --studies 200 --work /tmp/calibration --out docs/qualification/calibration.md
+    python qualification/calibration.py --studies 200 --work out/calibration --out docs/qualification/calibration.md
 
 Every cell is a spec of one small model. Studies are drawn from its priors and fitted with it, and the truths are ranked
 among the draws (see `thymodel calibrate`). Then faults are planted, each of which must be found. Results are kept in
