@@ -268,7 +268,7 @@ class _FitDisplay:
         if name not in self.tasks:
             self.tasks[name] = self.bars.add_task(name, total=total)
         text = name + (f" ({divergences} divergences)" if divergences else "")
-        self.bars.update(self.tasks[name], completed=done, description=text)
+        self.bars.update(self.tasks[name], total=total, completed=done, description=text)
 
 
 def _print_fit(record) -> None:

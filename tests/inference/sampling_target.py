@@ -24,8 +24,8 @@ def gaussian(z, power: float = 1.0):
 
 
 def draw(settings: Settings = SETTINGS, checkpoint: Path | None = None, identity: str = "gaussian", progress=None,
-         target=gaussian) -> Draws:
-    return sampling.sample(target, 3, np.arange(3), settings, checkpoint, identity, progress)
+         target=gaussian, lacks=None) -> Draws:
+    return sampling.sample(target, 3, np.arange(3), settings, checkpoint, identity, progress, lacks=lacks)
 
 
 def _die() -> None:

@@ -24,6 +24,7 @@ _SPEC = importlib.util.spec_from_file_location("sampling_target", _CHILD)
 target = importlib.util.module_from_spec(_SPEC)
 _SPEC.loader.exec_module(target)
 
+_draw = target.draw
 MOST = 4.0  # Monte-Carlo standard errors; over 9 moments a right sampler is beyond in 6 of 10 000 seeds
 
 
@@ -115,6 +116,43 @@ def test_a_finished_run_is_read_back_from_its_checkpoint(uninterrupted):
     before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
     assert _same(target.draw(checkpoint=folder), draws)
     assert before == {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+
+
+# --- draws that are too few ----------------------------------------------------------------------------------
+
+
+def _longer(at_least: int, checkpoint: Path | None = None, target=target.gaussian) -> tuple[Draws, list[int]]:
+    """A run of 100 draws that lacks something up to so many, and how many it had at each look."""
+    looks = []
+
+    def lacks(z: np.ndarray) -> str:
+        looks.append(z.shape[1])
+        return "draws are few" if z.shape[1] < at_least else ""
+
+    return _draw(Settings(chains=2, warmup=100, draws=100, seed=5), checkpoint, target=target, lacks=lacks), looks
+
+
+def test_draws_that_are_enough_are_looked_at_once():
+    draws, looks = _longer(100)
+    assert looks == [100] and draws.z.shape[1] == 100 and draws.longer == ""
+
+
+def test_draws_that_lack_something_go_on_and_say_why():
+    draws, looks = _longer(120)
+    assert looks == [100, 150] and draws.z.shape[1] == 150
+    assert draws.longer == "150 draws a chain were made, for after 100 the draws are few"
+    np.testing.assert_array_equal(draws.z[:, :100], _longer(100)[0].z)  # the same chains, continued
+
+
+def test_there_are_never_more_than_twice_the_draws_asked_for():
+    draws, looks = _longer(10_000)
+    assert looks == [100, 150] and draws.z.shape[1] == 200
+
+
+def test_a_run_that_went_on_is_read_back_from_its_checkpoint(tmp_path):
+    first, _ = _longer(120, tmp_path / "checkpoint")
+    again, looks = _longer(120, tmp_path / "checkpoint")
+    assert _same(first, again) and looks == [100, 150]
 
 
 # --- checkpoints that may not be used ------------------------------------------------------------------------

@@ -99,12 +99,8 @@ def judge(table: pd.DataFrame, divergences: int, failed_solves: int, steps: int,
         certificate: of the numerics, as in the record.
         notes: how the draws were made if not in the usual way, the modes if there are several; said, not judged.
     """
-    settled = table["rhat"].isna() & ((table["q05"] == table["q95"]) | np.isinf(table["mean"]))
-    live = table[~settled]
     checks = [
-        _gate(live["rhat"], gates.rhat, "R-hat", below=True, digits=4),
-        _gate(live["ess_bulk"], gates.ess_bulk, "bulk ESS", below=False, digits=0),
-        _gate(live["ess_tail"], gates.ess_tail, "tail ESS", below=False, digits=0),
+        *_mixing(table, gates),
         _count(divergences, gates.divergences, "divergent transitions after warm-up"),
         (failed_solves <= gates.failed_solves * steps,
          f"{failed_solves} of {steps} solves failed inside the sampler after warm-up "
@@ -113,6 +109,19 @@ def judge(table: pd.DataFrame, divergences: int, failed_solves: int, steps: int,
     checks += [] if certificate is None else [(bool(certificate["good"]), _numerics(certificate, gates.pareto_k))]
     sentences = [f"{'pass' if ok else 'FAIL'}: {text}" for ok, text in checks]
     return Verdict(all(ok for ok, _ in checks), (*sentences, *(f"note: {text}" for text in notes if text)))
+
+
+def lacking(table: pd.DataFrame, gates: GatesTable) -> str:
+    """Which gates on mixing are not met, in words: what more draws may mend. Empty if all are."""
+    return ", ".join(text for ok, text in _mixing(table, gates) if not ok)
+
+
+def _mixing(table: pd.DataFrame, gates: GatesTable) -> list[tuple[bool, str]]:
+    settled = table["rhat"].isna() & ((table["q05"] == table["q95"]) | np.isinf(table["mean"]))
+    live = table[~settled]
+    return [_gate(live["rhat"], gates.rhat, "R-hat", below=True, digits=4),
+            _gate(live["ess_bulk"], gates.ess_bulk, "bulk ESS", below=False, digits=0),
+            _gate(live["ess_tail"], gates.ess_tail, "tail ESS", below=False, digits=0)]
 
 
 def _gate(values: pd.Series, bound: float, name: str, below: bool, digits: int) -> tuple[bool, str]:

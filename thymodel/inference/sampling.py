@@ -45,6 +45,7 @@ _CURVED_AT = 3  # draws of each chain, or of each mode, whose curvature is avera
 _LIKELY = 128  # of the pilot's draws, handed to `refine`
 _UNFIT = 0.5  # of the pilot's draws divergent or not moved from the last: no more than chance shows where the mass is
 _DIVERGENT = 0.001  # of the draws: so many happen in a good run, and a plain one, many times as long, has them as well
+_LONGEST = 2  # times the draws that were asked for: what mixes too slowly for that wants another model or prior
 _HALTED = 0.05  # of the draws: so many orbits end at a step that cannot be retraced in coordinates of uneven curvature
 _STUCK = 1.05  # R-hat that only chains in different places reach when they are long; _FEW / draws is for chance
 _LEAST_MODE = 0.01  # of the mass: what 400 independent draws say of a tail of 5% is wrong by as much
@@ -98,6 +99,7 @@ class Draws(NamedTuple):
     `failed` those to a log density that is not finite; in warm-up, whose steps may be far too long, apart.
     `way` is empty where the pilot's coordinates served; otherwise it says how these draws were made, and why.
     `modes` is empty where one mode was found; otherwise it says how much of the mass is about each.
+    `longer` is empty where the draws asked for were enough; otherwise it says how many were made, and why.
     """
 
     z: Float[np.ndarray, "chain draw coordinate"]
@@ -114,6 +116,7 @@ class Draws(NamedTuple):
     failed: int
     way: str = ""
     modes: str = ""
+    longer: str = ""
 
 
 class _Pilot(NamedTuple):
@@ -190,7 +193,7 @@ def _along(machine: "Machine", tables, z: np.ndarray, weights: Array, count: int
 def sample(log_density: LogDensity, size: int, free: np.ndarray, settings: Settings, checkpoint: Path | None = None,
            identity: str = "", progress: Progress | None = None, coordinates: Coordinates | None = None,
            tables: tuple[Any, ...] = (), refine: Callable[[np.ndarray], tuple[Any, ...]] | None = None,
-           machine: "Machine | None" = None) -> Draws:
+           machine: "Machine | None" = None, lacks: Callable[[np.ndarray], str] | None = None) -> Draws:
     """Draws from exp(log_density) by NUTS; by plain NUTS where the pilot's coordinates do not serve.
 
     Args:
@@ -204,6 +207,8 @@ def sample(log_density: LogDensity, size: int, free: np.ndarray, settings: Setti
             posterior is. The pilot itself uses `tables`. Of the same shapes they need no further compilation.
         machine: of the same log density, coordinates, warm-up and target, for fits that differ in tables and seed
             alone: nothing is compiled again.
+        lacks: of draws (chain, draw, coordinate), in words what makes them too few; empty if they are enough. Chains
+            without another flaw then go on, by half of what was asked for each time, to at most twice as many.
 
     Raises:
         InputError: the checkpoint belongs to another fit.
@@ -225,29 +230,41 @@ def sample(log_density: LogDensity, size: int, free: np.ndarray, settings: Setti
         if start is None:
             start = _settle(pilot.z, kept, maps, machine, final)
             store.save_start(*start)
-        first = _run(machine, start, settings, final, store, progress)
+        first = _run(machine, start, settings, final, store, progress, lacks)
         first = first._replace(modes=modes)
         why = _flaw(first)
         if not why:
             return first
     start = _plain_start(machine, maps, size, settings, final)
-    plain = _run(machine, start, settings._replace(seed=settings.seed + 2), final, store.inside("plain"), progress)
+    plain = _run(machine, start, settings._replace(seed=settings.seed + 2), final, store.inside("plain"), progress,
+                 lacks)
     return _better(first, plain, why)
 
 
 def _run(machine: "Machine", start: tuple[Frame, Array], settings: Settings, tables, store: "_Store",
-         progress: Progress | None) -> Draws:
-    """Warm-up and draws in one frame; continued where the store holds a part of them."""
-    total = settings.warmup + settings.draws
+         progress: Progress | None, lacks: Callable[[np.ndarray], str] | None = None) -> Draws:
+    """Warm-up and draws in one frame; continued where the store holds a part of them, or where they lack something.
+
+    Source: stopping by a rule fixed beforehand, in few looks, as Gong & Flegal 2016, J Comput Graph Stat 25:684.
+    """
     frame, places = start
     states, blocks = store.load_blocks(_begin(machine, frame, places, settings.seed, tables))
-    while len(blocks) * BLOCK < total:
-        states, block = machine.run(states, frame, tables)
-        blocks.append(block)
-        store.save_block(states, block, len(blocks) - 1)
-        if progress is not None:
-            _tell(progress, blocks, total)
-    return _collect(blocks, states, settings)
+    most, asked, longer = _LONGEST * settings.draws, settings.draws, ""
+    while True:
+        total = settings.warmup + settings.draws
+        while len(blocks) * BLOCK < total:
+            states, block = machine.run(states, frame, tables)
+            blocks.append(block)
+            store.save_block(states, block, len(blocks) - 1)
+            if progress is not None:
+                _tell(progress, blocks, total)
+        draws = _collect(blocks, states, settings)
+        why = "" if lacks is None or settings.draws >= most or _flaw(draws) else lacks(draws.z)
+        if not why:
+            return draws._replace(longer=longer)
+        more = min(most, settings.draws + -(-asked // 2))
+        longer = f"{more} draws a chain were made, for after {settings.draws} the {why}"
+        settings = settings._replace(draws=more)
 
 
 def _tell(progress: Progress, blocks: list[dict[str, np.ndarray]], total: int) -> None:

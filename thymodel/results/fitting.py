@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import pydantic
 import xarray as xr
+from jaxtyping import Float
 
 import thymodel
 from thymodel.documents.data import NO_PATIENTS, StudyData, disposition, load_data
@@ -161,6 +162,13 @@ def sample_posterior(posterior: Posterior, data: StudyData, checkpoint: Path | N
     grid = posterior.solver.tables.grid
     rows = 1 if grid is None else grid.rows.shape[1]  # the same shape: the programs of the pilot serve for the draws
 
+    def lacks(z: np.ndarray) -> str:
+        if z.shape[0] < 2 or z.shape[0] * z.shape[1] < 2 * max(spec.gates.ess_bulk, spec.gates.ess_tail):
+            return ""  # so few cannot have been meant to meet the gates: a quick look
+        natural = _natural(posterior, z)
+        rows = {name: value for name, value in natural.items() if not name.startswith("re_")}
+        return diagnostics.lacking(diagnostics.summary_table(rows), spec.gates)
+
     def refine(likely: np.ndarray):
         refined.append(make_posterior(spec, data, likely, least_rows=rows, like=posterior))
         return (refined[-1].data,)
@@ -171,7 +179,7 @@ def sample_posterior(posterior: Posterior, data: StudyData, checkpoint: Path | N
     progress.stage("pilot, compiling")
     draws = sampling.sample(posterior.density, lay.size, centring.searched(lay), settings, checkpoint,
                             _identity(spec, data), progress.sampling, centring.coordinates(lay), (posterior.data,),
-                            refine)
+                            refine, lacks=lacks)
     return draws, (refined or [posterior])[-1]
 
 
@@ -236,11 +244,11 @@ def _files(posterior: Posterior, data: StudyData, draws: Draws, derived: xr.Data
 
 def _posterior_groups(posterior: Posterior, draws: Draws) -> dict[str | None, xr.Dataset]:
     """Groups of the ArviZ schema."""
-    chains, count, size = draws.z.shape
-    natural = jax.jit(jax.vmap(lambda z: constrain(posterior, z)))(jnp.asarray(draws.z.reshape(-1, size)))
+    chains, count, _ = draws.z.shape
+    natural = _natural(posterior, draws.z)
     coords = {"chain": np.arange(chains), "draw": np.arange(count)}
-    variables = {name: (("chain", "draw") + (("subject",) if value.ndim == 2 else ()),
-                        np.asarray(value).reshape(chains, count, *value.shape[1:])) for name, value in natural.items()}
+    variables = {name: (("chain", "draw") + (("subject",) if value.ndim == 3 else ()), value)
+                 for name, value in natural.items()}
     if any(name.startswith("re_") for name in variables):
         coords["subject"] = np.array(posterior.layout.subjects, dtype=object)
     stats = {"lp": draws.log_density, "energy": draws.energy, "diverging": draws.diverging,
@@ -254,13 +262,22 @@ def _posterior_groups(posterior: Posterior, draws: Draws) -> dict[str | None, xr
         "unconstrained_posterior": xr.Dataset({"z": ((*two, "coordinate"), draws.z)}, coords=small)}
 
 
+def _natural(posterior: Posterior,
+             z: Float[np.ndarray, "chain draw coordinate"]) -> dict[str, Float[np.ndarray, "chain draw *subject"]]:
+    """Draws in natural values, by name."""
+    chains, count, size = z.shape
+    found = jax.jit(jax.vmap(lambda z: constrain(posterior, z)))(jnp.asarray(z.reshape(-1, size)))
+    return {name: np.asarray(value).reshape(chains, count, *value.shape[1:]) for name, value in found.items()}
+
+
 def _write(posterior: Posterior, data: StudyData, data_file: Path, draws: Draws, outcomes: Outcomes,
            files: dict[str, bytes], folder: Path, clock: _Clock, overrides: Mapping[str, Any]) -> FitRecord:
     spec = posterior.spec
     table = records.read_table(io.BytesIO(files[records.TABLE]))
     sampler = {**spec.sampler.model_dump(), "name": "NUTS (BlackJAX), steps halved within the orbit",
                "divergences": int(draws.diverging.sum()),
-               "way": draws.way, "modes": draws.modes, "warmup_divergences": draws.warmup_divergences,
+               "way": draws.way, "modes": draws.modes, "longer": draws.longer,
+               "warmup_divergences": draws.warmup_divergences,
                "failed_solves": draws.failed, "steps": int(draws.leapfrogs.sum()),
                "warmup_failed_solves": draws.warmup_failed,
                "halted": int(draws.halted.sum()), "leapfrogs": draws.gradients,

@@ -305,7 +305,7 @@ def verdict_of(spec: FitSpec, table: pd.DataFrame, sampler: Mapping[str, Any],
     """The verdict on a summary table; random effects are reported beside it, not gated one by one."""
     gated = table.loc[[name for name in table.index if not str(name).startswith("re_")]]
     return diagnostics.judge(gated, sampler["divergences"], sampler["failed_solves"], sampler["steps"], spec.gates,
-                             certificate, [str(sampler.get(key, "")) for key in ("way", "modes")])
+                             certificate, [str(sampler.get(key, "")) for key in ("way", "modes", "longer")])
 
 
 def _check_log_density(record: FitRecord, data: Path | None) -> tuple[list[Fault], str]:
