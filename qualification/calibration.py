@@ -196,7 +196,7 @@ def prior_sampler(posterior: Posterior, lay: Layout, chains: int) -> Sampler:
         z = np.stack([draw_truth(lay, random) for _ in range(chains * draws)])
         found = np.asarray(density(z, data)).reshape(chains, draws)
         none = np.zeros((chains, draws), bool)
-        return Draws(z.reshape(chains, draws, -1), found, -found, none, none, none, found, np.ones(chains), 0, 0, 0)
+        return Draws(z.reshape(chains, draws, -1), found, -found, none, none, none, found, np.ones(chains), 0, 0, 0, 0)
 
     return draw
 

@@ -47,7 +47,7 @@ from thymodel.inference.likelihood import center_and_spread, log_between, log_cd
 from thymodel.inference.likelihood import log_likelihood as log_density_of
 from thymodel.inference.population import error_name
 
-_FEWEST, _MOST = 128, 1024  # nodes of a cohort
+_FEWEST, _MOST = 256, 1024  # nodes of a cohort
 _PER_PERSON = 4  # nodes: their error is then a small part of the sampling error of the cohort itself
 _RIDGE = 1e-10  # on a correlation matrix, for rounding
 _LEAST = 1e-300
