@@ -131,7 +131,8 @@ def test_means_of_a_linear_gaussian_cohort_are_jointly_normal_exactly(made):
 
 
 def test_a_mean_and_its_sd_are_those_of_normal_theory(made):
-    """Independent, the mean normal, the variance by chi-square with n - 1 degrees of freedom."""
+    """Independent, the mean normal, the variance by chi-square with n - 1 degrees of freedom. For an SD 0.94 to 1.2
+    times the true one; at 1.4 times, where its likelihood is 1/30, the nodes' fourth moment leaves 0.05."""
     n = 25
     _, posterior = made(row(4, "mean", 110.0, n, sd=11.0))
     for z in POINTS:
