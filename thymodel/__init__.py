@@ -50,9 +50,12 @@ if TYPE_CHECKING:  # for editors and type checkers; the same names as in _HOME
     from thymodel.errors import RecordError as RecordError
     from thymodel.errors import SolveError as SolveError
     from thymodel.errors import ThymodelError as ThymodelError
+    from thymodel.results.calibration import calibrate as calibrate
+    from thymodel.results.checks import check_fit as check_fit
     from thymodel.results.describing import describe as describe
     from thymodel.results.fitting import fit as fit
     from thymodel.results.fitting import load_study as load_study
+    from thymodel.results.identifiability import identify as identify
     from thymodel.results.plots import plot_course as plot_course
     from thymodel.results.plots import plot_individuals as plot_individuals
     from thymodel.results.plots import plot_prior_posterior as plot_prior_posterior
@@ -61,6 +64,7 @@ if TYPE_CHECKING:  # for editors and type checkers; the same names as in _HOME
     from thymodel.results.record import load_record as load_record
     from thymodel.results.record import quote as quote
     from thymodel.results.record import verify as verify
+    from thymodel.results.report import save_report as save_report
     from thymodel.results.scenarios import run_scenario as run_scenario
     from thymodel.results.scores import compare as compare
     from thymodel.results.scores import score as score
@@ -74,10 +78,13 @@ _HOME = {
     "RecordError": "errors",
     "SolveError": "errors",
     "ThymodelError": "errors",
+    "calibrate": "results.calibration",
+    "check_fit": "results.checks",
     "check_priors": "results.prior_sensitivity",
     "compare": "results.scores",
     "describe": "results.describing",
     "fit": "results.fitting",
+    "identify": "results.identifiability",
     "load_design": "documents.design",
     "load_model": "documents.model",
     "load_record": "results.record",
@@ -88,6 +95,7 @@ _HOME = {
     "plot_reconstitution": "results.plots",
     "quote": "results.record",
     "run_scenario": "results.scenarios",
+    "save_report": "results.report",
     "save_trial": "results.trial",
     "score": "results.scores",
     "simulate": "results.simulation",
