@@ -27,9 +27,10 @@ from thymodel.inference.diagnostics import worst_rhat
 from thymodel.inference.marginals import Marginals
 from thymodel.inference.posterior import Posterior, make_posterior
 from thymodel.inference.sampling import thin
-from thymodel.results.fitting import ROOM, load_study, sample_posterior
+from thymodel.results.fitting import ROOM, sample_posterior
 from thymodel.results.fitting import Progress as FitProgress
 from thymodel.results.record import FitRecord, find_data, quotable
+from thymodel.results.study import load_study
 
 _DRAWS = 1000  # at most, of every chain equally many, under which random effects are integrated out
 _LIKELY = 128  # draws for which the solver's steps are laid
