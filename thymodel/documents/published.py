@@ -64,7 +64,8 @@ class CohortDoseTable(Table):
 
 class CohortTable(Table):
     """`overlap`: how many of these people are patients of the study data too, or of another cohort: not counted here.
-    `visits`: days on which they were sampled, for the crossing of a threshold."""
+    `visits`: days on which they were sampled, for the crossing of a threshold. `virtual_people`: fewer (or more) than
+    the four for each real one that stand in for them, where time is short; a power of two."""
 
     study: Name
     source: Text
@@ -73,6 +74,7 @@ class CohortTable(Table):
     covariates: dict[str, CovariateTable] = {}
     overlap: Annotated[int, pydantic.Field(ge=0, le=1_000_000)] = 0
     visits: list[Number] = []
+    virtual_people: Annotated[int, pydantic.Field(ge=64, le=4096)] | None = None
 
 
 class RowTable(Table):
@@ -169,6 +171,7 @@ class Cohort:
     visits: tuple[float, ...]
     figures: tuple[Figure, ...]
     curves: tuple[Curve, ...]
+    virtual_people: int | None = None
 
     @property
     def days(self) -> tuple[float, ...]:
@@ -382,6 +385,8 @@ def _cohort_faults(where: str, name: str, table: CohortTable, rows: Sequence[tup
         yield Fault(place, "no row is of this cohort", "add one, or remove the cohort")
     if list(table.visits) != sorted(set(table.visits)) or any(day < model.start for day in table.visits):
         yield Fault(f"{place}.visits", "days must ascend, none before the model's start")
+    if table.virtual_people is not None and table.virtual_people.bit_count() > 1:
+        yield Fault(f"{place}.virtual_people", f"{table.virtual_people} is no power of two", "for example 256")
     seen = Counter((row.observable, row.day, row.statistic, row.limit, row.threshold, row.consecutive)
                    for _, row in rows)
     taken: dict[tuple[str, float], str] = {}
@@ -467,7 +472,7 @@ def _cohort(name: str, table: CohortTable, rows: Sequence[tuple[int, RowTable]],
     figures = [figure for k, row in rows for figure in _figures(k, row, table.overlap, model)]
     curves = [_curve(group, table.overlap, model) for group in _curve_groups(rows).values()]
     return Cohort(name, table.study, table.label or name, table.source, tuple(doses), dict(spreads), table.overlap,
-                  tuple(table.visits), tuple(figures), tuple(curves))
+                  tuple(table.visits), tuple(figures), tuple(curves), table.virtual_people)
 
 
 def _figures(k: int, row: RowTable, overlap: int, model: Model) -> list[Figure]:

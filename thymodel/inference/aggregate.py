@@ -118,7 +118,10 @@ class Plan:
 
 
 def node_count(cohort: Cohort) -> int:
-    """A power of two, four for each real person, so that the nodes' error stays small beside that of the cohort."""
+    """As the file says, or a power of two, four for each real person, so that the nodes' error stays small beside that
+    of the cohort."""
+    if cohort.virtual_people is not None:
+        return cohort.virtual_people
     wanted = _PER_PERSON * max(cohort.size, 1.0)
     return int(min(max(2 ** math.ceil(math.log2(wanted)), _FEWEST), _MOST))
 

@@ -385,6 +385,17 @@ def _check_log_density(record: FitRecord, data: Path | None) -> tuple[list[Fault
     return faults, f"log density recomputed at {len(points)} points"
 
 
+def refuse_without_patients(record: FitRecord) -> None:
+    """Published figures alone leave no measurement to set beside a prediction.
+
+    Raises:
+        InputError: the fit had no patients.
+    """
+    if not record.spec.has_data:
+        raise InputError([Fault(str(record.folder), "fitted to published figures only: no patients to compare with",
+                                "thymodel report sets each figure beside what the fit predicts")])
+
+
 def find_data(record: FitRecord, data: Path | None) -> Path | None:
     """The study data: as given, else where the record says, else None."""
     if data is not None:
