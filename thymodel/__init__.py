@@ -54,7 +54,6 @@ if TYPE_CHECKING:  # for editors and type checkers; the same names as in _HOME
     from thymodel.results.checks import check_fit as check_fit
     from thymodel.results.describing import describe as describe
     from thymodel.results.fitting import fit as fit
-    from thymodel.results.fitting import load_study as load_study
     from thymodel.results.identifiability import identify as identify
     from thymodel.results.plots import plot_course as plot_course
     from thymodel.results.plots import plot_individuals as plot_individuals
@@ -69,6 +68,7 @@ if TYPE_CHECKING:  # for editors and type checkers; the same names as in _HOME
     from thymodel.results.scores import compare as compare
     from thymodel.results.scores import score as score
     from thymodel.results.simulation import simulate as simulate
+    from thymodel.results.study import load_study as load_study
     from thymodel.results.trial import save_trial as save_trial
     from thymodel.results.trial import simulate_trial as simulate_trial
 
@@ -88,7 +88,7 @@ _HOME = {
     "load_design": "documents.design",
     "load_model": "documents.model",
     "load_record": "results.record",
-    "load_study": "results.fitting",
+    "load_study": "results.study",
     "plot_course": "results.plots",
     "plot_individuals": "results.plots",
     "plot_prior_posterior": "results.plots",

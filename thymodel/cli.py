@@ -106,13 +106,14 @@ def _check_one(path: Path) -> list[str]:
     from thymodel.documents.model import load_model
     from thymodel.documents.spec import load_fit_spec, load_scenario_spec
     from thymodel.documents.toml import read_text, top_keys
+    from thymodel.results.record import with_prior_from
 
     if path.suffix == ".csv":
         raise InputError([Fault(str(path), "data are checked through the spec that names their units",
                                 "thymodel check DIRECTORY")])
     keys = top_keys(read_text(path), str(path))
     if path.name == "spec.toml" or keys & {"likelihood", "estimate", "sampler"}:
-        return _check_fit(load_fit_spec(path))
+        return _check_fit(with_prior_from(load_fit_spec(path)))
     if keys & {"states", "observables", "parameters"}:
         model = load_model(path)
         return [f"{path}: good ({len(model.states)} states, {len(model.parameters)} parameters)"]
@@ -129,7 +130,7 @@ def _check_one(path: Path) -> list[str]:
 
 
 def _check_fit(spec: Any) -> list[str]:
-    from thymodel.results.fitting import load_study
+    from thymodel.results.study import load_study
 
     lines = [f"{spec.path}: good ({spec.model.name}, {len(spec.estimate)} parameters estimated)",
              *(f"{table.path}: good ({len(table.cohorts)} published cohorts, {len(table.rows)} rows)"

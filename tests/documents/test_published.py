@@ -26,7 +26,7 @@ visits = [7, 14, 28]
 """
 
 
-def row(statistic: str, value: float, n: int = 24, day: float = 7, unit: str = "cell/uL", **more: float) -> str:
+def row(statistic: str, value: float, n: int = 24, day: float = 7, unit: str = "cell/uL", **more: float | str) -> str:
     keys = "".join(f"{key} = {number}\n" for key, number in more.items())
     return (f'[[rows]]\ncohort = "a"\nday = {day}\nobservable = "count"\nstatistic = "{statistic}"\nvalue = {value}\n'
             f'n = {n}\nunit = "{unit}"\nsource = "made up"\n{keys}')
@@ -101,7 +101,9 @@ def test_every_fault_of_bad_papers_is_named_with_its_row():
     (row("cumulative_incidence", 0.5, threshold=50, day=5), "rows.0.day"),
     (row("cumulative_incidence", 0.5, threshold=50, consecutive=2), "rows.0.day"),
     (row("geometric_mean", 100, cv=-0.2), "rows.0.cv"),
-    (row("mean", 100, sd=40, cv=0.4), "rows.0.cv")])
+    (row("mean", 100, sd=40, cv=0.4), "rows.0.cv"),
+    (row("mean", 100, bound='"above"'), "rows.0.bound"),
+    (row("median", 100, min=3, max=300, bound='"above"'), "rows.0.bound")])
 def test_one_wrong_number_is_found(text, place):
     with pytest.raises(InputError) as caught:
         read(text)

@@ -18,8 +18,9 @@ from scipy.stats import norm
 from thymodel.documents.priors import in_scipy
 from thymodel.documents.spec import load_fit_spec
 from thymodel.inference.posterior import make_posterior, precise
-from thymodel.results.fitting import fit, load_study
+from thymodel.results.fitting import fit
 from thymodel.results.record import FitRecord
+from thymodel.results.study import load_study
 
 LYNX_HARE = {"theta[1]": "alpha", "theta[2]": "beta", "theta[3]": "gamma", "theta[4]": "delta", "z_init[1]": "hare_0",
              "z_init[2]": "lynx_0", "sigma[1]": "sigma_hare", "sigma[2]": "sigma_lynx"}

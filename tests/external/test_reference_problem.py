@@ -18,7 +18,7 @@ from scipy.stats import norm
 from thymodel.documents.data import StudyData
 from thymodel.documents.spec import FitSpec, load_fit_spec
 from thymodel.inference.posterior import make_posterior, precise
-from thymodel.results.fitting import load_study
+from thymodel.results.study import load_study
 
 SOLVER_ERROR = 2e-4  # log units, summed over 1,328 observations: what the solver's tolerance in the spec gives
 GRADIENT_ERROR = 1e-6  # of the gradient's length; both solvers at a tolerance of 1e-9

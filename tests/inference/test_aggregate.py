@@ -85,7 +85,7 @@ POINTS = np.random.default_rng(3).normal(scale=0.5, size=(3, 6))
 
 
 def row(day: float, statistic: str, value: float, n: int, cohort: str = "a", observable: str = "count",
-        unit: str = "cell/uL", **more: float) -> str:
+        unit: str = "cell/uL", **more: float | str) -> str:
     keys = "".join(f"{key} = {number}\n" for key, number in more.items())
     return (f'[[rows]]\ncohort = "{cohort}"\nday = {day}\nobservable = "{observable}"\nstatistic = "{statistic}"\n'
             f'value = {float(value)!r}\nn = {n}\nunit = "{unit}"\nsource = "made up"\n{keys}')
@@ -185,6 +185,20 @@ def test_few_people_below_a_limit_are_binomial(made):
         p = natural(posterior, z)
         share = scipy.stats.lognorm(np.hypot(p["omega_x0"], p["sigma_count"]), scale=p["x0"]).cdf(50.0)
         assert term(posterior, z) == pytest.approx(scipy.stats.binom(20, share).logpmf(2), abs=NODES)
+
+
+def test_a_median_of_which_a_bound_is_printed_is_as_probable_as_order_statistics_say(made):
+    """More than half of an odd number of people lie above: a beta distribution, to which the normal of logits is near
+    (0.0001 at 101 people)."""
+    n, limit = 101, 110.0
+    for side in ("above", "below"):
+        _, posterior = made(row(0, "median", limit, n, bound=f'"{side}"'), spec=_LOGS)
+        for z in POINTS:
+            p = natural(posterior, z)
+            share = scipy.stats.lognorm(np.hypot(p["omega_x0"], p["sigma_count"]), scale=p["x0"]).cdf(limit)
+            above = scipy.stats.beta((n + 1) / 2, (n + 1) / 2).cdf(1 - share)
+            exact = above if side == "above" else 1 - above
+            assert np.exp(term(posterior, z)) == pytest.approx(exact, abs=1e-3)
 
 
 # --- a second opinion: cohorts simulated person by person ----------------------------------------------------

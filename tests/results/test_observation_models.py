@@ -17,7 +17,7 @@ from thymodel.documents.toml import digest
 from thymodel.errors import InputError
 from thymodel.inference.population import log_prior, population_values
 from thymodel.inference.posterior import make_posterior
-from thymodel.results.fitting import load_study
+from thymodel.results.study import load_study
 from thymodel.results.trial import save_trial, simulate_trial
 
 EXAMPLE = Path(__file__).parents[2] / "qualification" / "flow_and_trec"

@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from thymodel.errors import InputError
+from thymodel.results.checks import check_fit
 from thymodel.results.fitting import fit
 from thymodel.results.record import FitRecord, load_record, quote, verify
 from thymodel.results.report import report_html
+from thymodel.results.scores import score
 
 _MODEL = """
 title = "Decay of one pool"
@@ -143,6 +146,15 @@ def test_study_effects_and_slopes_across_studies_are_quoted_and_have_their_prior
     names = [row["name"] for row in record.content["priors"]]
     assert {"tau_k", "beta_across_age_x0"} <= set(names)
     assert len(quote(record, ["study_k_One", "study_k_Two", "beta_across_age_x0"])) == 3
+
+
+def test_checks_and_scores_without_patients_are_refused_with_where_to_look(record):
+    if record.spec.has_data:
+        assert score(record).table["observations"].sum() == 4
+        return
+    for ask in (check_fit, score):
+        with pytest.raises(InputError, match="published figures only: no patients to compare with.*thymodel report"):
+            ask(record)
 
 
 def test_the_report_shows_published_figures(record):

@@ -29,9 +29,10 @@ Statistic = Literal["mean", "geometric_mean", "median", "fraction_below", "cumul
 # what a row of each statistic must and may say, beside what every row says
 _NEEDED: dict[str, tuple[str, ...]] = {"fraction_below": ("limit",), "cumulative_incidence": ("threshold",)}
 _ALLOWED = {"mean": ("sd", "se", "spread_reason"), "geometric_mean": ("cv",),
-            "median": ("q25", "q75", "min", "max"), "fraction_below": ("limit",),
+            "median": ("q25", "q75", "min", "max", "bound"), "fraction_below": ("limit",),
             "cumulative_incidence": ("threshold", "consecutive")}
-_SPECIAL = ("sd", "se", "cv", "q25", "q75", "min", "max", "limit", "threshold", "consecutive", "spread_reason")
+_SPECIAL = ("sd", "se", "cv", "q25", "q75", "min", "max", "bound", "limit", "threshold", "consecutive",
+            "spread_reason")
 # People differ: 95% of healthy adults have 396 to 1309 CD4 cells/uL, an SD of about 0.3 of the mean (Wong 2013, Clin
 # Vaccine Immunol 20:602), and patients differ more. A third of that is taken for an SE; ten times it, for an SD.
 LEAST_CV, MOST_CV = 0.1, 3.0
@@ -63,7 +64,8 @@ class CohortDoseTable(Table):
 
 class CohortTable(Table):
     """`overlap`: how many of these people are patients of the study data too, or of another cohort: not counted here.
-    `visits`: days on which they were sampled, for the crossing of a threshold."""
+    `visits`: days on which they were sampled, for the crossing of a threshold. `virtual_people`: fewer (or more) than
+    the four for each real one that stand in for them, where time is short; a power of two."""
 
     study: Name
     source: Text
@@ -72,10 +74,12 @@ class CohortTable(Table):
     covariates: dict[str, CovariateTable] = {}
     overlap: Annotated[int, pydantic.Field(ge=0, le=1_000_000)] = 0
     visits: list[Number] = []
+    virtual_people: Annotated[int, pydantic.Field(ge=64, le=4096)] | None = None
 
 
 class RowTable(Table):
-    """One printed figure. What a spread is must be named: `sd` or `se`, `cv`, quartiles, or least and greatest."""
+    """One printed figure. What a spread is must be named: `sd` or `se`, `cv`, quartiles, or least and greatest. A text
+    that says only above or below which value a median lies has `bound`."""
 
     cohort: str
     day: Number
@@ -94,6 +98,7 @@ class RowTable(Table):
     q75: Number | None = None
     min: Number | None = None
     max: Number | None = None
+    bound: Literal["above", "below"] | None = None
     limit: Number | None = None
     threshold: Number | None = None
     consecutive: Whole | None = None
@@ -125,7 +130,8 @@ class Figure:
     else.
 
     kind and (value, other): mean (it, -), sd (it, -), geometric_mean (it, -), geometric_sd (SD of logs, -),
-    quantile (it, its level), fraction (share below, the limit), range (least, greatest).
+    quantile (it, its level), fraction (share below, the limit), range (least, greatest), bound (what the median lies
+    above or below, 1 or -1).
     """
 
     row: int
@@ -165,6 +171,7 @@ class Cohort:
     visits: tuple[float, ...]
     figures: tuple[Figure, ...]
     curves: tuple[Curve, ...]
+    virtual_people: int | None = None
 
     @property
     def days(self) -> tuple[float, ...]:
@@ -319,6 +326,9 @@ def _value_faults(where: str, row: RowTable, errors: Mapping[str, ErrorModel]):
         if (given := getattr(row, key)) is not None and given <= 0:
             yield Fault(f"{where}.{key}", f"{given:g}; it must be above 0")
     yield from _spread_faults(where, row)
+    if row.bound is not None and (row.q25 is not None or row.min is not None):
+        yield Fault(f"{where}.bound", "a median that is only bounded, beside quartiles or a range",
+                    "leave out what the source does not print")
     order = [(key, getattr(row, key)) for key in ("min", "q25", "value", "q75", "max")
              if row.statistic == "median" and getattr(row, key) is not None]
     for (low, a), (high, b) in pairwise(order):
@@ -375,6 +385,8 @@ def _cohort_faults(where: str, name: str, table: CohortTable, rows: Sequence[tup
         yield Fault(place, "no row is of this cohort", "add one, or remove the cohort")
     if list(table.visits) != sorted(set(table.visits)) or any(day < model.start for day in table.visits):
         yield Fault(f"{place}.visits", "days must ascend, none before the model's start")
+    if table.virtual_people is not None and table.virtual_people.bit_count() > 1:
+        yield Fault(f"{place}.virtual_people", f"{table.virtual_people} is no power of two", "for example 256")
     seen = Counter((row.observable, row.day, row.statistic, row.limit, row.threshold, row.consecutive)
                    for _, row in rows)
     taken: dict[tuple[str, float], str] = {}
@@ -460,7 +472,7 @@ def _cohort(name: str, table: CohortTable, rows: Sequence[tuple[int, RowTable]],
     figures = [figure for k, row in rows for figure in _figures(k, row, table.overlap, model)]
     curves = [_curve(group, table.overlap, model) for group in _curve_groups(rows).values()]
     return Cohort(name, table.study, table.label or name, table.source, tuple(doses), dict(spreads), table.overlap,
-                  tuple(table.visits), tuple(figures), tuple(curves))
+                  tuple(table.visits), tuple(figures), tuple(curves), table.virtual_people)
 
 
 def _figures(k: int, row: RowTable, overlap: int, model: Model) -> list[Figure]:
@@ -481,6 +493,8 @@ def _figures(k: int, row: RowTable, overlap: int, model: Model) -> list[Figure]:
         add("geometric_mean", factor * row.value)
         if row.cv is not None and row.n - overlap > 1:
             add("geometric_sd", math.sqrt(math.log1p(row.cv**2)))  # Kirkwood 1979, Biometrics 35:908
+    elif row.statistic == "median" and row.bound is not None:
+        add("bound", factor * row.value, 1.0 if row.bound == "above" else -1.0)
     elif row.statistic == "median":
         for value, level in ((row.q25, 0.25), (row.value, 0.5), (row.q75, 0.75)):
             if value is not None:

@@ -13,6 +13,7 @@ import pydantic
 import sympy
 
 from thymodel.documents import expressions, priors, units
+from thymodel.documents.borrowed import Borrowed
 from thymodel.documents.data import DataColumns
 from thymodel.documents.expressions import closest
 from thymodel.documents.measurement import (
@@ -99,6 +100,21 @@ class StudyEffectTable(Table):
 class PublishedTable(Table):
     file: str
     sha256: Annotated[str, pydantic.Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class PriorFromTable(Table):
+    """The posterior of another record as the joint prior of some `parameters`, or of all that both fits estimate. Their
+    own priors keep the probability `own_weight`: that these patients are not like those of the record."""
+
+    record: Text
+    parameters: list[str] = []
+    own_weight: Annotated[float, pydantic.Strict(False), pydantic.Field(ge=0, lt=1)] = 0.2
+    reason: str = ""
+
+
+def _as_prior_from(found: object) -> object:
+    """The path alone stands for a table with nothing else in it."""
+    return {"record": found} if isinstance(found, str) else found
 
 
 class DerivedTable(Table):
@@ -191,6 +207,7 @@ class FitDocument(Table):
     sampler: SamplerTable
     data: DataTable | None = None
     published: dict[str, PublishedTable] = {}
+    prior_from: Annotated[PriorFromTable | None, pydantic.BeforeValidator(_as_prior_from)] = None
     simulated: bool = False
     override: dict[str, ParameterOverride] = {}
     between_subject: dict[str, BetweenSubjectTable] = {}
@@ -323,6 +340,8 @@ class FitSpec:
     shared_errors: tuple[SharedError, ...] = ()
     published: tuple[Published, ...] = ()
     study_effects: Mapping[str, BetweenSubject] = field(default_factory=dict)
+    prior_from: PriorFromTable | None = None
+    borrowed: Borrowed | None = None  # what `prior_from` names, once it has been read
 
     @property
     def has_data(self) -> bool:
@@ -423,7 +442,8 @@ def _build_fit(document: FitDocument, model: Model, model_path: Path, path: Path
         shared_errors=shared_errors,
         published=_published(path, document, model, likelihood, shared_errors, faults),
         study_effects={name: _study_effect(where, name, table, document, model, faults)
-                       for name, table in document.study_effect.items()})
+                       for name, table in document.study_effect.items()},
+        prior_from=document.prior_from)
 
 
 def _published(path: Path, document: FitDocument, model: Model, likelihood: Mapping[str, ErrorModel],

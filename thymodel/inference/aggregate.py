@@ -22,7 +22,8 @@ different n share the fewer people, who are among the more. Each is taken on the
 Apart from these, and taken as independent of them: least and greatest value, by their joint density (David & Nagaraja
 2003, Order Statistics, section 2.2; asymptotically independent of the middle, section 10.3); a share with fewer on a
 side, and shares beside a mean of the same values, binomial; cumulative incidence, stretch by stretch binomial among
-those at risk (as in a life table).
+those at risk (as in a life table). A median of which only a bound is printed is censored: the probability that the
+median of such a cohort lies on that side, from the same normal distribution of logits as that of a median.
 """
 
 import math
@@ -34,7 +35,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.special import gammaln, logsumexp
+from jax.scipy.special import gammaln, log_ndtr, logsumexp
 from jaxtyping import Array, Float, Int
 from scipy import stats
 
@@ -117,7 +118,10 @@ class Plan:
 
 
 def node_count(cohort: Cohort) -> int:
-    """A power of two, four for each real person, so that the nodes' error stays small beside that of the cohort."""
+    """As the file says, or a power of two, four for each real person, so that the nodes' error stays small beside that
+    of the cohort."""
+    if cohort.virtual_people is not None:
+        return cohort.virtual_people
     wanted = _PER_PERSON * max(cohort.size, 1.0)
     return int(min(max(2 ** math.ceil(math.log2(wanted)), _FEWEST), _MOST))
 
@@ -189,6 +193,8 @@ def _place_of(figure: Figure, cohort: Cohort) -> tuple[str, str]:
     """Which of a cohort's terms a figure belongs to, and its kind there."""
     if figure.kind == "range":
         return "ranges", "range"
+    if figure.kind == "bound":
+        return "shares", "bound"
     if figure.kind != "fraction":
         return "joined", "below" if figure.kind == "quantile" else figure.kind
     beside = any(other.observable == figure.observable and other.day == figure.day
@@ -464,7 +470,9 @@ def _log_apart(spec: FitSpec, plan: Plan, seen: Seen, population, observed) -> d
     for group, own in zip(plan.shares, seen.shares, strict=True):
         error, sigma, prediction = _predicted(spec, group, population, observed)
         below, beyond = (_over_people(part) for part in _log_below(error, sigma, prediction, own.at))
-        values = _log_binomial(own.level, own.n, below, beyond)
+        bounded = group.kind == "bound"
+        values = (log_ndtr(own.level * _median_distance(own.n, below, beyond)) if bounded
+                  else _log_binomial(own.level, own.n, below, beyond))
         found |= {(figure.row, 2): values[k] for k, figure in enumerate(group.figures)}
     for curve, own in zip(plan.cohort.curves, seen.curves, strict=True):
         values = _log_curve(spec, plan, curve, own, population, observed)
@@ -480,6 +488,11 @@ def _log_range(error: ErrorModel, sigma, prediction, own: Numbers):
     low, high = ((place(end)[:, None] - center) / spread for end in (own.at, own.level))
     inside = _over_people(log_between(error, low, high))
     return jnp.log(own.n * (own.n - 1)) + ends[0] + ends[1] + (own.n - 2) * inside
+
+
+def _median_distance(n, log_below, log_beyond):
+    """How far a cohort's median is expected above a place, in SDs of its logit, 2/sqrt(n) (see the top of the file)."""
+    return 0.5 * jnp.sqrt(n) * (log_beyond - log_below)
 
 
 def _log_binomial(share, n, log_p, log_q):
@@ -528,7 +541,8 @@ def draw_figures(spec: FitSpec, plan: Plan, seen: Seen, population: Mapping[str,
                  observed: Float[Array, "person visit observable"], key) -> dict[tuple[int, str], Array]:
     """(row, key of the row) -> the figure that another cohort of this size would publish, each by itself.
 
-    Keys are those of the rows: value, sd, cv, q25, q75, min, max. Shares are normal about their expectation.
+    Keys are those of the rows: value, sd, cv, q25, q75, min, max; of a bound the median itself. Shares are normal about
+    their expectation.
     """
     found: dict[tuple[int, str], Array] = {}
     keys = iter(jax.random.split(key, len(plan.joined) + len(plan.ranges) + len(plan.shares) + len(plan.cohort.curves)))
@@ -555,6 +569,11 @@ def draw_figures(spec: FitSpec, plan: Plan, seen: Seen, population: Mapping[str,
             found |= {(figure.row, name): values[k] for k, figure in enumerate(group.figures)}
     for group, own in zip(plan.shares, seen.shares, strict=True):
         error, sigma, prediction = _predicted(spec, group, population, observed)
+        if group.kind == "bound":
+            odds = 2 / jnp.sqrt(own.n) * jax.random.normal(next(keys), own.n.shape)
+            medians = _quantile(error, sigma, prediction, jax.nn.sigmoid(odds))
+            found |= {(figure.row, "value"): medians[k] for k, figure in enumerate(group.figures)}
+            continue
         share = jnp.exp(_over_people(_log_below(error, sigma, prediction, own.at)[0]))
         values = _about(share, own.n, next(keys))
         found |= {(figure.row, "value"): values[k] for k, figure in enumerate(group.figures)}

@@ -24,7 +24,7 @@ from jaxtyping import Float, Int
 from scipy.special import ndtri
 
 from thymodel.documents.spec import FitSpec
-from thymodel.inference import likelihood, visits
+from thymodel.inference import borrowing, likelihood, visits
 from thymodel.inference.population import Layout, error_name, population_values, residual_matrix
 from thymodel.inference.posterior import Records
 
@@ -52,6 +52,8 @@ def prior_points(lay: Layout, count: int, random: np.random.Generator) -> Float[
         for name, first in pairs:
             b = shape + 0.5 * (len(members) - 2 - list(members).index(first))
             z[:, places[name]] = np.arctanh(2 * random.beta(b, b, count) - 1)
+    if lay.borrowed is not None:
+        z[:, borrowing.places(lay.population, lay.borrowed)] = borrowing.draw(lay.borrowed, count, random)
     return z
 
 

@@ -16,6 +16,7 @@ import scipy.stats
 from jaxtyping import Float
 
 from thymodel.documents.spec import ErrorModel
+from thymodel.inference import borrowing
 from thymodel.inference.population import Layout
 
 Matrix = Float[np.ndarray, "coordinate coordinate"]
@@ -130,7 +131,9 @@ def contraction(lay: Layout, z: Float[np.ndarray, "... coordinate"]) -> dict[str
     """
     flat = np.asarray(z).reshape(-1, np.shape(z)[-1])
     pairs = {f"corr_{a}_{b}" for a, b in lay.correlations}
-    return {name: float(flat[:, k].std(ddof=1)) for k, name in enumerate(lay.population) if name not in pairs}
+    prior = borrowing.spread(lay.borrowed) if lay.borrowed is not None else {}
+    return {name: float(flat[:, k].std(ddof=1)) / prior.get(name, 1.0) for k, name in enumerate(lay.population)
+            if name not in pairs}
 
 
 # --- what is known only together -----------------------------------------------------------------------------

@@ -14,9 +14,12 @@ import numpy as np
 from jax.scipy.special import ndtr, ndtri
 from jaxtyping import Array, Float
 
+from thymodel.documents.borrowed import Borrowed
 from thymodel.documents.measurement import SharedError
 from thymodel.documents.priors import Prior
 from thymodel.documents.spec import FitSpec
+from thymodel.errors import Fault, InputError
+from thymodel.inference import borrowing
 
 
 def quantiles(priors: Sequence[Prior], z: Float[Array, " n"]) -> list[Array]:
@@ -98,6 +101,7 @@ class Layout:
     across: Mapping[str, Prior] = field(default_factory=dict)
     study_scales: Mapping[str, Prior] = field(default_factory=dict)
     studies: tuple[str, ...] = ()
+    borrowed: Borrowed | None = None  # another joint prior of some coordinates
 
     @property
     def correlations(self) -> list[tuple[str, str]]:
@@ -129,7 +133,14 @@ def study_name(effect: str, study: str) -> str:
 
 
 def layout(spec: FitSpec, subjects: tuple[str, ...]) -> Layout:
-    """The layout of a fit."""
+    """The layout of a fit.
+
+    Raises:
+        InputError: the prior that it takes from another record has not been read.
+    """
+    if spec.prior_from is not None and spec.borrowed is None:
+        raise InputError([Fault(f"{spec.path}: prior_from", "this command does not take priors from a record",
+                                "leave prior_from out of the spec for it")])
     return Layout(
         estimate={name: item.prior for name, item in spec.estimate.items()},
         scales={name: item.sd for name, item in spec.between_subject.items()},
@@ -140,7 +151,8 @@ def layout(spec: FitSpec, subjects: tuple[str, ...]) -> Layout:
         subjects=subjects, shared_errors=spec.shared_errors,
         across={name: item.prior for name, item in spec.covariate_effects.items()
                 if spec.published and not item.aggregate},
-        study_scales={name: item.sd for name, item in spec.study_effects.items()}, studies=spec.studies)
+        study_scales={name: item.sd for name, item in spec.study_effects.items()}, studies=spec.studies,
+        borrowed=spec.borrowed)
 
 
 def population_values(lay: Layout, z: Float[Array, " coordinate"]) -> dict[str, Array]:
@@ -209,7 +221,8 @@ def _factor(size: int, coordinates: Sequence[Array]) -> Float[Array, "row row"]:
 
 
 def log_prior(lay: Layout, z: Float[Array, " coordinate"]) -> Float[Array, ""]:
-    """Log prior density of z itself: standard normal, and LKJ for the coordinates of correlations."""
+    """Log prior density of z itself: standard normal, LKJ for the coordinates of correlations, and what is borrowed for
+    those of its parameters."""
     head = dict(zip(lay.population, z, strict=False))
     pairs = lay.correlations
     special = [f"corr_{a}_{b}" for a, b in pairs]  # a list: the order of a sum shows in its last bit
@@ -217,6 +230,9 @@ def log_prior(lay: Layout, z: Float[Array, " coordinate"]) -> Float[Array, ""]:
     normal = jnp.sum(-0.5 * z**2 - 0.5 * math.log(2 * math.pi))
     for name in special:
         normal = normal + 0.5 * head[name] ** 2 + 0.5 * math.log(2 * math.pi)
+    if lay.borrowed is not None:
+        own = z[borrowing.places(lay.population, lay.borrowed)]
+        normal = normal + jnp.sum(0.5 * own**2 + 0.5 * math.log(2 * math.pi)) + borrowing.log_density(lay.borrowed, own)
     place, size = {name: k for k, name in enumerate(lay.correlated)}, len(lay.correlated)
     normal = normal + sum((_log_partial(lay.correlation_shape, size, place[a], head[f"corr_{a}_{b}"])
                            for a, b in pairs), jnp.asarray(0.0))

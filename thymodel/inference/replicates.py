@@ -21,7 +21,7 @@ from thymodel.documents.data import StudyData
 from thymodel.documents.spec import FitSpec
 from thymodel.dynamics import solving
 from thymodel.errors import ThymodelError
-from thymodel.inference import centring, likelihood, sampling, visits
+from thymodel.inference import borrowing, centring, likelihood, sampling, visits
 from thymodel.inference.diagnostics import bulk_ess, worst_rhat
 from thymodel.inference.population import Layout, error_name, log_prior, population_values, residual_matrix
 from thymodel.inference.posterior import Data, Posterior, Records, constrain, in_portions, make_posterior
@@ -110,6 +110,8 @@ def draw_truth(lay: Layout, random: np.random.Generator) -> Float[np.ndarray, " 
     for block in lay.shared_errors:
         for name, (a, _) in zip(block.names, block.pairs, strict=True):
             put(name, block.shape, len(block.observables), block.observables.index(a))
+    if lay.borrowed is not None:
+        z[borrowing.places(names, lay.borrowed)] = borrowing.draw(lay.borrowed, 1, random)[0]
     return z
 
 

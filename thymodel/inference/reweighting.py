@@ -18,6 +18,7 @@ import xarray as xr
 from jaxtyping import Float
 
 from thymodel.documents.priors import log_kernel
+from thymodel.inference import borrowing
 from thymodel.inference.population import Layout, correlation_factor, population_values, residual_matrix
 from thymodel.inference.scoring import most_k, relative_efficiency
 
@@ -43,14 +44,19 @@ def natural_values(lay: Layout, z: Float[np.ndarray, "chain draw coordinate"]) -
 def log_priors(lay: Layout, z: Float[np.ndarray, "chain draw coordinate"]) -> dict[str, Draws]:
     """Log prior of each population parameter less a constant, on the scale that its prior is written on.
 
+    Those taken from a record are one term, `prior_from`.
     All correlations of random effects are one term, `corr`; those of residuals `corr_residual`. The random effects
     themselves have none: their distribution is part of the model, and its spread has a prior of its own.
     """
     values = natural_values(lay, z)
     priors = {**lay.estimate, **{f"omega_{name}": prior for name, prior in lay.scales.items()},
               **{f"beta_{name}": prior for name, prior in lay.effects.items()}, **lay.errors}
-    terms = {name: np.asarray(log_kernel(prior, values[name])) for name, prior in priors.items()}
+    taken = lay.borrowed.names if lay.borrowed is not None else ()
+    terms = {name: np.asarray(log_kernel(prior, values[name])) for name, prior in priors.items() if name not in taken}
     flat = jnp.asarray(z.reshape(-1, z.shape[-1]))
+    if lay.borrowed is not None:
+        own = flat[:, borrowing.places(lay.population, lay.borrowed)]
+        terms["prior_from"] = np.asarray(borrowing.log_density(lay.borrowed, own)).reshape(z.shape[:2])
     if lay.correlated:
         def factor(point):
             return correlation_factor(lay, dict(zip(lay.population, point, strict=False)))

@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 import thymodel
+from thymodel.documents.borrowed import borrowed_text
 from thymodel.documents.data import StudyData, load_data
 from thymodel.documents.design import Design as TrialDesign
 from thymodel.documents.design import load_design
@@ -35,7 +36,9 @@ from thymodel.inference.replicates import (
     replicate,
 )
 from thymodel.inference.sampling import Settings
-from thymodel.results.fitting import load_study, with_overrides
+from thymodel.results.fitting import with_overrides
+from thymodel.results.record import with_prior_from
+from thymodel.results.study import load_study
 from thymodel.results.trial import save_trial, simulate_trial
 
 REPLICATES, SUMMARY, FIGURE = "replicates.jsonl", "calibration.json", "calibration"
@@ -96,7 +99,7 @@ def calibrate(spec_path: str | Path, replicates: int, data_path: str | Path | No
     if replicates < FEWEST:
         raise InputError([Fault("--replicates", f"{replicates} studies say nothing about calibration",
                                 f"give {FEWEST} or more; 200 tell a coverage of 90% from one of 83%")])
-    spec = with_overrides(load_fit_spec(spec_path), overrides or {})
+    spec = with_overrides(with_prior_from(load_fit_spec(spec_path)), overrides or {})
     data, limits, source = load_design_of(spec, data_path)
     store = open_results(out, _identity(spec, data, limits, seed))
     design, asked = make_design(spec, data, limits), spec.sampler
@@ -141,7 +144,8 @@ def _identity(spec: FitSpec, data: StudyData, limits: Any, seed: int) -> dict[st
     """What the ranks depend on."""
     return {"spec": spec.digest, "model": spec.model.digest, "data": data.digest,
             "limits": digest(json.dumps(limits, sort_keys=True)), "seed": seed,
-            "sampler": spec.sampler.model_dump(), "software": software()}
+            "sampler": spec.sampler.model_dump(), "software": software(),
+            **({"prior_from": digest(borrowed_text(spec.borrowed))} if spec.borrowed is not None else {})}
 
 
 def software() -> str:

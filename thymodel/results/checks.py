@@ -26,7 +26,7 @@ from thymodel.inference.checking import ALARM, Limits, Places, Pool, Question
 from thymodel.inference.population import Layout
 from thymodel.inference.posterior import study_arrays
 from thymodel.results import vpc
-from thymodel.results.record import POSTERIOR, FitRecord, find_data, intact, load_group
+from thymodel.results.record import POSTERIOR, FitRecord, find_data, intact, load_group, refuse_without_patients
 from thymodel.results.replicates import (
     PRIOR_REPLICATES,
     Study,
@@ -99,6 +99,7 @@ def check_fit(record: FitRecord, data: str | Path | None = None) -> Checks:
 
 
 def _load(record: FitRecord, spec: FitSpec, data: Path | None) -> StudyData:
+    refuse_without_patients(record)
     path = find_data(record, data)
     if path is None:
         where = f"; {spec.data_where}" if spec.data_where else ""

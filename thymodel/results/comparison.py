@@ -74,7 +74,7 @@ def _row(posterior: Posterior, row, number: int, drawn, terms) -> dict[str, Any]
         low, middle, high = (float(q) for q in np.quantile(values, (0.05, 0.5, 0.95)))
         figures[key] = {"published": float(published), "median": middle, "q05": low, "q95": high,
                         "below": float(np.mean(values < published))}
-    place = {"limit": row.limit, "threshold": row.threshold}
+    place = {"limit": row.limit, "threshold": row.threshold, "bound": row.bound}
     return {"row": number, "cohort": row.cohort, "day": row.day, "observable": row.observable,
             "statistic": row.statistic, "unit": "1" if plain else row.unit, "n": row.n, "source": row.source,
             "verified": row.verified, **{key: value for key, value in place.items() if value is not None},

@@ -21,15 +21,17 @@ import xarray as xr
 from jaxtyping import Float
 
 import thymodel
-from thymodel.documents.data import NO_PATIENTS, StudyData, disposition, load_data
+from thymodel.documents.borrowed import borrowed_text
+from thymodel.documents.data import StudyData, disposition
 from thymodel.documents.spec import FitSpec, SamplerTable, load_fit_spec
 from thymodel.documents.toml import digest, read_text
 from thymodel.errors import Fault, InputError
 from thymodel.inference import centring, certificate, diagnostics, sampling
+from thymodel.inference.population import error_name
 from thymodel.inference.posterior import Posterior, constrain, make_posterior, precise
 from thymodel.inference.sampling import Draws, Settings, thin
 from thymodel.inference.sampling import Progress as SamplingProgress
-from thymodel.results import comparison, exports
+from thymodel.results import borrowing, comparison, exports
 from thymodel.results import record as records
 from thymodel.results.curves import joint_grid, make_curves
 from thymodel.results.endpoints import summarise_draws
@@ -37,6 +39,7 @@ from thymodel.results.prediction import Simulate, baseline_covariates, observed_
 from thymodel.results.reconstitution import Outcomes, outcomes_from
 from thymodel.results.record import FitRecord
 from thymodel.results.residuals import misfit
+from thymodel.results.study import load_study
 
 CHECKPOINT = ".checkpoint"
 _PACKAGES = ("thymodel", "numpy", "scipy", "sympy", "jax", "jaxlib", "diffrax", "blackjax", "llvmlite", "arviz", "pint",
@@ -71,7 +74,7 @@ def fit(spec_path: str | Path, data_path: str | Path | None = None, out: str | P
         InputError: every fault of spec, model or data; a directory that holds a record.
     """
     clock = _Clock()
-    spec = with_overrides(load_fit_spec(spec_path), overrides or {})
+    spec = with_overrides(records.with_prior_from(load_fit_spec(spec_path)), overrides or {})
     folder = _open_folder(spec, out, resume)
     data, data_file = load_study(spec, data_path)
     progress.stage("preparing the posterior")
@@ -138,23 +141,6 @@ def _refuse_unwritable(folder: Path) -> None:
         raise InputError([Fault(str(there), "may not be written to", "use another --out")])
 
 
-def load_study(spec: FitSpec, given: str | Path | None) -> tuple[StudyData, Path]:
-    """The data, refused unless their digest is the one that the spec names; no patients where it names none."""
-    if not spec.has_data:
-        if given is not None:
-            raise InputError([Fault(str(given), f"{spec.path} has published figures only", "leave out --data")])
-        return NO_PATIENTS, spec.path
-    path = Path(given) if given is not None else spec.path.parent / spec.data_file
-    if not path.is_file():
-        where = f"; {spec.data_where}" if spec.data_where else ""
-        raise InputError([Fault(str(path), f"the study data are not there{where}", "give their place with --data")])
-    found = digest(path.read_bytes())
-    if found != spec.data_sha256:
-        raise InputError([Fault(str(path), f"not the data of this spec: sha256 is {found}, expected {spec.data_sha256}",
-                                "if the data changed on purpose, write the new sha256 into the spec")])
-    return load_data(path, spec.model, spec.columns), path
-
-
 def sample_posterior(posterior: Posterior, data: StudyData, checkpoint: Path | None,
                      progress: Progress) -> tuple[Draws, Posterior]:
     """Draws, and the posterior that they are of: with the solver's steps laid for where the pilot found the mass."""
@@ -185,7 +171,8 @@ def sample_posterior(posterior: Posterior, data: StudyData, checkpoint: Path | N
 
 def _identity(spec: FitSpec, data: StudyData) -> str:
     """What the draws depend on, as a digest: a checkpoint of anything else is refused."""
-    parts = [spec.digest, spec.model.digest, data.digest, spec.sampler.model_dump_json(), *_versions().values()]
+    prior = borrowed_text(spec.borrowed) if spec.borrowed is not None else ""
+    parts = [spec.digest, spec.model.digest, data.digest, prior, spec.sampler.model_dump_json(), *_versions().values()]
     return digest("\n".join(parts))
 
 
@@ -235,6 +222,8 @@ def _files(posterior: Posterior, data: StudyData, draws: Draws, derived: xr.Data
     if derived.data_vars:
         files[records.DERIVED] = records.netcdf_bytes({None: derived})
         rows |= records.named_draws(derived)
+    if spec.borrowed is not None:
+        files[borrowing.FILE] = borrowed_text(spec.borrowed).encode()
     files |= {table.path.name: table.path.read_bytes() for table in spec.published}
     table = diagnostics.summary_table(rows)
     table.index.name = "name"
@@ -300,7 +289,8 @@ def _write(posterior: Posterior, data: StudyData, data_file: Path, draws: Draws,
         "data": _data_content(data, data_file, folder if beside else None),
         "published": comparison.compare(posterior, draws.z),
         "parameters": [name for name in table.index if "[" not in name],
-        "units": _units(spec), "priors": _priors(spec), "fixed": dict(spec.fixed),
+        "units": _units(spec), "priors": _priors(spec),
+        "prior_from": borrowing.as_content(spec, posterior.layout, data, draws.z), "fixed": dict(spec.fixed),
         "endpoints": {name: _endpoint_content(e) for name, e in spec.endpoints.items()},
         "implied_export": exports.assess(spec, outcomes.exports, [arm.name for arm in observed_arms(spec, data)],
                                          outcomes.window),
@@ -369,7 +359,20 @@ def _priors(spec: FitSpec) -> list[dict[str, Any]]:
         unit = {"additive": spec.model.observables[observable].unit}
         rows += [{"name": f"{key} of {observable}", **plain, "unit": unit.get(key, "1"), "prior": str(prior),
                   "source": error.sources[key]} for key, prior in error.parameters.items()]
-    return rows
+    return rows if spec.borrowed is None else [_joint_prior(spec, row) for row in rows]
+
+
+def _joint_prior(spec: FitSpec, row: dict[str, Any]) -> dict[str, Any]:
+    """The row of a parameter whose own prior is part of a mixture with what a record says."""
+    assert spec.borrowed is not None
+    taken, weight = spec.borrowed, spec.borrowed.own_weight
+    key, _, observable = str(row["name"]).partition(" of ")
+    if (error_name(observable, key) if observable else key) not in taken.names:
+        return row
+    own = f" + {weight:g} {row['prior']}" if weight else ""
+    return {**row, "prior": f"{1 - weight:g} posterior of {taken.source['name']}, joint" + own,
+            "source": f"record {taken.source['name']}, digest {taken.source['digest'][:12]}; of the own prior: "
+            f"{row['source']}", "reason": taken.source["reason"] or row["reason"]}
 
 
 def _worst_random_effect(table) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from thymodel.inference.posterior import make_posterior
 from thymodel.inference.profiles import HELD, Profile, profile
 from thymodel.inference.profiles import THRESHOLD as THRESHOLD
 from thymodel.inference.slopes import Slopes, slopes_program
-from thymodel.results.fitting import load_study
+from thymodel.results.study import load_study
 
 DRAWS = 16  # of the prior, at which the information is computed beside its medians
 ADDED_LOG_SD = 0.6  # assumption: the residual log-SD that the model family assumes for RTE and for TREC

@@ -24,6 +24,7 @@ from thymodel.documents.reference import AGE, ReferenceRange, reference_range
 from thymodel.documents.spec import Endpoint, FitSpec
 from thymodel.documents.units import amount_text
 from thymodel.errors import Fault, InputError
+from thymodel.inference import borrowing
 from thymodel.inference.diagnostics import INTERVAL, INTERVAL_NAME
 from thymodel.inference.population import Layout, quantile
 from thymodel.results.curves import INCIDENCE, INDIVIDUALS, POPULATION, incidence_curves
@@ -378,7 +379,9 @@ def _families(lay: Layout) -> dict[str, Prior]:
 
 def _priors(lay: Layout) -> dict[str, np.ndarray]:
     """Population parameter -> quantiles of its prior at the probabilities of `_Z`."""
-    curves = {name: np.asarray(quantile(prior, _Z)) for name, prior in _families(lay).items()}
+    taken = lay.borrowed.names if lay.borrowed is not None else ()
+    at = {name: borrowing.marginal_quantiles(lay.borrowed, name, _Z) for name in taken if lay.borrowed is not None}
+    curves = {name: np.asarray(quantile(prior, at.get(name, _Z))) for name, prior in _families(lay).items()}
     # every element of an LKJ matrix of this size: Lewandowski, Kurowicka & Joe 2009, J Multivar Anal 100:1989
     b = lay.correlation_shape + (len(lay.correlated) - 2) / 2
     for one, other in lay.correlations:

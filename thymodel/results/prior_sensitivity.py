@@ -237,6 +237,9 @@ def _base(record: FitRecord, question: Question) -> _Base:
                             f"{question.endpoint}", f"one of: {days or 'none'} (`by` of the endpoint in the spec)"))
     if not 0 < question.target < 1:
         faults.append(Fault(f"--target {question.target:g}", "not a probability between 0 and 1", "for example 0.5"))
+    if lay.borrowed is not None and question.parameter in lay.borrowed.names:
+        faults.append(Fault(f"--tip {question.parameter}", f"its prior is joint with that of {len(lay.borrowed.names)} "
+                            "parameters and comes from another record", "fit without prior_from, or see the report"))
     if not faults and not _ways(priors[question.parameter]):
         faults.append(Fault(f"--tip {question.parameter}", f"its prior {priors[question.parameter]} can be neither "
                             "shifted nor rescaled"))

@@ -8,7 +8,7 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from thymodel.documents.borrowed import load_borrowed
 from thymodel.documents.data import NO_PATIENTS, StudyData, load_data
 from thymodel.documents.spec import FitSpec, load_fit_spec
 from thymodel.documents.toml import digest
@@ -24,6 +25,7 @@ from thymodel.errors import Fault, InputError, RecordError
 from thymodel.inference import diagnostics
 from thymodel.inference.population import Layout, layout
 from thymodel.inference.posterior import make_posterior, precise
+from thymodel.results import borrowing
 
 SCHEMA = 1
 JSON, POSTERIOR, DERIVED, TABLE = "record.json", "posterior.nc", "derived.nc", "table.csv"
@@ -48,7 +50,8 @@ class FitRecord:
 
     @property
     def spec(self) -> FitSpec:
-        return load_fit_spec(self.folder / "spec.toml", self.folder / f"{self.content['model']['name']}.toml")
+        spec = load_fit_spec(self.folder / "spec.toml", self.folder / f"{self.content['model']['name']}.toml")
+        return spec if spec.prior_from is None else replace(spec, borrowed=load_borrowed(self.folder / borrowing.FILE))
 
     @property
     def layout(self) -> Layout:
@@ -119,6 +122,32 @@ def load_record(folder: str | Path) -> FitRecord:
     if faults:
         raise InputError(faults)
     return FitRecord(folder, content, str(content.get("digest", "")))
+
+
+def with_prior_from(spec: FitSpec) -> FitSpec:
+    """The spec with the prior that it takes from another record, where it does.
+
+    Raises:
+        InputError: no record there; one that failed its gates, was changed or may not be quoted; nothing to take.
+    """
+    if spec.prior_from is None:
+        return spec
+    where, folder = f"{spec.path}: prior_from.record", spec.path.parent / spec.prior_from.record
+    try:
+        record = load_record(folder)
+        quotable(record)
+    except InputError as error:
+        raise InputError([Fault(where, str(error))]) from None
+    except RecordError as error:
+        raise InputError([Fault(where, str(error), "take a record that verifies and has passed")]) from None
+    return replace(spec, borrowed=borrowing.borrow(spec, _source(record)))
+
+
+def _source(record: FitRecord) -> borrowing.Source:
+    group = load_group(record.folder / POSTERIOR, "posterior")
+    draws = {str(name): variable.values.ravel() for name, variable in group.data_vars.items()
+             if variable.dims == ("chain", "draw")}
+    return borrowing.Source(record.folder, record.content, record.digest, record.spec, draws)
 
 
 def _at(content: Mapping[str, Any], key: str) -> Any:
@@ -235,6 +264,8 @@ def verify(record: FitRecord, data: Path | None = None) -> Verification:
     if not faults:
         faults += _check_table(record)
         notes.append("table and diagnostics recomputed from the draws")
+        more, told = _check_prior_from(record)
+        faults, notes = faults + more, notes + told
     if not faults:
         more, note = _check_log_density(record, data)
         faults += more
@@ -248,7 +279,8 @@ def _check_digests(record: FitRecord) -> list[Fault]:
     faults = []
     if _own_digest(record.content) != record.digest:
         faults.append(Fault(str(record.folder / JSON), "the content does not match its own digest: it was changed"))
-    needed = {POSTERIOR, TABLE, "spec.toml", f"{record.content['model']['name']}.toml",
+    prior = [borrowing.FILE] if record.content.get("prior_from") else []
+    needed = {POSTERIOR, TABLE, "spec.toml", *prior, f"{record.content['model']['name']}.toml",
               *(str(table["file"]) for table in record.content.get("published") or [])}
     faults += [Fault(str(record.folder / JSON), f"does not list {name}")
                for name in sorted(needed - set(record.content["files"]))]
@@ -308,6 +340,29 @@ def verdict_of(spec: FitSpec, table: pd.DataFrame, sampler: Mapping[str, Any],
                              certificate, [str(sampler.get(key, "")) for key in ("way", "modes", "longer")])
 
 
+def _check_prior_from(record: FitRecord) -> tuple[list[Fault], list[str]]:
+    """Whether the prior that a fit took is still what the other record says, where that is at hand."""
+    spec = record.spec
+    if spec.prior_from is None or spec.borrowed is None:
+        return [], []
+    folder = record.folder / spec.prior_from.record
+    if not holds_record(folder):
+        return [], [f"prior not compared: no record at {spec.prior_from.record}"]
+    where, kept = str(record.folder / borrowing.FILE), spec.borrowed
+    try:
+        found = with_prior_from(spec).borrowed
+    except InputError as error:
+        return [Fault(where, f"the record that the prior comes from may not be used: {error}")], []
+    assert found is not None
+    if found.source["digest"] != kept.source["digest"]:
+        return [Fault(where, f"the prior is from record {kept.source['digest'][:12]}, and {folder} is now "
+                      f"{found.source['digest'][:12]}", "fit again, or bring that record back")], []
+    same = (found.names == kept.names and found.own_weight == kept.own_weight
+            and np.allclose(found.mean, kept.mean, rtol=1e-6, atol=1e-8)
+            and np.allclose(found.covariance, kept.covariance, rtol=1e-6, atol=1e-8))
+    return ([] if same else [Fault(where, "not what the other record says")]), ["prior recomputed from its record"]
+
+
 def _check_log_density(record: FitRecord, data: Path | None) -> tuple[list[Fault], str]:
     spec = record.spec
     study: StudyData = NO_PATIENTS
@@ -328,6 +383,17 @@ def _check_log_density(record: FitRecord, data: Path | None) -> tuple[list[Fault
             faults.append(Fault(str(record.folder / JSON), f"log density at fixed point {k + 1} is {value:.6f}, "
                                 f"recorded {point['log_density']:.6f}"))
     return faults, f"log density recomputed at {len(points)} points"
+
+
+def refuse_without_patients(record: FitRecord) -> None:
+    """Published figures alone leave no measurement to set beside a prediction.
+
+    Raises:
+        InputError: the fit had no patients.
+    """
+    if not record.spec.has_data:
+        raise InputError([Fault(str(record.folder), "fitted to published figures only: no patients to compare with",
+                                "thymodel report sets each figure beside what the fit predicts")])
 
 
 def find_data(record: FitRecord, data: Path | None) -> Path | None:

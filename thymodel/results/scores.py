@@ -27,9 +27,10 @@ from thymodel.inference.diagnostics import worst_rhat
 from thymodel.inference.marginals import Marginals
 from thymodel.inference.posterior import Posterior, make_posterior
 from thymodel.inference.sampling import thin
-from thymodel.results.fitting import ROOM, load_study, sample_posterior
+from thymodel.results.fitting import ROOM, sample_posterior
 from thymodel.results.fitting import Progress as FitProgress
-from thymodel.results.record import FitRecord, find_data, quotable
+from thymodel.results.record import FitRecord, find_data, quotable, refuse_without_patients
+from thymodel.results.study import load_study
 
 _DRAWS = 1000  # at most, of every chain equally many, under which random effects are integrated out
 _LIKELY = 128  # draws for which the solver's steps are laid
@@ -109,6 +110,7 @@ def score(record: FitRecord, by: str = Unit.subject, data_path: Path | None = No
 
 
 def study_of(record: FitRecord, data_path: Path | None) -> tuple[FitSpec, StudyData]:
+    refuse_without_patients(record)
     spec, path = record.spec, find_data(record, data_path)
     if path is None:
         where = f"; {spec.data_where}" if spec.data_where else ""
