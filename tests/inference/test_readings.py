@@ -1,7 +1,7 @@
 """MAP, Laplace, Pathfinder and SMC against closed forms: a normal posterior, two modes of known mass, known evidence.
 
-Seeds are fixed. Each statistical bound is at 4.5 standard errors, or at the t quantile of the same two-sided false-alarm
-rate, 7 in a million a comparison; the wrong answers that they must catch are asserted beside them.
+Seeds are fixed. Each statistical bound is at 4.5 standard errors, or at the t quantile of the same two-sided
+false-alarm rate, 7 in a million a comparison; the wrong answers that they must catch are asserted beside them.
 """
 
 import jax

@@ -7,7 +7,6 @@ normals are judged again. And importance ratios are to the mixture of the normal
 a mode that several searches end in counts several times (balance heuristic: Veach & Guibas 1995, SIGGRAPH, 419).
 """
 
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -57,9 +56,9 @@ def follow(log_density: LogDensity, starts: Float[np.ndarray, "path coordinate"]
     each = -(-_POOL * count // len(starts))
     keys, tables = jax.random.split(jax.random.PRNGKey(settings.seed), len(starts)), jax.device_put(tables)
     search = _searcher(log_density, each).lower(keys[0], jnp.asarray(starts[0]), tables).compile()
-    with ThreadPoolExecutor() as pool:
-        paths = list(pool.map(lambda k: jax.tree.map(np.asarray, search(keys[k], jnp.asarray(starts[k]), tables)),
-                              range(len(starts))))
+    # one after the other: programs with linear algebra inside, run in several threads, can wait for each other for ever
+    paths = [jax.tree.map(np.asarray, search(key, jnp.asarray(start), tables))
+             for key, start in zip(keys, starts, strict=True)]
     paths = [path for path in paths if np.isfinite(path.elbo) and np.isfinite(path.draws).all()]
     if not paths:
         raise ThymodelError("no search of Pathfinder gave a normal with a finite log density. hint: --method smc")

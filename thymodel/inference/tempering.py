@@ -9,7 +9,6 @@ Scand J Stat 38:1; BlackJAX (`blackjax.smc.adaptive_tempered`).
 """
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -63,11 +62,13 @@ def temper(log_density: LogDensity, log_prior: Callable[[Array], Array],
         key = jax.random.fold_in(jax.random.PRNGKey(seed), k)
         return _run(step, particles[k], key, tables, k, progress)
 
-    with ThreadPoolExecutor() as pool:
-        runs = list(pool.map(run, range(len(particles))))
+    # one after the other: programs with linear algebra inside, run in several threads, can wait for each other for ever
+    runs = [run(k) for k in range(len(particles))]
     z = np.stack([one.particles for one in runs])
     evaluate = jax.jit(lambda points, tables: jax.lax.map(lambda point: log_density(point, *tables), points))
     values = np.asarray(evaluate(z.reshape(-1, z.shape[-1]), tables)).reshape(z.shape[:2])
+    if not np.isfinite(values).all():
+        raise _lost()
     evidence, error = _evidence([one.log_evidence for one in runs])
     told = {"log_evidence": evidence, "log_evidence_error": error,
             "log_evidence_of_runs": [one.log_evidence for one in runs], "particles": particles.shape[1],
@@ -131,8 +132,12 @@ def _run(step, particles: np.ndarray, key: Array, tables, number: int, progress:
             break
         if progress is not None:
             progress(number, int(100 * powers[-1]), 100, 0)
-    raise ThymodelError("the particles of SMC did not arrive at the posterior. hint: look at a prior predictive "
-                        "simulation")
+    raise _lost()
+
+
+def _lost() -> ThymodelError:
+    return ThymodelError("the particles of SMC did not arrive at the posterior. hint: look at a prior predictive "
+                         "simulation")
 
 
 def _begin(particles: np.ndarray):

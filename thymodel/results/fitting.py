@@ -277,9 +277,7 @@ def _write(posterior: Posterior, data: StudyData, data_file: Path, draws: Draws 
     spec = posterior.spec
     table = records.read_table(io.BytesIO(files[records.TABLE]))
     sampler = _sampler_content(spec, draws, overrides)
-    used = thin(draws.log_density[:, :, None], _CERTIFIED)[:, 0]
-    certified = certificate.as_record(certificate.certify(posterior, thin(draws.z, _CERTIFIED), used,
-                                                          spec.gates.pareto_k))
+    certified = _certificate(posterior, draws)
     verdict = records.verdict_of(spec, table, sampler, certified)
     clock.lap("summaries")
     beside = spec.has_data and data_file.resolve().parent == spec.path.parent.resolve()
@@ -326,6 +324,15 @@ def _sampler_content(spec: FitSpec, draws: Draws | Approximation, overrides: Map
             "leapfrogs_per_draw": float(draws.leapfrogs.mean()),
             "step_size": [float(step) for step in draws.step_size],
             "energy_fraction": [float(e) for e in diagnostics.energy_fraction(draws.energy)]}
+
+
+def _certificate(posterior: Posterior, draws: Draws | Approximation) -> dict[str, Any]:
+    """Of some draws; a single point has no weights, and none."""
+    if draws.log_density.size == 1:
+        return {}
+    used = thin(draws.log_density[:, :, None], _CERTIFIED)[:, 0]
+    return certificate.as_record(certificate.certify(posterior, thin(draws.z, _CERTIFIED), used,
+                                                     posterior.spec.gates.pareto_k))
 
 
 def _data_content(data: StudyData, path: Path, folder: Path | None) -> dict[str, Any]:
