@@ -95,6 +95,12 @@ def _write_tiny(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the tiny fit's spec, model and data, without a record; do not write into it."""
+    return _write_tiny(tmp_path_factory.mktemp("studies") / "tiny")
+
+
+@pytest.fixture(scope="session")
 def tiny_fit(tmp_path_factory: pytest.TempPathFactory):
     """A FitRecord of four made-up subjects with gates so loose that it passes; do not write into its folder."""
     from thymodel.results.fitting import fit

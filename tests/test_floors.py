@@ -77,7 +77,9 @@ def test_text_is_never_run(name):
 
 @pytest.mark.parametrize("library, only", [
     ("diffrax", "thymodel.dynamics."), ("llvmlite", "thymodel.dynamics.kernel."),
-    ("blackjax", "thymodel.inference.sampling"), ("pint", "thymodel.documents.units"),
+    # a file for each of its algorithms: NUTS, Pathfinder, SMC
+    ("blackjax", ("thymodel.inference.sampling", "thymodel.inference.paths", "thymodel.inference.tempering")),
+    ("pint", "thymodel.documents.units"),
     ("libsbml", "thymodel.documents.sbml_math"), ("typer", "thymodel.cli"), ("tomllib", "thymodel.documents.toml")])
 def test_one_place_knows_a_library(library, only):
     users = {name for name in MODULES if library in {other.split(".")[0] for other in imported(name)}}

@@ -213,12 +213,23 @@ def trial(
     _err.print(f"its sha256, for [data] of a spec: {digest(csv_.read_bytes())}", soft_wrap=True, markup=False)
 
 
+class Method(StrEnum):
+    """As `approximation.METHODS`, which is imported only where it is needed."""
+
+    nuts = "nuts"
+    map = "map"
+    laplace = "laplace"
+    pathfinder = "pathfinder"
+    smc = "smc"
+
+
 @app.command()
 def fit(
     spec: Annotated[Path, typer.Argument(help="spec.toml, or the directory that holds it")],
     data: Data = None,
     out: Out = None,
     resume: Annotated[bool, typer.Option(help="go on from an interrupted fit")] = False,
+    method: Annotated[Method, typer.Option(help="all but nuts are quick looks, not for quotation")] = Method.nuts,
     chains: Annotated[int | None, typer.Option(help="in place of the spec's")] = None,
     warmup: Annotated[int | None, typer.Option(help="in place of the spec's")] = None,
     draws: Annotated[int | None, typer.Option(help="in place of the spec's")] = None,
@@ -232,11 +243,11 @@ def fit(
 
     overrides = {"chains": chains, "warmup": warmup, "draws": draws, "seed": seed}
     with _FitDisplay() as display:
-        record = run(spec, data, out, resume, overrides, display.progress)
+        record = run(spec, data, out, resume, overrides, display.progress, method.value)
     print(summary_json(record)) if json_ else _print_fit(record)
     sys.stdout.flush()  # the page of figures takes longer than anybody wants to wait for the verdict
     save_report(record, data)
-    if not record.passed:
+    if record.failed:
         raise SystemExit(1)
 
 
@@ -278,15 +289,26 @@ def _print_fit(record) -> None:
     content = record.content
     if content["simulated"]:
         print("SIMULATED data")
-    print(f"{content['title']}\nverdict: {'PASSED' if record.passed else 'FAILED, may not be quoted'}")
+    print(f"{content['title']}\nverdict: {_standing(record)}")
     for sentence in content["verdict"]["sentences"]:
         print(f"  {sentence}")
-    print(f"\nreconstitution times ({tables.INTERVAL_NOTE})")
+    if modes := tables.mode_rows(record):
+        print("\nmodes, highest first")
+        _print_rows(modes)
+    print(f"\nreconstitution times ({tables.interval_note(record)})")
     _print_rows(tables.reconstitution_rows(record))
     _print_implied_export(content["implied_export"])
     print("\nparameters")
     _print_rows(tables.parameter_rows(record))
     print(f"\nrecord: {record.folder} (sha256 {record.digest[:16]})")
+
+
+def _standing(record) -> str:
+    from thymodel.inference.approximation import NUTS
+
+    if record.method != NUTS:
+        return f"APPROXIMATION ({record.method}), not for quotation"
+    return "PASSED" if record.passed else "FAILED, may not be quoted"
 
 
 def _print_implied_export(implied: Mapping[str, Any]) -> None:
@@ -366,7 +388,7 @@ def check_fit(
     if out is not None:
         for path in check_page.save_checks(checks, out):
             _err.print(f"written: {path}")
-    if not loaded.passed:
+    if loaded.failed:
         raise SystemExit(1)
 
 
@@ -377,8 +399,9 @@ def _print_checks(checks) -> None:
     if content["simulated"]:
         print("SIMULATED data")
     print(content["title"])
-    if not content["record_passed"]:
-        print("the fit FAILED its gates: these checks describe its draws, and no number may be quoted")
+    if content["reservation"]:
+        lead = "the fit " if checks.record.failed else ""
+        print(f"{lead}{content['reservation']}; these checks describe its draws")
     for sentence in content["verdict"]["sentences"]:
         print(f"  {sentence}")
     print("\nquestions to the data")

@@ -33,6 +33,12 @@ def coordinates(lay: Layout) -> Coordinates:
                        partial(choose_weights, lay))
 
 
+def centred(lay: Layout) -> Coordinates:
+    """The same maps without any stretch: population coordinates stay those of z."""
+    weights = partial(np.append, values=np.zeros(2 * len(lay.population)))
+    return coordinates(lay)._replace(choose_weights=lambda z, _: weights(informations(lay, z)))
+
+
 def searched(lay: Layout) -> np.ndarray:
     """Coordinates over which a mode is looked for: not the scales of random and study effects, nor correlations."""
     head = [k for k, name in enumerate(lay.population) if not name.startswith(("omega_", "corr_", "tau_"))]

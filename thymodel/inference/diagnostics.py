@@ -40,7 +40,7 @@ def summary_row(values: Float[np.ndarray, "chain draw"]) -> dict[str, float]:
     # a time that is never reached is infinite: an order statistic exists then, a standard deviation does not
     method: Any = "linear" if finite else "inverted_cdf"
     low, middle, high = (np.quantile(flat, q, method=method) for q in (INTERVAL[0], 0.5, INTERVAL[1]))
-    row = {"mean": flat.mean(), "sd": flat.std(ddof=1) if finite else float("nan"),
+    row = {"mean": flat.mean(), "sd": flat.std(ddof=1) if finite and len(flat) > 1 else float("nan"),
            "median": middle, "q05": low, "q95": high}
     constant = not finite or np.ptp(flat) == 0.0
     measures = {"mcse_mean": lambda v: az.mcse(v, method="mean"), "mcse_sd": lambda v: az.mcse(v, method="sd"),

@@ -41,7 +41,7 @@ def find_modes(value_and_grad: Callable, size: int, free: np.ndarray, random: np
         raise ThymodelError("the log density is not finite at the prior medians, nor at draws of the prior: some "
                             "observation is impossible there, or the model cannot be integrated. hint: look at a prior "
                             "predictive simulation")
-    first, *others = (_climb(value_and_grad, start, free) for start in starts)
+    first, *others = (climb(value_and_grad, start, free) for start in starts)
     others.sort(key=lambda mode: -mode.log_density)
     better = [mode for mode in others if mode.log_density > first.log_density + _BETTER]
     return [*better, first, *others[len(better):]]
@@ -62,8 +62,8 @@ def _starts(value_and_grad, size: int, free: np.ndarray, random: np.random.Gener
     return starts
 
 
-def _climb(value_and_grad, start: np.ndarray, free: np.ndarray) -> Mode:
-    """The highest point that a search from `start` has met."""
+def climb(value_and_grad: Callable, start: np.ndarray, free: np.ndarray, edge: float = _EDGE) -> Mode:
+    """The highest point that a search from `start` has met, moving the coordinates `free` within `edge` of 0."""
     best = Mode(start, -np.inf)
 
     def objective(x: np.ndarray):
@@ -80,7 +80,7 @@ def _climb(value_and_grad, start: np.ndarray, free: np.ndarray) -> Mode:
         return -value, -slope
 
     scipy.optimize.minimize(objective, start[free], jac=True, method="L-BFGS-B",
-                            bounds=[(-_EDGE, _EDGE)] * len(free), options={"maxiter": 300})
+                            bounds=[(-edge, edge)] * len(free), options={"maxiter": 300})
     return best
 
 

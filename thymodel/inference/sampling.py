@@ -1,5 +1,5 @@
 """Log density -> draws. The one file that imports the sampler (BlackJAX's NUTS and its adaptation, used through
-`log_density` alone, with steps of our own: see `leapfrog`).
+`log_density` alone, with steps of our own: see `leapfrog`). For other readings of a log density see `readings`.
 
 Before sampling, a pilot run chooses coordinates: a one-to-one map of the caller's (`Coordinates`), then a linear one,
 mode + L u, where L L' is the inverse of the curvature averaged over the pilot's draws. The target is unchanged
@@ -140,13 +140,13 @@ def frame_at(value_and_grad, points: Sequence[np.ndarray], weights: Array,
     (J R Stat Soc B 73:123) held constant.
     """
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        curvature = np.mean(list(pool.map(lambda point: _curvature(value_and_grad, point, blocks), points)), axis=0)
+        curvature = np.mean(list(pool.map(lambda point: curvature_at(value_and_grad, point, blocks), points)), axis=0)
     values, vectors = np.linalg.eigh(curvature)
     root = (vectors / np.sqrt(np.maximum(values, _CURVATURE_FLOOR))) @ vectors.T
     return Frame(jnp.asarray(np.mean(points, axis=0)), jnp.asarray(root), weights)
 
 
-def _curvature(value_and_grad, point: np.ndarray, blocks: tuple[int, int] | None) -> np.ndarray:
+def curvature_at(value_and_grad, point: np.ndarray, blocks: tuple[int, int] | None) -> np.ndarray:
     """Minus the Hessian, by central differences of the exact gradient; columns that fail count as the prior's.
 
     Blocks that do not meet are moved together, so that a hundred patients cost no more gradients than one.

@@ -123,7 +123,7 @@ def _content(record: FitRecord, study: Study, z: np.ndarray, random: np.random.G
     content = {
         "schema": SCHEMA, "thymodel": thymodel.__version__, "record": record.digest, "name": record.content["name"],
         "title": record.content["title"], "simulated": bool(record.content["simulated"]),
-        "record_passed": record.passed, "seed": study.spec.sampler.seed,
+        "record_passed": record.passed, "reservation": record.reservation, "seed": study.spec.sampler.seed,
         "replicates": {"posterior": len(pools["posterior"]) - 1, "posterior_asked": count,
                        "prior": len(pools["prior"]) - 1, "prior_asked": PRIOR_REPLICATES,
                        "draws": int(min(count, z[..., 0].size)), "draws_in_record": int(z[..., 0].size)},

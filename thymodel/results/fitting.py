@@ -26,9 +26,11 @@ from thymodel.documents.data import StudyData, disposition
 from thymodel.documents.spec import FitSpec, SamplerTable, load_fit_spec
 from thymodel.documents.toml import digest, read_text
 from thymodel.errors import Fault, InputError
-from thymodel.inference import centring, certificate, diagnostics, sampling
+from thymodel.inference import approximation, centring, certificate, diagnostics, sampling
+from thymodel.inference.approximation import NUTS, Approximation
 from thymodel.inference.population import error_name
 from thymodel.inference.posterior import Posterior, constrain, make_posterior, precise
+from thymodel.inference.readings import approximate
 from thymodel.inference.sampling import Draws, Settings, thin
 from thymodel.inference.sampling import Progress as SamplingProgress
 from thymodel.results import borrowing, comparison, exports
@@ -60,7 +62,8 @@ class Progress:
 
 def fit(spec_path: str | Path, data_path: str | Path | None = None, out: str | Path | None = None,
         resume: bool = False, overrides: Mapping[str, int | None] | None = None,
-        progress: Progress = Progress()) -> FitRecord:  # noqa: B008  (a frozen value)
+        progress: Progress = Progress(),  # noqa: B008  (a frozen value)
+        method: str = NUTS) -> FitRecord:
     """Fits what a spec asks for and writes the record.
 
     Args:
@@ -69,18 +72,22 @@ def fit(spec_path: str | Path, data_path: str | Path | None = None, out: str | P
         out: directory of the record; the spec's own by default.
         resume: go on from the checkpoint that an interrupted run left in `out`.
         overrides: chains, warmup, draws or seed in place of the spec's; named in the record.
+        method: nuts, or another reading of the same log density (map, laplace, pathfinder, smc), whose record says so
+            and may not be quoted.
 
     Raises:
-        InputError: every fault of spec, model or data; a directory that holds a record.
+        InputError: every fault of spec, model or data; a directory that holds a record; options that mean nothing to
+            the method.
     """
     clock = _Clock()
+    approximation.refuse(method, resume, overrides or {})
     spec = with_overrides(records.with_prior_from(load_fit_spec(spec_path)), overrides or {})
     folder = _open_folder(spec, out, resume)
     data, data_file = load_study(spec, data_path)
     progress.stage("preparing the posterior")
     posterior = make_posterior(spec, data, least_rows=ROOM)
     clock.lap("prepare")
-    draws, posterior = sample_posterior(posterior, data, folder / CHECKPOINT, progress)
+    draws, posterior = read_posterior(posterior, data, folder / CHECKPOINT, progress, method)
     clock.lap("sample")
     progress.stage("reconstitution times")
     simulate, grid = simulate_arms(posterior, data, draws)
@@ -141,6 +148,15 @@ def _refuse_unwritable(folder: Path) -> None:
         raise InputError([Fault(str(there), "may not be written to", "use another --out")])
 
 
+def read_posterior(posterior: Posterior, data: StudyData, checkpoint: Path, progress: Progress,
+                   method: str) -> tuple[Draws | Approximation, Posterior]:
+    """What the method makes of the posterior, and the posterior that it is of."""
+    if method == NUTS:
+        return sample_posterior(posterior, data, checkpoint, progress)
+    progress.stage(method)
+    return approximate(posterior, method, progress.sampling), posterior
+
+
 def sample_posterior(posterior: Posterior, data: StudyData, checkpoint: Path | None,
                      progress: Progress) -> tuple[Draws, Posterior]:
     """Draws, and the posterior that they are of: with the solver's steps laid for where the pilot found the mass."""
@@ -176,7 +192,7 @@ def _identity(spec: FitSpec, data: StudyData) -> str:
     return digest("\n".join(parts))
 
 
-def simulate_arms(posterior: Posterior, data: StudyData, draws: Draws) -> tuple[Simulate, np.ndarray]:
+def simulate_arms(posterior: Posterior, data: StudyData, draws: Draws | Approximation) -> tuple[Simulate, np.ndarray]:
     """Courses of virtual subjects in the study's arms, and the times at which they are looked at."""
     spec, grid = posterior.spec, joint_grid(posterior.spec, data)
     people = virtual_subjects(spec, baseline_covariates(spec, data), _ENDPOINT_SUBJECTS, spec.sampler.seed)
@@ -184,7 +200,7 @@ def simulate_arms(posterior: Posterior, data: StudyData, draws: Draws) -> tuple[
     return simulator(spec, posterior.layout, z, observed_arms(spec, data), people, grid), grid
 
 
-def derive(posterior: Posterior, data: StudyData, draws: Draws, simulate: Simulate,
+def derive(posterior: Posterior, data: StudyData, draws: Draws | Approximation, simulate: Simulate,
             grid: np.ndarray) -> tuple[xr.Dataset, Outcomes]:
     """Summaries of endpoints and implied exports, draw by draw, for every arm: dims (chain, draw, arm); and the
     outcomes themselves (arm, draw, subject)."""
@@ -209,7 +225,7 @@ def derive(posterior: Posterior, data: StudyData, draws: Draws, simulate: Simula
     return xr.Dataset(shaped, coords=coords), outcomes
 
 
-def _files(posterior: Posterior, data: StudyData, draws: Draws, derived: xr.Dataset,
+def _files(posterior: Posterior, data: StudyData, draws: Draws | Approximation, derived: xr.Dataset,
            curves: Mapping[str | None, xr.Dataset]) -> dict[str, bytes]:
     spec = posterior.spec
     groups = _posterior_groups(posterior, draws)
@@ -231,7 +247,7 @@ def _files(posterior: Posterior, data: StudyData, draws: Draws, derived: xr.Data
     return files
 
 
-def _posterior_groups(posterior: Posterior, draws: Draws) -> dict[str | None, xr.Dataset]:
+def _posterior_groups(posterior: Posterior, draws: Draws | Approximation) -> dict[str | None, xr.Dataset]:
     """Groups of the ArviZ schema."""
     chains, count, _ = draws.z.shape
     natural = _natural(posterior, draws.z)
@@ -240,8 +256,10 @@ def _posterior_groups(posterior: Posterior, draws: Draws) -> dict[str | None, xr
                  for name, value in natural.items()}
     if any(name.startswith("re_") for name in variables):
         coords["subject"] = np.array(posterior.layout.subjects, dtype=object)
-    stats = {"lp": draws.log_density, "energy": draws.energy, "diverging": draws.diverging,
-             "n_steps": draws.leapfrogs, "acceptance_rate": draws.accept}
+    stats = {"lp": draws.log_density}
+    if isinstance(draws, Draws):
+        stats |= {"energy": draws.energy, "diverging": draws.diverging, "n_steps": draws.leapfrogs,
+                  "acceptance_rate": draws.accept}
     two = ("chain", "draw")
     attributes = {"created_by": f"thymodel {thymodel.__version__}", "simulated": int(posterior.spec.simulated)}
     small = {key: coords[key] for key in two}
@@ -259,24 +277,12 @@ def _natural(posterior: Posterior,
     return {name: np.asarray(value).reshape(chains, count, *value.shape[1:]) for name, value in found.items()}
 
 
-def _write(posterior: Posterior, data: StudyData, data_file: Path, draws: Draws, outcomes: Outcomes,
+def _write(posterior: Posterior, data: StudyData, data_file: Path, draws: Draws | Approximation, outcomes: Outcomes,
            files: dict[str, bytes], folder: Path, clock: _Clock, overrides: Mapping[str, Any]) -> FitRecord:
     spec = posterior.spec
     table = records.read_table(io.BytesIO(files[records.TABLE]))
-    sampler = {**spec.sampler.model_dump(), "name": "NUTS (BlackJAX), steps halved within the orbit",
-               "divergences": int(draws.diverging.sum()),
-               "way": draws.way, "modes": draws.modes, "longer": draws.longer,
-               "warmup_divergences": draws.warmup_divergences,
-               "failed_solves": draws.failed, "steps": int(draws.leapfrogs.sum()),
-               "warmup_failed_solves": draws.warmup_failed,
-               "halted": int(draws.halted.sum()), "leapfrogs": draws.gradients,
-               "leapfrogs_per_draw": float(draws.leapfrogs.mean()),
-               "step_size": [float(step) for step in draws.step_size],
-               "energy_fraction": [float(e) for e in diagnostics.energy_fraction(draws.energy)],
-               "overrides": {key: value for key, value in overrides.items() if value is not None}}
-    used = thin(draws.log_density[:, :, None], _CERTIFIED)[:, 0]
-    certified = certificate.as_record(certificate.certify(posterior, thin(draws.z, _CERTIFIED), used,
-                                                          spec.gates.pareto_k))
+    sampler = _sampler_content(spec, draws, overrides)
+    certified = _certificate(posterior, draws)
     verdict = records.verdict_of(spec, table, sampler, certified)
     clock.lap("summaries")
     beside = spec.has_data and data_file.resolve().parent == spec.path.parent.resolve()
@@ -306,6 +312,34 @@ def _write(posterior: Posterior, data: StudyData, data_file: Path, draws: Draws,
         "seconds": clock.laps,
     }
     return records.write_record(folder, files, content)
+
+
+def _sampler_content(spec: FitSpec, draws: Draws | Approximation, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """How the draws were made, as the record says it."""
+    asked = {**spec.sampler.model_dump(), "overrides": {key: value for key, value in overrides.items()
+                                                        if value is not None}}
+    if isinstance(draws, Approximation):
+        return {**asked, "method": draws.method, "name": approximation.NAMES[draws.method],
+                "sentences": list(draws.sentences), "approximation": draws.told}
+    return {**asked, "method": NUTS, "name": "NUTS (BlackJAX), steps halved within the orbit",
+            "divergences": int(draws.diverging.sum()),
+            "way": draws.way, "modes": draws.modes, "longer": draws.longer,
+            "warmup_divergences": draws.warmup_divergences,
+            "failed_solves": draws.failed, "steps": int(draws.leapfrogs.sum()),
+            "warmup_failed_solves": draws.warmup_failed,
+            "halted": int(draws.halted.sum()), "leapfrogs": draws.gradients,
+            "leapfrogs_per_draw": float(draws.leapfrogs.mean()),
+            "step_size": [float(step) for step in draws.step_size],
+            "energy_fraction": [float(e) for e in diagnostics.energy_fraction(draws.energy)]}
+
+
+def _certificate(posterior: Posterior, draws: Draws | Approximation) -> dict[str, Any]:
+    """Of some draws; a single point has no weights, and none."""
+    if draws.log_density.size == 1:
+        return {}
+    used = thin(draws.log_density[:, :, None], _CERTIFIED)[:, 0]
+    return certificate.as_record(certificate.certify(posterior, thin(draws.z, _CERTIFIED), used,
+                                                     posterior.spec.gates.pareto_k))
 
 
 def _data_content(data: StudyData, path: Path, folder: Path | None) -> dict[str, Any]:
@@ -384,7 +418,7 @@ def _worst_random_effect(table) -> dict[str, Any]:
             "least_ess_tail": float(rows["ess_tail"].min(skipna=False))}
 
 
-def _fixed_points(posterior: Posterior, data: StudyData, draws: Draws) -> list[dict[str, Any]]:
+def _fixed_points(posterior: Posterior, data: StudyData, draws: Draws | Approximation) -> list[dict[str, Any]]:
     """Three draws with their log density, computed as `verify` will: to a tight tolerance."""
     chains, count = draws.z.shape[:2]
     z = np.stack([draws.z[0, 0], draws.z[chains // 2, count // 2], draws.z[chains - 1, count - 1]])

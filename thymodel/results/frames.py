@@ -36,8 +36,7 @@ def empty_figure(width: float, height: float, title: str, source: str, simulated
 
 
 def record_figure(record: FitRecord, width: float, height: float, title: str) -> Figure:
-    failed = "" if record.passed else "   FAILED its gates: may not be quoted"
-    source = f"{record.content['name']}, record {record.digest[:12]}{failed}"
+    source = "   ".join(filter(None, [f"{record.content['name']}, record {record.digest[:12]}", record.reservation]))
     return empty_figure(width, height, title, source, bool(record.content["simulated"]))
 
 

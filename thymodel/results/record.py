@@ -22,7 +22,7 @@ from thymodel.documents.data import NO_PATIENTS, StudyData, load_data
 from thymodel.documents.spec import FitSpec, load_fit_spec
 from thymodel.documents.toml import digest
 from thymodel.errors import Fault, InputError, RecordError
-from thymodel.inference import diagnostics
+from thymodel.inference import approximation, diagnostics
 from thymodel.inference.population import Layout, layout
 from thymodel.inference.posterior import make_posterior, precise
 from thymodel.results import borrowing
@@ -49,6 +49,23 @@ class FitRecord:
         return bool(self.content["verdict"]["passed"])
 
     @property
+    def method(self) -> str:
+        """nuts, or another reading of the log density; records made before there were others do not say."""
+        return str(self.content["sampler"].get("method", approximation.NUTS))
+
+    @property
+    def failed(self) -> bool:
+        """Whether gates were asked, and not met."""
+        return self.method == approximation.NUTS and not self.passed
+
+    @property
+    def reservation(self) -> str:
+        """Why no number of it may be quoted, to stand wherever its numbers do; empty if they may."""
+        if self.method != approximation.NUTS:
+            return f"APPROXIMATION by {approximation.NAMES[self.method]}: not for quotation"
+        return "FAILED its gates: may not be quoted" if self.failed else ""
+
+    @property
     def spec(self) -> FitSpec:
         spec = load_fit_spec(self.folder / "spec.toml", self.folder / f"{self.content['model']['name']}.toml")
         return spec if spec.prior_from is None else replace(spec, borrowed=load_borrowed(self.folder / borrowing.FILE))
@@ -67,7 +84,7 @@ class FitRecord:
         return read_table(self.folder / TABLE)
 
     def _repr_html_(self) -> str:
-        verdict = "passed its gates" if self.passed else "FAILED its gates: may not be quoted"
+        verdict = self.reservation or "passed its gates"
         banner = "<b>SIMULATED data.</b> " if self.content["simulated"] else ""
         shown = self.table.loc[self.content["parameters"], ["median", "q05", "q95", "rhat", "ess_bulk"]]
         return f"<p>{banner}{self.content['title']}: {verdict}</p>{shown.to_html(float_format='%.4g')}"
@@ -119,6 +136,7 @@ def load_record(folder: str | Path) -> FitRecord:
     faults = [Fault(f"{path}: {key}", "missing, or not what a record holds there",
                     "take the record from its source again")
               for key, kind in _KEYS.items() if not isinstance(_at(content, key), kind)]
+    faults += [] if faults else _method_faults(path, content["sampler"])
     if faults:
         raise InputError(faults)
     return FitRecord(folder, content, str(content.get("digest", "")))
@@ -148,6 +166,17 @@ def _source(record: FitRecord) -> borrowing.Source:
     draws = {str(name): variable.values.ravel() for name, variable in group.data_vars.items()
              if variable.dims == ("chain", "draw")}
     return borrowing.Source(record.folder, record.content, record.digest, record.spec, draws)
+
+
+def _method_faults(path: Path, sampler: Mapping[str, Any]) -> list[Fault]:
+    """A record says how its draws were made, and holds what that method leaves."""
+    method = sampler.get("method", approximation.NUTS)
+    if method not in approximation.METHODS:
+        return [Fault(f"{path}: sampler.method", f"{method!r} is no method of this version",
+                      f"one of: {', '.join(approximation.METHODS)}")]
+    needed = ("divergences", "failed_solves", "steps") if method == approximation.NUTS else ("sentences",)
+    return [Fault(f"{path}: sampler.{key}", f"missing from a record of method {method}",
+                  "take the record from its source again") for key in needed if key not in sampler]
 
 
 def _at(content: Mapping[str, Any], key: str) -> Any:
@@ -270,7 +299,9 @@ def verify(record: FitRecord, data: Path | None = None) -> Verification:
         more, note = _check_log_density(record, data)
         faults += more
         notes.append(note)
-    if not record.passed:
+    if record.method != approximation.NUTS:
+        notes.append(f"approximation ({record.method}): not for quotation")
+    elif not record.passed:
         notes.append("failed fit: may not be quoted")
     return Verification(tuple(faults), tuple(notes))
 
@@ -334,7 +365,11 @@ def named_draws(dataset: xr.Dataset) -> dict[str, np.ndarray]:
 
 def verdict_of(spec: FitSpec, table: pd.DataFrame, sampler: Mapping[str, Any],
                certificate: Mapping[str, Any]) -> diagnostics.Verdict:
-    """The verdict on a summary table; random effects are reported beside it, not gated one by one."""
+    """The verdict on a summary table; random effects are reported beside it, not gated one by one. No gate can judge
+    another reading than NUTS."""
+    method = str(sampler.get("method", approximation.NUTS))
+    if method != approximation.NUTS:
+        return approximation.verdict(method, sampler["sentences"])
     gated = table.loc[[name for name in table.index if not str(name).startswith("re_")]]
     return diagnostics.judge(gated, sampler["divergences"], sampler["failed_solves"], sampler["steps"], spec.gates,
                              certificate, [str(sampler.get(key, "")) for key in ("way", "modes", "longer")])
@@ -411,7 +446,11 @@ def find_data(record: FitRecord, data: Path | None) -> Path | None:
 
 
 def quotable(record: FitRecord) -> None:
-    """Raises RecordError for a failed fit or a record whose files changed."""
+    """Raises RecordError for a failed fit, another reading than NUTS, or a record whose files changed."""
+    if record.method != approximation.NUTS:
+        raise RecordError(f"{record.folder}: made by --method {record.method}, an approximation that may not be "
+                          "quoted. hint: fit by NUTS (thymodel fit without --method, into another --out), and quote "
+                          "that record")
     if not record.passed:
         reasons = "; ".join(s for s in record.content["verdict"]["sentences"] if s.startswith("FAIL"))
         raise RecordError(f"{record.folder}: a failed fit may not be quoted ({reasons})")
@@ -429,7 +468,7 @@ def quote(record: FitRecord, names: list[str]) -> list[dict[str, Any]]:
     """Estimates with the digits that their Monte-Carlo error allows, the interval named, the record's digest.
 
     Raises:
-        RecordError: failed fit, or changed files.
+        RecordError: failed fit, another reading than NUTS, or changed files.
         InputError: a name that the table lacks.
     """
     quotable(record)

@@ -19,6 +19,7 @@ from PIL import Image
 from thymodel.documents.data import StudyData, load_data
 from thymodel.documents.toml import digest
 from thymodel.errors import Fault, InputError
+from thymodel.inference.approximation import NUTS
 from thymodel.inference.diagnostics import INTERVAL_NAME
 from thymodel.results import exports, plots, tables
 from thymodel.results.record import FitRecord, find_data, write_file
@@ -62,9 +63,9 @@ def report_html(record: FitRecord, data: Path | None = None, figures: bool = Tru
                                      undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     spec = record.spec
     return environment.get_template("report.html.j2").render(
-        record=record, content=content, sentences=sentences(record), interval_note=tables.INTERVAL_NOTE,
+        record=record, content=content, sentences=sentences(record), interval_note=tables.interval_note(record),
         interval_name=INTERVAL_NAME, reconstitution=_by_columns(tables.reconstitution_rows(record)),
-        implied=_implied_export(record), parameters=tables.parameter_rows(record),
+        implied=_implied_export(record), parameters=tables.parameter_rows(record), modes=tables.mode_rows(record),
         disposition=_disposition(content["data"]["disposition"]),
         exclusions=_exclusions(content["data"]["exclusions"]), residuals=_residuals(record),
         figures=_figures(record, study) if figures else [], shown=study is not None,
@@ -86,9 +87,11 @@ def _study(record: FitRecord, data: Path | None) -> StudyData | None:
 
 
 def sentences(record: FitRecord) -> list[str]:
-    """The reconstitution times as sentences, one an endpoint and arm; with a warning first if the fit failed."""
+    """The reconstitution times as sentences, one an endpoint and arm; a warning first if they may not be quoted."""
     table, result = record.table, []
-    if not record.passed:
+    if record.method != NUTS:
+        result.append(f"{record.reservation}. The numbers below describe its draws.")
+    elif not record.passed:
         result.append("The fit failed its gates: the numbers below describe its draws and may not be quoted.")
     for name, endpoint in record.content["endpoints"].items():
         for arm in tables.endpoint_arms(record, name):
@@ -167,8 +170,10 @@ def _figures(record: FitRecord, study: StudyData | None) -> list[dict[str, str]]
         drawn.insert(0, ("Subjects reconstituted by day", plots.plot_reconstitution(record)))
     if study is not None:
         drawn += _individual_figures(record, study)
-    drawn += [("Prior and posterior", plots.plot_prior_posterior(record)), ("Traces", plots.plot_trace(record)),
-              ("Rank histograms", plots.plot_rank(record))]
+    if record.method != "map":  # a single point has no density
+        drawn.append(("Prior and posterior", plots.plot_prior_posterior(record)))
+    if record.method == NUTS:
+        drawn += [("Traces", plots.plot_trace(record)), ("Rank histograms", plots.plot_rank(record))]
     return [{"caption": caption, "source": _inline(figure)} for caption, figure in drawn]
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from thymodel.documents.spec import FitSpec
+from thymodel.inference.approximation import Approximation
 from thymodel.inference.likelihood import standardised_residuals
 from thymodel.inference.population import error_name, population_values
 from thymodel.inference.posterior import Posterior, Records
@@ -18,7 +19,7 @@ BOUND = 2.5  # standardised residuals beyond it are listed
 _DRAWS = 200
 
 
-def misfit(posterior: Posterior, draws: Draws) -> dict[str, Any]:
+def misfit(posterior: Posterior, draws: Draws | Approximation) -> dict[str, Any]:
     """Standardised residuals (IWRES), as numbers for JSON.
 
     The prediction is the posterior median of each record's individual prediction, the residual-error parameters are at
@@ -43,7 +44,7 @@ def misfit(posterior: Posterior, draws: Draws) -> dict[str, Any]:
     return {"bound": BOUND, "subjects": people, "beyond": rows}
 
 
-def _residuals(posterior: Posterior, draws: Draws) -> tuple[np.ndarray, np.ndarray]:
+def _residuals(posterior: Posterior, draws: Draws | Approximation) -> tuple[np.ndarray, np.ndarray]:
     """Residual of each record, and whether the record is censored."""
     spec, records = posterior.spec, posterior.records
 

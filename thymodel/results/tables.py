@@ -18,7 +18,10 @@ def time_text(value: float | None, horizon: float) -> str:
 
 def parameter_rows(record: FitRecord) -> list[dict[str, Any]]:
     """Final parameters: estimate, SD, interval, diagnostics, and the SD over that of the prior, on the prior's scale
-    (1: nothing was learned). Random effects are in table.csv."""
+    (1: nothing was learned). Random effects are in table.csv. Of a single point (MAP), the values alone."""
+    if record.method == "map":
+        return [{"name": name, "unit": record.content["units"].get(name, "1"),
+                 "mode": f"{record.table.loc[name, 'mean']:.4g}"} for name in record.content["parameters"]]
     table, units, kept = record.table, record.content["units"], contraction(record.layout, record.z)
     rows = []
     for name in record.content["parameters"]:
@@ -28,6 +31,16 @@ def parameter_rows(record: FitRecord) -> list[dict[str, Any]]:
                      "rhat": f"{row['rhat']:.4f}", "ess_bulk": f"{row['ess_bulk']:.0f}",
                      "ess_tail": f"{row['ess_tail']:.0f}",
                      "sd/prior sd": f"{kept[name]:.2f}" if name in kept else ""})
+    return rows
+
+
+def mode_rows(record: FitRecord) -> list[dict[str, Any]]:
+    """Modes that MAP and Laplace found, highest first, with what each holds of the mass; none for other methods."""
+    rows = []
+    for k, mode in enumerate(record.content["sampler"].get("approximation", {}).get("modes", []), start=1):
+        rows.append({"mode": k, "share of the mass": f"{mode['share']:.2g}",
+                     "log density": f"{mode['log_density']:.2f}", "settled": "yes" if mode["settled"] else "NO",
+                     **{name: f"{mode['values'][name]:.4g}" for name in record.content["parameters"]}})
     return rows
 
 
@@ -84,6 +97,10 @@ def export_rows(implied: Mapping[str, Any]) -> list[dict[str, str]]:
 
 def _ratio(value: float | None) -> str:
     return "not known" if value is None or not math.isfinite(value) else f"{value:.2g}"
+
+
+def interval_note(record: FitRecord) -> str:
+    return "of a single point: intervals have no width" if record.method == "map" else INTERVAL_NOTE
 
 
 INTERVAL_NOTE = f"in brackets: {INTERVAL_NAME} interval, parameter uncertainty only"
