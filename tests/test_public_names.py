@@ -21,7 +21,8 @@ def test_a_public_name_has_a_docstring_of_its_own(name):
     assert thing.__name__ == name
 
 
-@pytest.mark.parametrize("command", ["simulate", "fit", "verify", "quote", "compare", "calibrate", "identify", "describe"])
+@pytest.mark.parametrize("command", ["simulate", "fit", "verify", "quote", "compare", "calibrate", "identify",
+                                     "describe"])
 def test_a_command_has_the_same_name_in_python(command):
     assert command in thymodel.__all__
 
