@@ -5,7 +5,7 @@ endpoints count, and the gates that the draws must pass. Paths in it are relativ
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -14,7 +14,8 @@ import sympy
 
 from thymodel.documents import expressions, priors, units
 from thymodel.documents.data import DataColumns
-from thymodel.documents.expressions import closest
+from thymodel.documents.expressions import closest, symbol
+from thymodel.documents.extension import Shift, delivered, with_covariate_effects, with_dose_errors
 from thymodel.documents.measurement import (
     COUNTS,
     ErrorModel,
@@ -85,6 +86,24 @@ class CovariateEffectTable(Table):
     prior: str
     source: Text
     aggregate: bool = False
+
+
+class MissingCovariateTable(Table):
+    """The distribution over subjects of a covariate that some of them lack: `typical` is the mean of a normal one and
+    the median of a lognormal one, whose `sd` is of the logarithm. Each is stated as a number or has a prior."""
+
+    distribution: Literal["normal", "lognormal"]
+    typical: str | Number
+    sd: str | Number
+    source: Text
+
+
+class DoseErrorTable(Table):
+    """How far amounts that acted scatter about those recorded: `sd` is of the log of their ratio, about the CV. It is
+    stated as a number or has a prior."""
+
+    sd: str | Number
+    source: Text
 
 
 class StudyEffectTable(Table):
@@ -197,6 +216,8 @@ class FitDocument(Table):
     correlation: list[CorrelationTable] = []
     residual_correlation: list[SharedErrorTable] = []
     covariate_effects: dict[str, CovariateEffectTable] = {}
+    missing_covariates: dict[str, MissingCovariateTable] = {}
+    dose_error: dict[str, DoseErrorTable] = {}
     study_effect: dict[str, StudyEffectTable] = {}
     derived: dict[str, DerivedTable] = {}
     endpoints: dict[str, EndpointTable] = {}
@@ -242,17 +263,29 @@ class Estimated:
 
 @dataclass(frozen=True)
 class BetweenSubject:
-    """One random effect, standard normal times `sd`, added on `scale` to each of `parameters`."""
+    """One random effect, standard normal times `sd` (a prior, or a number that is stated), added on `scale` to each of
+    `parameters`."""
 
     parameters: tuple[str, ...]
     scale: str
-    sd: Prior
+    sd: Prior | float
+    source: str
+
+
+@dataclass(frozen=True)
+class MissingCovariate:
+    """The distribution of a covariate over subjects; `numbers` are `typical_<name>` and `sd_<name>`, priors or what is
+    stated."""
+
+    family: str
+    numbers: Mapping[str, Prior | float]
     source: str
 
 
 @dataclass(frozen=True)
 class CovariateEffect:
-    """coefficient*log(c/reference) ("power") or coefficient*(c - reference) ("linear"), added on the log scale.
+    """coefficient*log(c/reference) ("power") or coefficient*(c - reference) ("linear"), added on the log scale; where
+    the covariate changes on the way, with its value of the moment.
 
     Published cohorts have a coefficient of their own, with the same prior, unless `aggregate`: averages of groups that
     also differ in other ways must not pass for a slope between patients.
@@ -265,6 +298,12 @@ class CovariateEffect:
     prior: Prior
     source: str
     aggregate: bool = False
+
+    def shift(self, name: str) -> Shift:
+        """What the effect of that name adds to the equations."""
+        c = symbol(self.covariate)
+        distance = sympy.log(c / self.reference) if self.form == "power" else c - self.reference
+        return Shift(f"beta_{name}", self.parameter, distance)
 
 
 @dataclass(frozen=True)
@@ -295,6 +334,8 @@ class Endpoint:
 
 @dataclass(frozen=True)
 class FitSpec:
+    """`model` is the document with what this spec adds to its equations."""
+
     name: str
     path: Path
     text: str
@@ -323,6 +364,7 @@ class FitSpec:
     shared_errors: tuple[SharedError, ...] = ()
     published: tuple[Published, ...] = ()
     study_effects: Mapping[str, BetweenSubject] = field(default_factory=dict)
+    missing_covariates: Mapping[str, MissingCovariate] = field(default_factory=dict)
 
     @property
     def has_data(self) -> bool:
@@ -374,7 +416,8 @@ def load_fit_spec(path: str | Path, model_path: Path | None = None) -> FitSpec:
     spec = _build_fit(document, model, model_path, path, text, faults)
     if faults:
         raise InputError(faults)
-    return spec
+    shifts = [effect.shift(name) for name, effect in spec.covariate_effects.items()]
+    return replace(spec, model=with_dose_errors(with_covariate_effects(model, shifts), document.dose_error))
 
 
 def _model_path(path: Path, name: str) -> Path:
@@ -399,6 +442,8 @@ def _build_fit(document: FitDocument, model: Model, model_path: Path, path: Path
         _known(where, f"override.{name}", name, model.parameters, "parameter", faults)
     effects = {name: _between_subject(where, name, table, document, model, faults)
                for name, table in document.between_subject.items()}
+    effects |= {f"dose_{name}": _dose_error(where, name, table, document, model, faults)
+                for name, table in document.dose_error.items()}
     likelihood = {name: _error_model(where, name, table, model, faults)
                   for name, table in document.likelihood.items()}
     shared_errors, data = _shared_errors(where, document, faults), document.data
@@ -410,7 +455,8 @@ def _build_fit(document: FitDocument, model: Model, model_path: Path, path: Path
         data_file=data.file if data else "", data_sha256=data.sha256 if data else "",
         data_where=data.where if data else "",
         columns=_columns(where, document, model, faults),
-        estimate=estimate, fixed=_fixed(where, document, model, faults), between_subject=effects,
+        estimate=estimate, between_subject=effects,
+        fixed=_fixed(where, document, model, faults) | {delivered(name): 1.0 for name in document.dose_error},
         correlated=_correlated(where, document, faults),
         correlation_shape=_correlation_shape(where, document, faults),
         covariate_effects={name: _effect(where, name, table, document, model, faults)
@@ -423,7 +469,9 @@ def _build_fit(document: FitDocument, model: Model, model_path: Path, path: Path
         shared_errors=shared_errors,
         published=_published(path, document, model, likelihood, shared_errors, faults),
         study_effects={name: _study_effect(where, name, table, document, model, faults)
-                       for name, table in document.study_effect.items()})
+                       for name, table in document.study_effect.items()},
+        missing_covariates={name: _missing_covariate(where, name, table, document, model, faults)
+                            for name, table in document.missing_covariates.items()})
 
 
 def _published(path: Path, document: FitDocument, model: Model, likelihood: Mapping[str, ErrorModel],
@@ -471,7 +519,8 @@ def _columns(where, document: FitDocument, model: Model, faults) -> DataColumns:
     return DataColumns(data.units, data.columns, data.dvid, data.cmt, data.constant,
                        scales={name: scale for name, scale in scales.items() if scale is not None},
                        event_limits={name: limit for name, limit in limits.items() if limit is not None},
-                       counts=frozenset(name for name, table in tables.items() if table.error in COUNTS))
+                       counts=frozenset(name for name, table in tables.items() if table.error in COUNTS),
+                       missing=frozenset(document.missing_covariates))
 
 
 def _shared_errors(where, document: FitDocument, faults) -> tuple[SharedError, ...]:
@@ -493,6 +542,12 @@ def _known(where: str, path: str, name: str, names, kind: str, faults: list[Faul
     if name not in names:
         faults.append(Fault(f"{where}: {path}", f"the model has no {kind} '{name}'{closest(name, names)}"))
     return name in names
+
+
+def _unused(where: str, path: str, name: str, model: Model, faults: list[Fault]) -> None:
+    if any(name in names for names in (model.parameters, model.constants, model.covariates, model.expressions,
+                                       model.states)):
+        faults.append(Fault(f"{where}: {path}", f"the model has a '{name}' of its own", "choose another name"))
 
 
 def _prior(where: str, path: str, text: str, faults: list[Fault]) -> Prior:
@@ -586,10 +641,50 @@ def _effect(where, name, table: CovariateEffectTable, document, model: Model, fa
     path = f"covariate_effects.{name}"
     _known(where, f"{path}.parameter", table.parameter, model.parameters, "parameter", faults)
     _known(where, f"{path}.covariate", table.covariate, model.covariates, "covariate", faults)
+    _unused(where, path, f"beta_{name}", model, faults)
     if table.form == "power" and table.reference <= 0:
         faults.append(Fault(f"{where}: {path}.reference", "a power needs a reference above 0"))
     return CovariateEffect(table.parameter, table.covariate, table.form, table.reference,
                            _prior(where, f"{path}.prior", table.prior, faults), table.source, table.aggregate)
+
+
+def _stated_or_prior(where: str, path: str, value: str | float, least: float, faults: list[Fault]) -> Prior | float:
+    """A number that is stated, or the prior of one; above `least`."""
+    found = _prior(where, path, value, faults) if isinstance(value, str) else value
+    if isinstance(found, Prior) and priors.support(found)[0] < least:
+        faults.append(Fault(f"{where}: {path}", f"{found} allows values below {least:g}", "choose another prior"))
+    if not isinstance(found, Prior) and found <= least:
+        faults.append(Fault(f"{where}: {path}", f"{found:g}, above {least:g} was expected"))
+    return found
+
+
+def _missing_covariate(where, name, table: MissingCovariateTable, document: FitDocument, model: Model,
+                       faults) -> MissingCovariate:
+    path = f"missing_covariates.{name}"
+    _known(where, path, name, model.covariates, "covariate", faults)
+    _unused(where, path, f"typical_{name}", model, faults)
+    _unused(where, path, f"sd_{name}", model, faults)
+    if document.data is None:
+        faults.append(Fault(f"{where}: {path}", "no patients who could lack it", "add [data], or leave it out"))
+    powers = [key for key, effect in document.covariate_effects.items()
+              if effect.covariate == name and effect.form == "power"]
+    if powers and table.distribution == "normal":
+        faults.append(Fault(f"{where}: {path}.distribution", f"a normal covariate may be negative, and "
+                            f"covariate_effects.{powers[0]} takes its power", 'say distribution = "lognormal"'))
+    least = 0.0 if table.distribution == "lognormal" else -float("inf")
+    return MissingCovariate(table.distribution, {
+        f"typical_{name}": _stated_or_prior(where, f"{path}.typical", table.typical, least, faults),
+        f"sd_{name}": _stated_or_prior(where, f"{path}.sd", table.sd, 0.0, faults)}, table.source)
+
+
+def _dose_error(where, name, table: DoseErrorTable, document: FitDocument, model: Model, faults) -> BetweenSubject:
+    path = f"dose_error.{name}"
+    _known(where, path, name, model.inputs, "input", faults)
+    _unused(where, path, delivered(name), model, faults)
+    if f"dose_{name}" in document.between_subject:
+        faults.append(Fault(f"{where}: {path}", f"[between_subject.dose_{name}] has its name", "rename that one"))
+    return BetweenSubject((delivered(name),), "log", _stated_or_prior(where, f"{path}.sd", table.sd, 0.0, faults),
+                          table.source)
 
 
 def _derived(where, name, table: DerivedTable, model: Model, faults) -> Derived | None:

@@ -1,7 +1,7 @@
 """Puts spec, data and solver together into one log density on R^n."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -21,11 +21,14 @@ from thymodel.inference.population import (
     cohort_values,
     error_name,
     layout,
+    log_covariates,
     log_prior,
+    missing_name,
     population_values,
     random_effects,
     residual_matrix,
     settled,
+    starting_values,
     subject_values,
 )
 
@@ -55,6 +58,7 @@ class Data(NamedTuple):
     `shared` holds, block by block of correlated residuals, the visits at which two or more of its members were taken,
     by what is known there: ((member, kind), ...) -> records (visit, member). These records are in no other group.
     `people` are the virtual people of published cohorts, which follow the patients in every table of the solver.
+    `covariates` are the observed values of those that other patients lack.
     """
 
     solver: solving.Tables
@@ -64,6 +68,7 @@ class Data(NamedTuple):
     shared: tuple[dict[tuple[tuple[int, int], ...], Records], ...] = ()
     people: aggregate.People | None = None
     published: tuple[aggregate.Seen, ...] = ()
+    covariates: Mapping[str, Array] = {}
 
 
 @dataclass(frozen=True)
@@ -72,7 +77,8 @@ class Posterior:
 
     `log_density(z)` is what a sampler sees: log prior plus log likelihood, all constants in; -inf where a solve failed.
     `density(z, data)` is the same with the arrays as operands. `log_likelihood(z)` is that of each record; records of a
-    visit that is taken together have their joint one at the first of them, and 0 at the others. `plans` say what is
+    visit that is taken together have their joint one at the first of them, and 0 at the others. `missing` says of which
+    subjects a covariate is not known. `plans` say what is
     asked of each published cohort, `cohort_courses(z)` are all rows of the solver, those of its virtual people among
     them.
     """
@@ -89,6 +95,7 @@ class Posterior:
     failures: Callable[[Array], Array]
     plans: tuple[aggregate.Plan, ...] = ()
     cohort_courses: Callable[[Array], Array] | None = None
+    missing: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def log_density(self, z: Array) -> Array:
         return self.density(z, self.data)
@@ -107,7 +114,7 @@ def make_posterior(spec: FitSpec, data: StudyData, likely: np.ndarray | None = N
     lay = layout(spec, tuple(subject.id for subject in data.subjects))
     observables = tuple(spec.likelihood)
     schedule, records, (people, plans, seen) = _arrays(spec, data, observables)
-    typical = {name: p.value for name, p in spec.model.parameters.items()} | dict(spec.fixed)
+    typical = starting_values(spec)
     accuracy = Accuracy(spec.solver.rtol, spec.solver.atol)
     values = _subject_program(spec, lay, schedule, people) if like is None else like.subject_values
     draws, tail = _some_draws(values, lay, likely)
@@ -118,7 +125,8 @@ def make_posterior(spec: FitSpec, data: StudyData, likely: np.ndarray | None = N
     places = _by_observable(records, len(observables), joint)
     quantified, censored, between = (tuple(_some_records(records, k) for k in group) for group in places)
     shared = tuple({kind: _some_records(records, k) for kind, k in block.items()} for block in joint)
-    arrays = Data(solver.tables, quantified, censored, between, shared, people, seen)
+    observed_covariates, missing = _covariates(spec, data)
+    arrays = Data(solver.tables, quantified, censored, between, shared, people, seen, observed_covariates)
 
     def solve_all(population, z, tables, people=people):
         return solving.solve_many(solver, _values(spec, lay, tables.schedule, population, z, people), tables)
@@ -129,7 +137,7 @@ def make_posterior(spec: FitSpec, data: StudyData, likely: np.ndarray | None = N
         terms = [jnp.sum(t) for group in _log_likelihoods(spec, arrays, population, observed) for t in group]
         terms += [jnp.sum(t) for block in _log_shared(spec, arrays, population, observed) for t in block.values()]
         terms += aggregate.log_likelihood(spec, plans, arrays.published, population, observed)
-        total = log_prior(lay, z) + sum(terms)
+        total = log_prior(lay, z) + sum(terms) + log_covariates(spec, population, arrays.covariates)
         return jnp.where(jnp.any(failed) | jnp.isnan(total), -jnp.inf, total)
 
     def log_likelihood(z):
@@ -153,7 +161,7 @@ def make_posterior(spec: FitSpec, data: StudyData, likely: np.ndarray | None = N
         spec=spec, layout=lay, solver=solver, records=records, data=arrays, density=density,
         log_likelihood=log_likelihood, predictions=predictions, subject_values=values,
         failures=lambda z: jnp.any(solve_all(population_values(lay, z), z, solver.tables)[1]), plans=plans,
-        cohort_courses=lambda z: solve_all(population_values(lay, z), z, solver.tables)[0])
+        cohort_courses=lambda z: solve_all(population_values(lay, z), z, solver.tables)[0], missing=missing)
 
 
 def _some_records(records: Records, places: np.ndarray) -> Records:
@@ -236,16 +244,21 @@ def _patients(spec: FitSpec, data: StudyData, observables: Sequence[str]) -> tup
     return schedules, Records(*(np.array(column, kind) for column, kind in zip(columns, kinds, strict=True)))
 
 
+def _covariates(spec: FitSpec, data: StudyData) -> tuple[dict[str, np.ndarray], dict[str, tuple[int, ...]]]:
+    """Of each covariate that may be missing: the values that were observed, and the subjects without one."""
+    first = {name: np.array([dict(subject.covariates)[name][0][1] for subject in data.subjects])
+             for name in spec.missing_covariates}
+    return ({name: values[~np.isnan(values)] for name, values in first.items()},
+            {name: tuple(np.flatnonzero(np.isnan(values)).tolist()) for name, values in first.items()})
+
+
 def _values(spec: FitSpec, lay: Layout, schedule: Schedule, population, z,
             people: aggregate.People | None) -> dict[str, Array]:
-    baseline = {name: course[:, 0] for name, course in schedule.covariates.items()}
     if people is None:
-        return subject_values(spec, population, random_effects(lay, z, population), baseline)
+        return subject_values(spec, population, random_effects(lay, z, population))
     patients, count = len(lay.subjects), len(schedule.start)
-    own = subject_values(spec, population, random_effects(lay, z, population),
-                         {name: course[:patients] for name, course in baseline.items()})
-    others = cohort_values(spec, population, random_effects(lay, z, population, people.standard),
-                           {name: course[patients:] for name, course in baseline.items()}, people.study)
+    own = subject_values(spec, population, random_effects(lay, z, population))
+    others = cohort_values(spec, population, random_effects(lay, z, population, people.standard), people.study)
     return {name: jnp.concatenate([jnp.broadcast_to(own[name], (patients,)),
                                    jnp.broadcast_to(others[name], (count - patients,))]) for name in own}
 
@@ -323,12 +336,14 @@ def _log_shared(spec: FitSpec, arrays: Data, population, observed) -> list[dict[
 
 def constrain(posterior: Posterior, z: Array) -> dict[str, Any]:
     """One draw in natural values: population parameters and derived quantities by name, random effects as
-    `re_<effect>` over subjects."""
-    lay = posterior.layout
+    `re_<effect>` over subjects, covariates that are not known as `missing_<covariate>` over those subjects."""
+    spec, lay = posterior.spec, posterior.layout
     population = population_values(lay, z)
     effects = random_effects(lay, z, population)
-    derived = derived_values(posterior.spec, population)
-    return population | derived | {f"re_{name}": value for name, value in effects.items()}
+    found = {name: population[name] for name in lay.population} | derived_values(spec, population)
+    found |= {f"re_{name}": effects[name] for name in spec.between_subject}
+    values = subject_values(spec, population, effects)
+    return found | {missing_name(name): values[name][np.array(who)] for name, who in posterior.missing.items() if who}
 
 
 def derived_values(spec: FitSpec, population: Mapping[str, Array]) -> dict[str, Array]:

@@ -48,7 +48,7 @@ def log_priors(lay: Layout, z: Float[np.ndarray, "chain draw coordinate"]) -> di
     """
     values = natural_values(lay, z)
     priors = {**lay.estimate, **{f"omega_{name}": prior for name, prior in lay.scales.items()},
-              **{f"beta_{name}": prior for name, prior in lay.effects.items()}, **lay.errors}
+              **{f"beta_{name}": prior for name, prior in lay.effects.items()}, **lay.errors, **lay.covariates}
     terms = {name: np.asarray(log_kernel(prior, values[name])) for name, prior in priors.items()}
     flat = jnp.asarray(z.reshape(-1, z.shape[-1]))
     if lay.correlated:

@@ -21,10 +21,12 @@ import xarray as xr
 
 import thymodel
 from thymodel.documents.data import NO_PATIENTS, StudyData, disposition, load_data
+from thymodel.documents.priors import Prior
 from thymodel.documents.spec import FitSpec, SamplerTable, load_fit_spec
 from thymodel.documents.toml import digest, read_text
 from thymodel.errors import Fault, InputError
 from thymodel.inference import centring, certificate, diagnostics, sampling
+from thymodel.inference.population import missing_name
 from thymodel.inference.posterior import Posterior, constrain, make_posterior, precise
 from thymodel.inference.sampling import Draws, Settings, thin
 from thymodel.inference.sampling import Progress as SamplingProgress
@@ -239,8 +241,13 @@ def _posterior_groups(posterior: Posterior, draws: Draws) -> dict[str | None, xr
     chains, count, size = draws.z.shape
     natural = jax.jit(jax.vmap(lambda z: constrain(posterior, z)))(jnp.asarray(draws.z.reshape(-1, size)))
     coords = {"chain": np.arange(chains), "draw": np.arange(count)}
-    variables = {name: (("chain", "draw") + (("subject",) if value.ndim == 2 else ()),
+    lacking = {missing_name(name): who for name, who in posterior.missing.items() if who}
+    own = {name: (f"of_{name}" if name in lacking else "subject",) if value.ndim == 2 else ()
+           for name, value in natural.items()}
+    variables = {name: (("chain", "draw") + own[name],
                         np.asarray(value).reshape(chains, count, *value.shape[1:])) for name, value in natural.items()}
+    coords |= {f"of_{name}": np.array([posterior.layout.subjects[k] for k in who], dtype=object)
+               for name, who in lacking.items()}
     if any(name.startswith("re_") for name in variables):
         coords["subject"] = np.array(posterior.layout.subjects, dtype=object)
     stats = {"lp": draws.log_density, "energy": draws.energy, "diverging": draws.diverging,
@@ -289,6 +296,7 @@ def _write(posterior: Posterior, data: StudyData, data_file: Path, draws: Draws,
                                          outcomes.window),
         "summary": {name: {key: records.finite_or_none(value) for key, value in row.items()}
                     for name, row in table.iterrows() if not str(name).startswith("re_")},
+        **({"missing_covariates": missing} if (missing := _missing_covariates(posterior, table)) else {}),
         "random_effects": _worst_random_effect(table), "residuals": misfit(posterior, draws),
         "solver": {"kind": posterior.solver.kind, "why": posterior.solver.why, "method": posterior.solver.method,
                    "rtol": spec.solver.rtol, "atol": spec.solver.atol,
@@ -325,6 +333,9 @@ def _units(spec: FitSpec) -> dict[str, str]:
     for observable, error in spec.likelihood.items():
         if "additive" in error.parameters:
             units[f"sigma_additive_{observable}"] = spec.model.observables[observable].unit
+    for name, item in spec.missing_covariates.items():
+        names = [missing_name(name), f"typical_{name}", *([f"sd_{name}"] if item.family == "normal" else [])]
+        units |= dict.fromkeys(names, spec.model.covariates[name].unit)
     timed = ("median", "restricted_mean", "spread_q05", "spread_q50", "spread_q95")
     return units | {f"{name}.{quantity}": spec.model.time for name in spec.endpoints for quantity in timed}
 
@@ -333,7 +344,7 @@ def _priors(spec: FitSpec) -> list[dict[str, Any]]:
     rows = [{"name": name, "unit": e.unit, "prior": str(e.prior), "source": e.source, "verified": e.verified,
              "reason": e.reason} for name, e in spec.estimate.items()]
     plain = {"unit": "1", "verified": False, "reason": ""}
-    rows += [{"name": f"omega_{name}", **plain, "prior": str(b.sd), "source": b.source}
+    rows += [{"name": f"omega_{name}", **plain, "prior": _as_prior(b.sd), "source": b.source}
              for name, b in spec.between_subject.items()]
     rows += [{"name": f"beta_{name}", **plain, "prior": str(c.prior), "source": c.source}
              for name, c in spec.covariate_effects.items()]
@@ -342,6 +353,9 @@ def _priors(spec: FitSpec) -> list[dict[str, Any]]:
              for name, c in spec.covariate_effects.items() if spec.published and not c.aggregate]
     rows += [{"name": f"tau_{name}", **plain, "prior": str(b.sd), "source": f"between studies: {b.source}"}
              for name, b in spec.study_effects.items()]
+    rows += [{"name": key, **plain, "unit": _units(spec).get(key, "1"), "prior": _as_prior(value),
+              "source": f"{item.family} distribution of {name}, missing in some: {item.source}"}
+             for name, item in spec.missing_covariates.items() for key, value in item.numbers.items()]
     if spec.correlated:
         rows.append({"name": "corr", **plain, "prior": f"lkj(shape={spec.correlation_shape:g})",
                      "source": f"random effects of {', '.join(spec.correlated)}"})
@@ -353,6 +367,21 @@ def _priors(spec: FitSpec) -> list[dict[str, Any]]:
         rows += [{"name": f"{key} of {observable}", **plain, "unit": unit.get(key, "1"), "prior": str(prior),
                   "source": error.sources[key]} for key, prior in error.parameters.items()]
     return rows
+
+
+def _missing_covariates(posterior: Posterior, table) -> list[dict[str, Any]]:
+    """Posterior of every covariate that was not known of a subject."""
+    rows, units = [], _units(posterior.spec)
+    for name, who in posterior.missing.items():
+        for subject in (posterior.layout.subjects[k] for k in who):
+            found = table.loc[f"{missing_name(name)}[{subject}]"]
+            rows.append({"covariate": name, "subject": subject, "unit": units.get(missing_name(name), "1"),
+                         "mean": float(found["mean"]), "sd": float(found["sd"])})
+    return rows
+
+
+def _as_prior(value: Prior | float) -> str:
+    return str(value) if isinstance(value, Prior) else f"stated: {value:g}"
 
 
 def _worst_random_effect(table) -> dict[str, Any]:
