@@ -63,6 +63,10 @@ distribution = "lognormal"
 typical = "lognormal(median=40, sd=0.3)"
 sd = 0.3
 source = "made up"
+[missing_covariates.gvhd]
+distribution = "bernoulli"
+probability = 0.4
+source = "made up"
 [dose_error.cells]
 sd = 0.2
 source = "made up"
@@ -96,7 +100,7 @@ _STUDY = """ID,TIME,EVID,CMT,AMT,DVID,DV,age,gvhd
 2,16,0,.,.,count,35,.,.
 3,2,0,.,.,count,83,50,0
 3,8,0,.,.,count,51,.,.
-4,4,0,.,.,count,72,.,0
+4,4,0,.,.,count,72,.,.
 4,8,0,.,.,count,.,.,.
 """
 
@@ -113,7 +117,7 @@ def record(tmp_path_factory):
 
 def test_the_record_tells_mean_and_sd_of_every_covariate_that_was_not_known(record):
     drawn = load_group(record.folder / "posterior.nc", "posterior")["missing_age"].values
-    rows = record.content["missing_covariates"]
+    rows = record.content["missing_covariates"][:2]
     assert [(row["covariate"], row["subject"], row["unit"]) for row in rows] == [("age", "2", "year"),
                                                                                 ("age", "4", "year")]
     assert drawn.shape == (2, 40, 2) and (drawn > 0).all()
@@ -122,6 +126,13 @@ def test_the_record_tells_mean_and_sd_of_every_covariate_that_was_not_known(reco
     text = report.report_html(record, figures=False)
     assert "Covariates that were not known" in text
     assert all(f"{row['mean']:.4g}</td>" in text for row in rows)
+
+
+def test_a_covariate_of_0_and_1_is_one_of_them_in_every_draw(record):
+    drawn = load_group(record.folder / "posterior.nc", "posterior")["missing_gvhd"].values
+    row = record.content["missing_covariates"][2]
+    assert (row["covariate"], row["subject"]) == ("gvhd", "4")
+    assert set(np.unique(drawn)) == {0.0, 1.0} and row["mean"] == pytest.approx(drawn.mean())
 
 
 def test_what_is_stated_is_among_the_priors_and_what_is_known_of_the_data_among_the_notes(record):
@@ -148,5 +159,8 @@ def test_checks_and_scores_know_these_unknowns(record):
 def test_what_cannot_be_computed_for_them_is_refused_in_a_line(record):
     with pytest.raises(InputError, match="not computed here"):
         identifiability.identify(record.folder)
-    with pytest.raises(InputError, match="its distribution is estimated"):
+    with pytest.raises(InputError, match="its distribution is estimated") as error:
         calibration.calibrate(record.folder, calibration.FEWEST)
+    assert "distribution is discrete" in str(error.value)
+    with pytest.raises(InputError, match="one likelihood for all of their observations"):
+        score(record, "observation")

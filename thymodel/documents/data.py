@@ -422,6 +422,12 @@ def _check_covariate(identity: str, name: str, group: list[Event], faults: list[
         what = f"covariate {name} is missing on every row of subject {shorten(identity)}"
         hint = f"write its value on the subject's first row, or say how it is distributed: [missing_covariates.{name}]"
         faults.append(Fault(at(group[0].row, name), what, hint))
+    levels = group[0].row.reading.columns.missing.get(name, ())
+    for event in given:
+        if levels and event.covariates[name] not in levels:
+            known = ", ".join(f"{level:g}" for level in levels)
+            what = f"{name} = {shorten(event.row.cells[name])}, one of {known} was expected"
+            faults.append(Fault(at(event.row, name), what, f"as [missing_covariates.{name}] says"))
     for before, event in pairwise(given):
         old, new = (shorten(one.row.cells[name]) for one in (before, event))
         if before.time == event.time and abs(before.covariates[name] - event.covariates[name]) > 0:

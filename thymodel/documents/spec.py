@@ -90,11 +90,14 @@ class CovariateEffectTable(Table):
 
 class MissingCovariateTable(Table):
     """The distribution over subjects of a covariate that some of them lack: `typical` is the mean of a normal one and
-    the median of a lognormal one, whose `sd` is of the logarithm. Each is stated as a number or has a prior."""
+    the median of a lognormal one, whose `sd` is of the logarithm; `probability` is that of 1, where the values are 0
+    and 1. Each is stated as a number or has a prior. `probabilities` are those of the values of a categorical one."""
 
-    distribution: Literal["normal", "lognormal"]
-    typical: str | Number
-    sd: str | Number
+    distribution: Literal["normal", "lognormal", "bernoulli", "categorical"]
+    typical: str | Number | None = None
+    sd: str | Number | None = None
+    probability: str | Number | None = None
+    probabilities: dict[str, Number] = {}
     source: Text
 
 
@@ -274,12 +277,15 @@ class BetweenSubject:
 
 @dataclass(frozen=True)
 class MissingCovariate:
-    """The distribution of a covariate over subjects; `numbers` are `typical_<name>` and `sd_<name>`, priors or what is
-    stated."""
+    """The distribution of a covariate over subjects; `numbers` are `typical_<name>` and `sd_<name>`, or
+    `probability_<name>`, priors or what is stated. `levels` are the values of one that has but a few, `weights` their
+    probabilities, but for a Bernoulli one."""
 
     family: str
     numbers: Mapping[str, Prior | float]
     source: str
+    levels: tuple[float, ...] = ()
+    weights: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -520,7 +526,7 @@ def _columns(where, document: FitDocument, model: Model, faults) -> DataColumns:
                        scales={name: scale for name, scale in scales.items() if scale is not None},
                        event_limits={name: limit for name, limit in limits.items() if limit is not None},
                        counts=frozenset(name for name, table in tables.items() if table.error in COUNTS),
-                       missing=frozenset(document.missing_covariates))
+                       missing={name: tuple(_levels(table)) for name, table in document.missing_covariates.items()})
 
 
 def _shared_errors(where, document: FitDocument, faults) -> tuple[SharedError, ...]:
@@ -666,6 +672,11 @@ def _missing_covariate(where, name, table: MissingCovariateTable, document: FitD
     _unused(where, path, f"sd_{name}", model, faults)
     if document.data is None:
         faults.append(Fault(f"{where}: {path}", "no patients who could lack it", "add [data], or leave it out"))
+    if table.distribution in ("bernoulli", "categorical"):
+        return _missing_level(where, name, table, model, faults)
+    for key in ("typical", "sd"):
+        if getattr(table, key) is None:
+            faults.append(Fault(f"{where}: {path}.{key}", "missing", f"say {key} = a number, or its prior"))
     powers = [key for key, effect in document.covariate_effects.items()
               if effect.covariate == name and effect.form == "power"]
     if powers and table.distribution == "normal":
@@ -673,8 +684,40 @@ def _missing_covariate(where, name, table: MissingCovariateTable, document: FitD
                             f"covariate_effects.{powers[0]} takes its power", 'say distribution = "lognormal"'))
     least = 0.0 if table.distribution == "lognormal" else -float("inf")
     return MissingCovariate(table.distribution, {
-        f"typical_{name}": _stated_or_prior(where, f"{path}.typical", table.typical, least, faults),
-        f"sd_{name}": _stated_or_prior(where, f"{path}.sd", table.sd, 0.0, faults)}, table.source)
+        f"{key}_{name}": _stated_or_prior(where, f"{path}.{key}", value, lower, faults)
+        for key, value, lower in (("typical", table.typical, least), ("sd", table.sd, 0.0)) if value is not None},
+        table.source)
+
+
+def _levels(table: MissingCovariateTable) -> list[float]:
+    """The values of a covariate that has but a few, ascending; none where they are not numbers."""
+    try:
+        found = sorted(float(text) for text in table.probabilities)
+    except ValueError:
+        found = []
+    return {"bernoulli": [0.0, 1.0], "categorical": found}.get(table.distribution, [])
+
+
+def _missing_level(where, name, table: MissingCovariateTable, model: Model, faults) -> MissingCovariate:
+    path, levels = f"missing_covariates.{name}", tuple(_levels(table))
+    if table.distribution == "categorical":
+        weights = tuple(weight for _, weight in sorted((float(text), weight) for text, weight in
+                                                       table.probabilities.items())) if levels else ()
+        different = len(set(levels)) == len(weights) > 1
+        if not different or min(weights) <= 0 or abs(sum(weights) - 1) > 1e-9:
+            faults.append(Fault(f"{where}: {path}.probabilities", "two or more different values, each with a "
+                                "probability above 0, which add up to 1, were expected",
+                                'for example { "0" = 0.7, "1" = 0.3 }'))
+        return MissingCovariate(table.distribution, {}, table.source, levels, weights)
+    _unused(where, path, f"probability_{name}", model, faults)
+    if table.probability is None:
+        faults.append(Fault(f"{where}: {path}.probability", "missing", "say probability = a number, or its prior"))
+        return MissingCovariate(table.distribution, {}, table.source, levels)
+    found = _stated_or_prior(where, f"{path}.probability", table.probability, 0.0, faults)
+    highest = priors.support(found)[1] if isinstance(found, Prior) else found
+    if highest > 1 or not isinstance(found, Prior) and found == 1:
+        faults.append(Fault(f"{where}: {path}.probability", f"{found} is not, or not always, a probability below 1"))
+    return MissingCovariate(table.distribution, {f"probability_{name}": found}, table.source, levels)
 
 
 def _dose_error(where, name, table: DoseErrorTable, document: FitDocument, model: Model, faults) -> BetweenSubject:

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 
 from thymodel.documents.measurement import SharedError
 from thymodel.documents.priors import Prior
-from thymodel.documents.spec import FitSpec
+from thymodel.documents.spec import FitSpec, MissingCovariate
 
 
 def quantiles(priors: Sequence[Prior], z: Float[Array, " n"]) -> list[Array]:
@@ -294,9 +294,20 @@ def subject_values(spec: FitSpec, population: Mapping[str, Array], effects: Mapp
         typical = jnp.asarray(spec.fixed[name]) if name in spec.fixed else population[name]
         values[name] = _individual(spec, name, typical, effects)
     for name, item in spec.missing_covariates.items():
+        if item.levels:
+            higher = ndtr(effects[missing_name(name)])[:, None] > jnp.cumsum(level_weights(item, name, population))[:-1]
+            values[name] = jnp.array(item.levels)[jnp.sum(higher, axis=1)]
+            continue
         shift = population[f"sd_{name}"] * effects[missing_name(name)]
         values[name] = _shift("log" if item.family == "lognormal" else "natural", population[f"typical_{name}"], shift)
     return values
+
+
+def level_weights(item: MissingCovariate, name: str, population: Mapping[str, Array]) -> Float[Array, " level"]:
+    """Probability of each value of a covariate that has but a few."""
+    if item.weights:
+        return jnp.array(item.weights)
+    return jnp.stack([1 - population[f"probability_{name}"], population[f"probability_{name}"]])
 
 
 def starting_values(spec: FitSpec) -> dict[str, float]:
@@ -310,6 +321,10 @@ def log_covariates(spec: FitSpec, population: Mapping[str, Array],
     """Log density of the covariates that were observed under the distributions that the missing ones are from."""
     total = jnp.asarray(0.0)
     for name, values in observed.items():
+        if levels := spec.missing_covariates[name].levels:
+            places = jnp.argmin(jnp.abs(values[:, None] - jnp.array(levels)), axis=1)
+            total = total + jnp.sum(jnp.log(level_weights(spec.missing_covariates[name], name, population))[places])
+            continue
         typical, sd = population[f"typical_{name}"], population[f"sd_{name}"]
         if spec.missing_covariates[name].family == "lognormal":
             total = total + jnp.sum(jax.scipy.stats.norm.logpdf(jnp.log(values), jnp.log(typical), sd)

@@ -114,10 +114,11 @@ def calibrate(spec_path: str | Path, replicates: int, data_path: str | Path | No
 
 def _refuse_estimated_covariates(spec: FitSpec) -> None:
     """Studies are drawn with the covariates of the design; a fit that learns their distribution asks for others."""
-    faults = [Fault(f"{spec.path}: missing_covariates.{name}", "its distribution is estimated, and no study is drawn "
-                    "with other covariates here", "state `typical` and `sd` as numbers")
+    faults = [Fault(f"{spec.path}: missing_covariates.{name}", "its distribution is "
+                    f"{'discrete' if item.levels else 'estimated'}, which the studies drawn here cannot follow",
+                    "state one that is continuous, in numbers")
               for name, item in spec.missing_covariates.items()
-              if any(isinstance(value, Prior) for value in item.numbers.values())]
+              if item.levels or any(isinstance(value, Prior) for value in item.numbers.values())]
     if faults:
         raise InputError(faults)
 

@@ -25,7 +25,7 @@ from thymodel.documents.priors import Prior
 from thymodel.documents.spec import FitSpec, SamplerTable, load_fit_spec
 from thymodel.documents.toml import digest, read_text
 from thymodel.errors import Fault, InputError
-from thymodel.inference import centring, certificate, diagnostics, sampling
+from thymodel.inference import centring, certificate, diagnostics, levels, sampling
 from thymodel.inference.population import missing_name
 from thymodel.inference.posterior import Posterior, constrain, make_posterior, precise
 from thymodel.inference.sampling import Draws, Settings, thin
@@ -174,7 +174,18 @@ def sample_posterior(posterior: Posterior, data: StudyData, checkpoint: Path | N
     draws = sampling.sample(posterior.density, lay.size, centring.searched(lay), settings, checkpoint,
                             _identity(spec, data), progress.sampling, centring.coordinates(lay), (posterior.data,),
                             refine)
-    return draws, (refined or [posterior])[-1]
+    return _with_levels((refined or [posterior])[-1], draws), (refined or [posterior])[-1]
+
+
+def _with_levels(posterior: Posterior, draws: Draws) -> Draws:
+    """The draws with a value for each missing covariate that has but a few, from its distribution given the rest."""
+    if not posterior.supposed.several or posterior.probabilities is None:
+        return draws
+    flat = draws.z.reshape(-1, draws.z.shape[-1])
+    z = levels.recode(posterior.spec, posterior.layout, posterior.supposed, posterior.probabilities, flat)
+    moved = 0.5 * np.sum(flat**2 - z**2, axis=1)  # of standard normals, of which the likelihood does not depend
+    return draws._replace(z=z.reshape(draws.z.shape),
+                          log_density=draws.log_density + moved.reshape(draws.z.shape[:2]))
 
 
 def _identity(spec: FitSpec, data: StudyData) -> str:
