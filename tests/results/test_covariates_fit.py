@@ -164,3 +164,22 @@ def test_what_cannot_be_computed_for_them_is_refused_in_a_line(record):
     assert "distribution is discrete" in str(error.value)
     with pytest.raises(InputError, match="one likelihood for all of their observations"):
         score(record, "observation")
+
+
+def test_an_uncertain_dose_leaves_less_to_learn(record, tmp_path):
+    """Of k, which the counts after the dose tell; where the SD is next to nothing, as much as without."""
+    text, table = (record.folder / "spec.toml").read_text(), '[dose_error.cells]\nsd = 0.2\nsource = "made up"\n'
+    start, end = text.index("[missing_covariates.age]"), text.index("[dose_error.cells]")
+    assert table in text
+
+    def contraction(dose: str) -> float:
+        (tmp_path / "decay.toml").write_text(_MODEL)
+        (tmp_path / "study.csv").write_text(study)
+        (tmp_path / "spec.toml").write_text((text[:start] + text[end:]).replace(table, dose).replace(
+            hashlib.sha256(_STUDY.encode()).hexdigest(), hashlib.sha256(study.encode()).hexdigest()))
+        found = identifiability.identify(tmp_path)
+        return found.contraction[found.names.index("k")]
+
+    study = "ID,TIME,EVID,CMT,AMT,DVID,DV,age,gvhd\n1,1,1,cells,100000,.,.,40,0\n1,9,0,.,.,count,35,.,.\n"
+    none, little, much = (contraction(table.replace("0.2", sd) if sd else "") for sd in ("", "1e-6", "2.0"))
+    assert none == pytest.approx(little, rel=1e-6) and 0 < none < 0.9 * much < 1
