@@ -14,6 +14,7 @@ import scipy.stats
 
 from thymodel.documents.priors import in_scipy, parse_prior, support
 from thymodel.documents.spec import load_fit_spec
+from thymodel.dynamics import symbolic
 from thymodel.inference.population import (
     Layout,
     correlation_factor,
@@ -293,19 +294,27 @@ def test_standard_etas_of_new_subjects_take_the_place_of_those_in_z(spec):
         np.testing.assert_allclose(values, whole[name], rtol=1e-15)
 
 
-def test_each_subjects_parameters_follow_from_typical_values_effects_and_covariates(spec):
+def test_each_subjects_parameters_follow_from_typical_values_and_effects(spec):
     population = {"k": 0.11, "m": 0.25, "p": 0.4, "h": 0.6, "w": 1.7, "beta_age_k": -0.8, "beta_age_w": 0.02}
     effects = {"loss": np.array([0.3, -0.2]), "p": np.array([-1.0, 0.5]), "h": np.array([-2.0, 0.7])}
-    age = np.array([30.0, 60.0])
-    found = jax.jit(partial(subject_values, spec))(population, effects, {"age": age})
+    found = jax.jit(partial(subject_values, spec))(population, effects)
     expected = {
-        "k": 0.11 * np.exp(effects["loss"]) * (age / 45) ** -0.8,
+        "k": 0.11 * np.exp(effects["loss"]),
         "m": 0.25 * np.exp(effects["loss"]),
         "p": 1 / (1 + (1 - 0.4) / 0.4 * np.exp(-effects["p"])),
         "h": 0.6 + effects["h"],
-        "w": 1.7 * np.exp(0.02 * (age - 50)),
+        "w": 1.7,
         "c": 5.0,
+        "beta_age_k": -0.8,
+        "beta_age_w": 0.02,
     }
     assert set(found) == set(expected)
     for name, values in expected.items():
         np.testing.assert_allclose(found[name], values, rtol=1e-13)
+
+
+def test_covariates_act_within_the_equations_of_the_specs_model(spec):
+    values = {"k": 0.11, "m": 0.25, "p": 0.4, "h": 0.6, "w": 1.7, "c": 5.0, "beta_age_k": -0.8, "beta_age_w": 0.02}
+    found = symbolic.rate(spec.model, 0.0, jnp.array([2.0]), symbolic.derive(spec.model, values | {"age": 30.0}))
+    expected = -(0.11 * (30 / 45) ** -0.8 + 0.25 + 5.0) * 2.0 + 0.4 * 1.7 * np.exp(0.02 * (30 - 50))
+    assert float(found[0]) == pytest.approx(expected, rel=1e-13)

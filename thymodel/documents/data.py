@@ -39,7 +39,7 @@ MOST_FAULTS = 1_000  # listed; a file with more has one cause, and the rest is c
 class Subject:
     """One patient: doses by time, observations as in the file, every covariate as steps (time, value).
 
-    The first step is at the model's start; a value holds until the next step.
+    The first step is at the model's start; a value holds until the next step. What the subject lacks is NaN.
     """
 
     id: str
@@ -377,8 +377,21 @@ def _check_subjects(events: list[Event], faults: list[Fault]) -> None:
         _check_arm(group, faults)
         for name in group[0].row.reading.model.covariates:
             _check_covariate(identity, name, group, faults)
+    for name in sorted(events[0].row.reading.columns.missing if events else ()):
+        _check_known_of_some(name, events, faults)
     if events and not any(event.observation for event in events):
         faults.append(Fault(events[0].row.reading.file, "no observation to use", "check DV, EVID and MDV"))
+
+
+def _check_known_of_some(name: str, events: list[Event], faults: list[Fault]) -> None:
+    """Of a covariate with a distribution: nothing could be learned of it or by it, were it missing for everyone."""
+    if any(name in event.covariates for event in events):
+        return
+    first, last = events[0].row, events[-1].row
+    where = at(first, name).replace(f"row {first.number}", f"rows {first.number} to {last.number}", 1)
+    what = f"{'is' if name in first.cells else 'has no column and is'} missing for every subject"
+    faults.append(Fault(where, f"covariate {name} {what}", f"give it where it is known, or leave "
+                        f"[missing_covariates.{name}] out and take the model's value for all"))
 
 
 def _by_subject(events: Iterable[Event]) -> list[tuple[str, list[Event]]]:
@@ -405,9 +418,16 @@ def _check_covariate(identity: str, name: str, group: list[Event], faults: list[
     if name not in group[0].row.cells:
         return
     given = [event for event in group if name in event.covariates]
-    if not given:
+    if not given and name not in group[0].row.reading.columns.missing:
         what = f"covariate {name} is missing on every row of subject {shorten(identity)}"
-        faults.append(Fault(at(group[0].row, name), what, "write its value on the subject's first row"))
+        hint = f"write its value on the subject's first row, or say how it is distributed: [missing_covariates.{name}]"
+        faults.append(Fault(at(group[0].row, name), what, hint))
+    levels = group[0].row.reading.columns.missing.get(name, ())
+    for event in given:
+        if levels and event.covariates[name] not in levels:
+            known = ", ".join(f"{level:g}" for level in levels)
+            what = f"{name} = {shorten(event.row.cells[name])}, one of {known} was expected"
+            faults.append(Fault(at(event.row, name), what, f"as [missing_covariates.{name}] says"))
     for before, event in pairwise(given):
         old, new = (shorten(one.row.cells[name]) for one in (before, event))
         if before.time == event.time and abs(before.covariates[name] - event.covariates[name]) > 0:
@@ -443,7 +463,8 @@ def _steps(name: str, group: list[Event], model: Model) -> Course:
     """Steps of one covariate from the model's start on; the first value also holds before its record."""
     given = [(event.time, event.covariates[name]) for event in group if name in event.covariates]
     if not given:
-        return ((model.start, model.covariates[name].value),)
+        lacking = name in group[0].row.reading.columns.missing
+        return ((model.start, math.nan if lacking else model.covariates[name].value),)
     at_start = [value for time, value in given if time <= model.start] or [given[0][1]]
     steps = [(model.start, at_start[-1])]
     for time, value in given:
@@ -474,7 +495,23 @@ def _notes(subjects: tuple[Subject, ...], sheet: Sheet, reading: Reading) -> lis
         notes.append(f"no column CMT: doses go into {next(iter(model.inputs))}, the model's one input")
     if sheet.empty:
         notes.append(f"{sheet.empty} rows without any value were passed over")
-    return notes + _notes_on_values(subjects)
+    return notes + _notes_on_covariates(subjects, reading) + _notes_on_values(subjects)
+
+
+def _notes_on_covariates(subjects: tuple[Subject, ...], reading: Reading) -> list[str]:
+    """Who lacks one, and whose changes."""
+    notes = []
+    for name in reading.model.covariates:
+        courses = {subject.id: dict(subject.covariates)[name] for subject in subjects}
+        lacking = [key for key, course in courses.items() if math.isnan(course[0][1])]
+        changing = [key for key, course in courses.items() if len(course) > 1]
+        if lacking:
+            notes.append(f"covariate {name}: not known of {len(lacking)} of {len(subjects)} subjects, an unknown of "
+                         f"the fit for each: {shorten(', '.join(lacking), 200)}")
+        if changing:
+            notes.append(f"covariate {name}: changes on the way in {len(changing)} of {len(subjects)} subjects; a "
+                         "value acts from its row to the next, the first also before; new subjects keep the first")
+    return notes
 
 
 def _notes_on_values(subjects: tuple[Subject, ...]) -> list[str]:

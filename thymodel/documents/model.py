@@ -190,7 +190,8 @@ class Assumption:
 
 @dataclass(frozen=True)
 class Model:
-    """A checked model. `expressions` are in an order in which each uses only earlier ones."""
+    """A checked model. `expressions` are in an order in which each uses only earlier ones; `added` is what a fit spec
+    put into the equations beside the document (see `extension`), in words that tell one such model from another."""
 
     name: str
     title: str
@@ -208,6 +209,7 @@ class Model:
     observables: Mapping[str, Observable]
     chain_lengths: frozenset[str]  # fixed parameters that say how many states a chain has: no run may change them
     assumptions: Mapping[str, Assumption]
+    added: str = ""
 
 
 def shipped_models() -> dict[str, Path]:

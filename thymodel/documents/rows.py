@@ -58,6 +58,7 @@ class DataColumns:
         scales: observable -> what its assay reports of it, where that is not the observable itself.
         event_limits: observable -> the events from which on a sample shows it; these read the column EVENTS.
         counts: observables whose assay counts: whole numbers.
+        missing: covariates that a subject may lack -> the values that they can have, or none where they may have any.
     """
 
     units: Mapping[str, str]
@@ -68,6 +69,7 @@ class DataColumns:
     scales: Mapping[str, Scale] = field(default_factory=dict)
     event_limits: Mapping[str, EventLimit] = field(default_factory=dict)
     counts: frozenset[str] = frozenset()
+    missing: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
     @property
     def headings(self) -> tuple[str, ...]:

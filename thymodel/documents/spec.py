@@ -5,7 +5,7 @@ endpoints count, and the gates that the draws must pass. Paths in it are relativ
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -15,7 +15,8 @@ import sympy
 from thymodel.documents import expressions, priors, units
 from thymodel.documents.borrowed import Borrowed
 from thymodel.documents.data import DataColumns
-from thymodel.documents.expressions import closest
+from thymodel.documents.expressions import closest, symbol
+from thymodel.documents.extension import Shift, delivered, with_covariate_effects, with_dose_errors
 from thymodel.documents.measurement import (
     COUNTS,
     ErrorModel,
@@ -86,6 +87,27 @@ class CovariateEffectTable(Table):
     prior: str
     source: Text
     aggregate: bool = False
+
+
+class MissingCovariateTable(Table):
+    """The distribution over subjects of a covariate that some of them lack: `typical` is the mean of a normal one and
+    the median of a lognormal one, whose `sd` is of the logarithm; `probability` is that of 1, where the values are 0
+    and 1. Each is stated as a number or has a prior. `probabilities` are those of the values of a categorical one."""
+
+    distribution: Literal["normal", "lognormal", "bernoulli", "categorical"]
+    typical: str | Number | None = None
+    sd: str | Number | None = None
+    probability: str | Number | None = None
+    probabilities: dict[str, Number] = {}
+    source: Text
+
+
+class DoseErrorTable(Table):
+    """How far amounts that acted scatter about those recorded: `sd` is of the log of their ratio, about the CV. It is
+    stated as a number or has a prior."""
+
+    sd: str | Number
+    source: Text
 
 
 class StudyEffectTable(Table):
@@ -214,6 +236,8 @@ class FitDocument(Table):
     correlation: list[CorrelationTable] = []
     residual_correlation: list[SharedErrorTable] = []
     covariate_effects: dict[str, CovariateEffectTable] = {}
+    missing_covariates: dict[str, MissingCovariateTable] = {}
+    dose_error: dict[str, DoseErrorTable] = {}
     study_effect: dict[str, StudyEffectTable] = {}
     derived: dict[str, DerivedTable] = {}
     endpoints: dict[str, EndpointTable] = {}
@@ -259,17 +283,32 @@ class Estimated:
 
 @dataclass(frozen=True)
 class BetweenSubject:
-    """One random effect, standard normal times `sd`, added on `scale` to each of `parameters`."""
+    """One random effect, standard normal times `sd` (a prior, or a number that is stated), added on `scale` to each of
+    `parameters`."""
 
     parameters: tuple[str, ...]
     scale: str
-    sd: Prior
+    sd: Prior | float
     source: str
 
 
 @dataclass(frozen=True)
+class MissingCovariate:
+    """The distribution of a covariate over subjects; `numbers` are `typical_<name>` and `sd_<name>`, or
+    `probability_<name>`, priors or what is stated. `levels` are the values of one that has but a few, `weights` their
+    probabilities, but for a Bernoulli one."""
+
+    family: str
+    numbers: Mapping[str, Prior | float]
+    source: str
+    levels: tuple[float, ...] = ()
+    weights: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
 class CovariateEffect:
-    """coefficient*log(c/reference) ("power") or coefficient*(c - reference) ("linear"), added on the log scale.
+    """coefficient*log(c/reference) ("power") or coefficient*(c - reference) ("linear"), added on the log scale; where
+    the covariate changes on the way, with its value of the moment.
 
     Published cohorts have a coefficient of their own, with the same prior, unless `aggregate`: averages of groups that
     also differ in other ways must not pass for a slope between patients.
@@ -282,6 +321,12 @@ class CovariateEffect:
     prior: Prior
     source: str
     aggregate: bool = False
+
+    def shift(self, name: str) -> Shift:
+        """What the effect of that name adds to the equations."""
+        c = symbol(self.covariate)
+        distance = sympy.log(c / self.reference) if self.form == "power" else c - self.reference
+        return Shift(f"beta_{name}", self.parameter, distance)
 
 
 @dataclass(frozen=True)
@@ -312,6 +357,8 @@ class Endpoint:
 
 @dataclass(frozen=True)
 class FitSpec:
+    """`model` is the document with what this spec adds to its equations."""
+
     name: str
     path: Path
     text: str
@@ -342,6 +389,7 @@ class FitSpec:
     study_effects: Mapping[str, BetweenSubject] = field(default_factory=dict)
     prior_from: PriorFromTable | None = None
     borrowed: Borrowed | None = None  # what `prior_from` names, once it has been read
+    missing_covariates: Mapping[str, MissingCovariate] = field(default_factory=dict)
 
     @property
     def has_data(self) -> bool:
@@ -393,7 +441,8 @@ def load_fit_spec(path: str | Path, model_path: Path | None = None) -> FitSpec:
     spec = _build_fit(document, model, model_path, path, text, faults)
     if faults:
         raise InputError(faults)
-    return spec
+    shifts = [effect.shift(name) for name, effect in spec.covariate_effects.items()]
+    return replace(spec, model=with_dose_errors(with_covariate_effects(model, shifts), document.dose_error))
 
 
 def _model_path(path: Path, name: str) -> Path:
@@ -418,6 +467,8 @@ def _build_fit(document: FitDocument, model: Model, model_path: Path, path: Path
         _known(where, f"override.{name}", name, model.parameters, "parameter", faults)
     effects = {name: _between_subject(where, name, table, document, model, faults)
                for name, table in document.between_subject.items()}
+    effects |= {f"dose_{name}": _dose_error(where, name, table, document, model, faults)
+                for name, table in document.dose_error.items()}
     likelihood = {name: _error_model(where, name, table, model, faults)
                   for name, table in document.likelihood.items()}
     shared_errors, data = _shared_errors(where, document, faults), document.data
@@ -429,7 +480,8 @@ def _build_fit(document: FitDocument, model: Model, model_path: Path, path: Path
         data_file=data.file if data else "", data_sha256=data.sha256 if data else "",
         data_where=data.where if data else "",
         columns=_columns(where, document, model, faults),
-        estimate=estimate, fixed=_fixed(where, document, model, faults), between_subject=effects,
+        estimate=estimate, between_subject=effects,
+        fixed=_fixed(where, document, model, faults) | {delivered(name): 1.0 for name in document.dose_error},
         correlated=_correlated(where, document, faults),
         correlation_shape=_correlation_shape(where, document, faults),
         covariate_effects={name: _effect(where, name, table, document, model, faults)
@@ -443,7 +495,9 @@ def _build_fit(document: FitDocument, model: Model, model_path: Path, path: Path
         published=_published(path, document, model, likelihood, shared_errors, faults),
         study_effects={name: _study_effect(where, name, table, document, model, faults)
                        for name, table in document.study_effect.items()},
-        prior_from=document.prior_from)
+        prior_from=document.prior_from,
+        missing_covariates={name: _missing_covariate(where, name, table, document, model, faults)
+                            for name, table in document.missing_covariates.items()})
 
 
 def _published(path: Path, document: FitDocument, model: Model, likelihood: Mapping[str, ErrorModel],
@@ -491,7 +545,8 @@ def _columns(where, document: FitDocument, model: Model, faults) -> DataColumns:
     return DataColumns(data.units, data.columns, data.dvid, data.cmt, data.constant,
                        scales={name: scale for name, scale in scales.items() if scale is not None},
                        event_limits={name: limit for name, limit in limits.items() if limit is not None},
-                       counts=frozenset(name for name, table in tables.items() if table.error in COUNTS))
+                       counts=frozenset(name for name, table in tables.items() if table.error in COUNTS),
+                       missing={name: tuple(_levels(table)) for name, table in document.missing_covariates.items()})
 
 
 def _shared_errors(where, document: FitDocument, faults) -> tuple[SharedError, ...]:
@@ -513,6 +568,12 @@ def _known(where: str, path: str, name: str, names, kind: str, faults: list[Faul
     if name not in names:
         faults.append(Fault(f"{where}: {path}", f"the model has no {kind} '{name}'{closest(name, names)}"))
     return name in names
+
+
+def _unused(where: str, path: str, name: str, model: Model, faults: list[Fault]) -> None:
+    if any(name in names for names in (model.parameters, model.constants, model.covariates, model.expressions,
+                                       model.states)):
+        faults.append(Fault(f"{where}: {path}", f"the model has a '{name}' of its own", "choose another name"))
 
 
 def _prior(where: str, path: str, text: str, faults: list[Fault]) -> Prior:
@@ -606,10 +667,87 @@ def _effect(where, name, table: CovariateEffectTable, document, model: Model, fa
     path = f"covariate_effects.{name}"
     _known(where, f"{path}.parameter", table.parameter, model.parameters, "parameter", faults)
     _known(where, f"{path}.covariate", table.covariate, model.covariates, "covariate", faults)
+    _unused(where, path, f"beta_{name}", model, faults)
     if table.form == "power" and table.reference <= 0:
         faults.append(Fault(f"{where}: {path}.reference", "a power needs a reference above 0"))
     return CovariateEffect(table.parameter, table.covariate, table.form, table.reference,
                            _prior(where, f"{path}.prior", table.prior, faults), table.source, table.aggregate)
+
+
+def _stated_or_prior(where: str, path: str, value: str | float, least: float, faults: list[Fault]) -> Prior | float:
+    """A number that is stated, or the prior of one; above `least`."""
+    found = _prior(where, path, value, faults) if isinstance(value, str) else value
+    if isinstance(found, Prior) and priors.support(found)[0] < least:
+        faults.append(Fault(f"{where}: {path}", f"{found} allows values below {least:g}", "choose another prior"))
+    if not isinstance(found, Prior) and found <= least:
+        faults.append(Fault(f"{where}: {path}", f"{found:g}, above {least:g} was expected"))
+    return found
+
+
+def _missing_covariate(where, name, table: MissingCovariateTable, document: FitDocument, model: Model,
+                       faults) -> MissingCovariate:
+    path = f"missing_covariates.{name}"
+    _known(where, path, name, model.covariates, "covariate", faults)
+    _unused(where, path, f"typical_{name}", model, faults)
+    _unused(where, path, f"sd_{name}", model, faults)
+    if document.data is None:
+        faults.append(Fault(f"{where}: {path}", "no patients who could lack it", "add [data], or leave it out"))
+    if table.distribution in ("bernoulli", "categorical"):
+        return _missing_level(where, name, table, model, faults)
+    for key in ("typical", "sd"):
+        if getattr(table, key) is None:
+            faults.append(Fault(f"{where}: {path}.{key}", "missing", f"say {key} = a number, or its prior"))
+    powers = [key for key, effect in document.covariate_effects.items()
+              if effect.covariate == name and effect.form == "power"]
+    if powers and table.distribution == "normal":
+        faults.append(Fault(f"{where}: {path}.distribution", f"a normal covariate may be negative, and "
+                            f"covariate_effects.{powers[0]} takes its power", 'say distribution = "lognormal"'))
+    least = 0.0 if table.distribution == "lognormal" else -float("inf")
+    return MissingCovariate(table.distribution, {
+        f"{key}_{name}": _stated_or_prior(where, f"{path}.{key}", value, lower, faults)
+        for key, value, lower in (("typical", table.typical, least), ("sd", table.sd, 0.0)) if value is not None},
+        table.source)
+
+
+def _levels(table: MissingCovariateTable) -> list[float]:
+    """The values of a covariate that has but a few, ascending; none where they are not numbers."""
+    try:
+        found = sorted(float(text) for text in table.probabilities)
+    except ValueError:
+        found = []
+    return {"bernoulli": [0.0, 1.0], "categorical": found}.get(table.distribution, [])
+
+
+def _missing_level(where, name, table: MissingCovariateTable, model: Model, faults) -> MissingCovariate:
+    path, levels = f"missing_covariates.{name}", tuple(_levels(table))
+    if table.distribution == "categorical":
+        weights = tuple(weight for _, weight in sorted((float(text), weight) for text, weight in
+                                                       table.probabilities.items())) if levels else ()
+        different = len(set(levels)) == len(weights) > 1
+        if not different or min(weights) <= 0 or abs(sum(weights) - 1) > 1e-9:
+            faults.append(Fault(f"{where}: {path}.probabilities", "two or more different values, each with a "
+                                "probability above 0, which add up to 1, were expected",
+                                'for example { "0" = 0.7, "1" = 0.3 }'))
+        return MissingCovariate(table.distribution, {}, table.source, levels, weights)
+    _unused(where, path, f"probability_{name}", model, faults)
+    if table.probability is None:
+        faults.append(Fault(f"{where}: {path}.probability", "missing", "say probability = a number, or its prior"))
+        return MissingCovariate(table.distribution, {}, table.source, levels)
+    found = _stated_or_prior(where, f"{path}.probability", table.probability, 0.0, faults)
+    highest = priors.support(found)[1] if isinstance(found, Prior) else found
+    if highest > 1 or not isinstance(found, Prior) and found == 1:
+        faults.append(Fault(f"{where}: {path}.probability", f"{found} is not, or not always, a probability below 1"))
+    return MissingCovariate(table.distribution, {f"probability_{name}": found}, table.source, levels)
+
+
+def _dose_error(where, name, table: DoseErrorTable, document: FitDocument, model: Model, faults) -> BetweenSubject:
+    path = f"dose_error.{name}"
+    _known(where, path, name, model.inputs, "input", faults)
+    _unused(where, path, delivered(name), model, faults)
+    if f"dose_{name}" in document.between_subject:
+        faults.append(Fault(f"{where}: {path}", f"[between_subject.dose_{name}] has its name", "rename that one"))
+    return BetweenSubject((delivered(name),), "log", _stated_or_prior(where, f"{path}.sd", table.sd, 0.0, faults),
+                          table.source)
 
 
 def _derived(where, name, table: DerivedTable, model: Model, faults) -> Derived | None:

@@ -93,7 +93,8 @@ def solve(model: Model, values: Mapping[str, Any], schedule: Schedule, observabl
     """Observables at the visits of one subject; pure, differentiable in reverse mode, to be `vmap`ped over subjects.
 
     Args:
-        values: parameters by name (covariates come from the schedule, constants from the model).
+        values: parameters by name (covariates come from the schedule, but for those that are NaN there, which must be
+            among the values; constants come from the model).
         schedule: from `plan`, or one row of `stack`.
         observables: names, in the order of the last axis of the result.
         scale: typical largest value of each state, for the absolute tolerance.
@@ -111,13 +112,14 @@ def solve(model: Model, values: Mapping[str, Any], schedule: Schedule, observabl
 def _march(model, values, schedule: Schedule, look, width: int, scale, accuracy: Accuracy, method: Method) -> Solution:
     """Through the segments of one subject; `look(t, y, known)` says what is kept at the visits."""
     fixed = {**symbolic.constant_values(model), **values}
-    start_values = symbolic.derive(model, fixed | {name: c[0] for name, c in schedule.covariates.items()})
+    start_values = symbolic.derive(model, symbolic.with_covariates(fixed, {name: c[0] for name, c in
+                                                                          schedule.covariates.items()}))
     y0 = symbolic.initial(model, start_values)
 
     def segment(carry, piece):
         t0, y, kept, steps, failed, failed_at = carry
         t1, jump, amount, infusion, covariates, number = piece
-        known = symbolic.derive(model, fixed | covariates)
+        known = symbolic.derive(model, symbolic.with_covariates(fixed, covariates))
         ts = jnp.clip(schedule.visits, t0, t1)
         ys, y_end, count, broke = _integrate(model, known, infusion, t0, t1, ts, y, scale, accuracy, method)
         at_visits = jax.vmap(lambda t, y: look(t, y, known))(ts, ys)
@@ -319,7 +321,7 @@ def _prepare_jax(model, values, schedule: Schedule, observables, accuracy: Accur
 def _compiled(model: Model, observables: tuple[str, ...],
               fixed: Mapping[str, float]) -> tuple[kernel.Native | None, str]:
     """The kernel of a model, after its self-test, or why there is none; tried once a process."""
-    key = (model.digest, observables, tuple(sorted(fixed.items())))
+    key = (model.digest, model.added, observables, tuple(sorted(fixed.items())))
     if key not in _tested:
         try:
             native = kernel.compile_model(model, observables, fixed)

@@ -110,6 +110,12 @@ def typical_values(model: Model) -> dict[str, float]:
         name: item.value for group in (model.covariates, model.parameters) for name, item in group.items()}
 
 
+def with_covariates(values: Values, covariates: Values) -> dict[str, Any]:
+    """The values with a schedule's covariates, of which those that are NaN are not known there but among the values."""
+    return dict(values) | {name: jnp.where(jnp.isnan(known), values[name], known) if name in values else known
+                           for name, known in covariates.items()}
+
+
 def derive(model: Model, values: Values) -> dict[str, Any]:
     """`values` with the derived constants added: expressions that use no state and no time, computed once a subject."""
     known, result = _table(values), dict(values)

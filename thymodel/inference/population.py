@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 from thymodel.documents.borrowed import Borrowed
 from thymodel.documents.measurement import SharedError
 from thymodel.documents.priors import Prior
-from thymodel.documents.spec import FitSpec
+from thymodel.documents.spec import FitSpec, MissingCovariate
 from thymodel.errors import Fault, InputError
 from thymodel.inference import borrowing
 
@@ -88,7 +88,12 @@ def _truncated_normal(z, low, high):
 
 @dataclass(frozen=True)
 class Layout:
-    """Names of the coordinates of z, block by block; the random effects come last, subject by subject."""
+    """Names of the coordinates of z, block by block; what each subject has of its own comes last, subject by subject:
+    `columns`, the random effects and then the covariates that may be missing.
+
+    `stated` are random effects whose SD the spec states, `covariates` priors of the distributions of covariates that
+    may be missing, `known` the values of all that is stated in place of a prior.
+    """
 
     estimate: Mapping[str, Prior]
     scales: Mapping[str, Prior]
@@ -101,7 +106,15 @@ class Layout:
     across: Mapping[str, Prior] = field(default_factory=dict)
     study_scales: Mapping[str, Prior] = field(default_factory=dict)
     studies: tuple[str, ...] = ()
+    stated: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    covariates: Mapping[str, Prior] = field(default_factory=dict)
+    known: Mapping[str, float] = field(default_factory=dict)
     borrowed: Borrowed | None = None  # another joint prior of some coordinates
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return (*self.scales, *self.stated, *self.missing)
 
     @property
     def correlations(self) -> list[tuple[str, str]]:
@@ -115,11 +128,11 @@ class Layout:
                 *(f"corr_{a}_{b}" for a, b in self.correlations), *(f"beta_{name}" for name in self.effects),
                 *self.errors, *(name for block in self.shared_errors for name in block.names),
                 *(f"beta_across_{name}" for name in self.across), *(f"tau_{name}" for name in self.study_scales),
-                *(study_name(name, study) for name in self.study_scales for study in self.studies)]
+                *(study_name(name, study) for name in self.study_scales for study in self.studies), *self.covariates]
 
     @property
     def size(self) -> int:
-        return len(self.population) + len(self.subjects) * len(self.scales)
+        return len(self.population) + len(self.subjects) * len(self.columns)
 
 
 def error_name(observable: str, key: str) -> str:
@@ -132,6 +145,11 @@ def study_name(effect: str, study: str) -> str:
     return f"study_{effect}_{study}"
 
 
+def missing_name(covariate: str) -> str:
+    """Name of the values of a covariate where they are missing: missing_age."""
+    return f"missing_{covariate}"
+
+
 def layout(spec: FitSpec, subjects: tuple[str, ...]) -> Layout:
     """The layout of a fit.
 
@@ -141,9 +159,12 @@ def layout(spec: FitSpec, subjects: tuple[str, ...]) -> Layout:
     if spec.prior_from is not None and spec.borrowed is None:
         raise InputError([Fault(f"{spec.path}: prior_from", "this command does not take priors from a record",
                                 "leave prior_from out of the spec for it")])
+    sds = {name: item.sd for name, item in spec.between_subject.items()}
+    stated = {name: sd for name, sd in sds.items() if not isinstance(sd, Prior)}
+    spread = {name: value for item in spec.missing_covariates.values() for name, value in item.numbers.items()}
     return Layout(
         estimate={name: item.prior for name, item in spec.estimate.items()},
-        scales={name: item.sd for name, item in spec.between_subject.items()},
+        scales={name: sd for name, sd in sds.items() if isinstance(sd, Prior)},
         correlated=spec.correlated, correlation_shape=spec.correlation_shape,
         effects={name: item.prior for name, item in spec.covariate_effects.items()},
         errors={error_name(observable, key): prior for observable, model in spec.likelihood.items()
@@ -151,18 +172,22 @@ def layout(spec: FitSpec, subjects: tuple[str, ...]) -> Layout:
         subjects=subjects, shared_errors=spec.shared_errors,
         across={name: item.prior for name, item in spec.covariate_effects.items()
                 if spec.published and not item.aggregate},
-        study_scales={name: item.sd for name, item in spec.study_effects.items()}, studies=spec.studies,
+        study_scales={name: item.sd for name, item in spec.study_effects.items() if isinstance(item.sd, Prior)},
+        studies=spec.studies, stated=tuple(stated), missing=tuple(spec.missing_covariates),
+        covariates={name: value for name, value in spread.items() if isinstance(value, Prior)},
+        known={f"omega_{name}": sd for name, sd in stated.items()}
+        | {name: value for name, value in spread.items() if not isinstance(value, Prior)},
         borrowed=spec.borrowed)
 
 
 def population_values(lay: Layout, z: Float[Array, " coordinate"]) -> dict[str, Array]:
-    """Natural values of the population block by name (`corr_a_b` as correlations)."""
+    """Natural values of the population block by name (`corr_a_b` as correlations), then what the spec states."""
     names = lay.population
     head = dict(zip(names, z, strict=False))
     priors = {**lay.estimate, **{f"omega_{name}": prior for name, prior in lay.scales.items()},
               **{f"beta_{name}": prior for name, prior in lay.effects.items()}, **lay.errors,
               **{f"beta_across_{name}": prior for name, prior in lay.across.items()},
-              **{f"tau_{name}": prior for name, prior in lay.study_scales.items()}}
+              **{f"tau_{name}": prior for name, prior in lay.study_scales.items()}, **lay.covariates}
     places = np.array([names.index(name) for name in priors], int)
     values = dict(zip(priors, quantiles(list(priors.values()), z[places]), strict=True))
     if lay.correlated:
@@ -177,25 +202,29 @@ def population_values(lay: Layout, z: Float[Array, " coordinate"]) -> dict[str, 
         values |= {name: matrix[i, j] for name, (i, j) in zip(block.names, pairs, strict=True)}
     for name in lay.study_scales:
         values |= {own: values[f"tau_{name}"] * head[own] for own in (study_name(name, s) for s in lay.studies)}
-    return {name: values[name] for name in names}
+    return {name: values[name] for name in names} | {name: jnp.asarray(value) for name, value in lay.known.items()}
 
 
 def random_effects(lay: Layout, z: Float[Array, " coordinate"], population: Mapping[str, Array],
                    standard=None) -> dict[str, Float[Array, " subject"]]:
-    """Each effect's value per subject on its own scale, omega * eta, correlated where the spec says so.
+    """Each effect's value per subject on its own scale, omega * eta, correlated where the spec says so; and of each
+    covariate that may be missing the standard normal that says where in its distribution an unknown value lies.
 
     Args:
         population: from `population_values`.
-        standard: standard normal etas (subject, effect) in place of those in z: new, virtual subjects.
+        standard: standard normals (subject, column) in place of those in z: new, virtual subjects. Columns of missing
+            covariates may be left out where none is missing.
     """
     count = len(lay.population)
-    eta = z[count:].reshape(-1, max(len(lay.scales), 1)) if standard is None else standard
-    columns = {name: eta[:, k] for k, name in enumerate(lay.scales)}
+    eta = z[count:].reshape(-1, max(len(lay.columns), 1)) if standard is None else standard
+    columns = {name: eta[:, k] for k, name in enumerate((*lay.scales, *lay.stated))}
+    unknown = {missing_name(name): eta[:, len(columns) + k] if eta.shape[1] == len(lay.columns) else jnp.zeros(len(eta))
+               for k, name in enumerate(lay.missing)}
     if lay.correlated:
         factor = correlation_factor(lay, dict(zip(lay.population, z, strict=False)))
         mixed = jnp.stack([columns[name] for name in lay.correlated], axis=1) @ factor.T
         columns |= {name: mixed[:, k] for k, name in enumerate(lay.correlated)}
-    return {name: population[f"omega_{name}"] * columns[name] for name in lay.scales}
+    return {name: population[f"omega_{name}"] * eta for name, eta in columns.items()} | unknown
 
 
 def correlation_factor(lay: Layout, head: Mapping[str, Array]) -> Float[Array, "effect effect"]:
@@ -264,27 +293,65 @@ def residual_matrix(block: SharedError, population: Mapping[str, Array]) -> Floa
 # --- subjects ------------------------------------------------------------------------------------------------
 
 
-def subject_values(spec: FitSpec, population: Mapping[str, Array], effects: Mapping[str, Array],
-                   covariates: Mapping[str, Array]) -> dict[str, Array]:
-    """Every model parameter per subject.
+def subject_values(spec: FitSpec, population: Mapping[str, Array], effects: Mapping[str, Array]) -> dict[str, Array]:
+    """Every parameter of the spec's model per subject, the coefficients of covariate effects among them: what
+    covariates do is in the model's equations.
 
     Args:
         population: from `population_values`.
         effects: from `random_effects`, one array over subjects each.
-        covariates: each covariate's value at the first record, one array over subjects each.
 
     Returns:
-        Parameter -> array over subjects (a scalar where nothing varies).
+        Parameter -> array over subjects (a scalar where nothing varies); and each covariate that may be missing, for
+        the subjects whose schedule has NaN there.
     """
     values: dict[str, Array] = {}
     for name in spec.model.parameters:
-        typical = population[name] if name in spec.estimate else jnp.asarray(spec.fixed[name])
-        values[name] = _individual(spec, name, typical, population, effects, covariates)
+        typical = jnp.asarray(spec.fixed[name]) if name in spec.fixed else population[name]
+        values[name] = _individual(spec, name, typical, effects)
+    for name, item in spec.missing_covariates.items():
+        if item.levels:
+            higher = ndtr(effects[missing_name(name)])[:, None] > jnp.cumsum(level_weights(item, name, population))[:-1]
+            values[name] = jnp.array(item.levels)[jnp.sum(higher, axis=1)]
+            continue
+        shift = population[f"sd_{name}"] * effects[missing_name(name)]
+        values[name] = _shift("log" if item.family == "lognormal" else "natural", population[f"typical_{name}"], shift)
     return values
 
 
+def level_weights(item: MissingCovariate, name: str, population: Mapping[str, Array]) -> Float[Array, " level"]:
+    """Probability of each value of a covariate that has but a few."""
+    if item.weights:
+        return jnp.array(item.weights)
+    return jnp.stack([1 - population[f"probability_{name}"], population[f"probability_{name}"]])
+
+
+def starting_values(spec: FitSpec) -> dict[str, float]:
+    """Where a solver is tried out first: the values of the model file and of the spec."""
+    return ({name: item.value for name, item in spec.model.parameters.items()} | dict(spec.fixed)
+            | {name: spec.model.covariates[name].value for name in spec.missing_covariates})
+
+
+def log_covariates(spec: FitSpec, population: Mapping[str, Array],
+                   observed: Mapping[str, Float[Array, " subject"]]) -> Float[Array, ""]:
+    """Log density of the covariates that were observed under the distributions that the missing ones are from."""
+    total = jnp.asarray(0.0)
+    for name, values in observed.items():
+        if levels := spec.missing_covariates[name].levels:
+            places = jnp.argmin(jnp.abs(values[:, None] - jnp.array(levels)), axis=1)
+            total = total + jnp.sum(jnp.log(level_weights(spec.missing_covariates[name], name, population))[places])
+            continue
+        typical, sd = population[f"typical_{name}"], population[f"sd_{name}"]
+        if spec.missing_covariates[name].family == "lognormal":
+            total = total + jnp.sum(jax.scipy.stats.norm.logpdf(jnp.log(values), jnp.log(typical), sd)
+                                    - jnp.log(values))
+        else:
+            total = total + jnp.sum(jax.scipy.stats.norm.logpdf(values, typical, sd))
+    return total
+
+
 def cohort_values(spec: FitSpec, population: Mapping[str, Array], effects: Mapping[str, Array],
-                  covariates: Mapping[str, Array], study) -> dict[str, Array]:
+                  study) -> dict[str, Array]:
     """`subject_values` of the virtual people of published cohorts.
 
     Args:
@@ -292,7 +359,7 @@ def cohort_values(spec: FitSpec, population: Mapping[str, Array], effects: Mappi
     """
     own = {f"beta_{name}": population[f"beta_across_{name}"] for name, item in spec.covariate_effects.items()
            if not item.aggregate}
-    values = subject_values(spec, {**population, **own}, effects, covariates)
+    values = subject_values(spec, {**population, **own}, effects)
     for key, item in spec.study_effects.items():
         away = jnp.stack([population[study_name(key, name)] for name in spec.studies])[study]
         for name in item.parameters:
@@ -303,20 +370,14 @@ def cohort_values(spec: FitSpec, population: Mapping[str, Array], effects: Mappi
 def settled(spec: FitSpec) -> dict[str, float]:
     """Parameters that have one known value, the same for every subject."""
     vary = {name for item in spec.between_subject.values() for name in item.parameters}
-    vary |= {item.parameter for item in spec.covariate_effects.values()}
     vary |= {name for item in spec.study_effects.values() for name in item.parameters}
     return {name: value for name, value in spec.fixed.items() if name not in vary}
 
 
-def _individual(spec: FitSpec, name: str, typical, population, effects, covariates):
-    terms = [(item.scale, effects[key]) for key, item in spec.between_subject.items() if name in item.parameters]
-    for key, item in spec.covariate_effects.items():
-        if item.parameter == name:
-            value = covariates[item.covariate]
-            distance = jnp.log(value / item.reference) if item.form == "power" else value - item.reference
-            terms.append(("log", population[f"beta_{key}"] * distance))
-    for scale, shift in terms:
-        typical = _shift(scale, typical, shift)
+def _individual(spec: FitSpec, name: str, typical, effects):
+    for key, item in spec.between_subject.items():
+        if name in item.parameters:
+            typical = _shift(item.scale, typical, effects[key])
     return typical
 
 

@@ -1,7 +1,7 @@
 """Puts spec, data and solver together into one log density on R^n."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -15,17 +15,20 @@ from thymodel.documents.spec import FitSpec
 from thymodel.dynamics import solving, symbolic
 from thymodel.dynamics.solving import Accuracy, Schedule, Solver
 from thymodel.errors import Fault, InputError
-from thymodel.inference import aggregate, likelihood, visits
+from thymodel.inference import aggregate, levels, likelihood, visits
 from thymodel.inference.population import (
     Layout,
     cohort_values,
     error_name,
     layout,
+    log_covariates,
     log_prior,
+    missing_name,
     population_values,
     random_effects,
     residual_matrix,
     settled,
+    starting_values,
     subject_values,
 )
 
@@ -55,6 +58,7 @@ class Data(NamedTuple):
     `shared` holds, block by block of correlated residuals, the visits at which two or more of its members were taken,
     by what is known there: ((member, kind), ...) -> records (visit, member). These records are in no other group.
     `people` are the virtual people of published cohorts, which follow the patients in every table of the solver.
+    `covariates` are the observed values of those that other patients lack.
     """
 
     solver: solving.Tables
@@ -64,6 +68,7 @@ class Data(NamedTuple):
     shared: tuple[dict[tuple[tuple[int, int], ...], Records], ...] = ()
     people: aggregate.People | None = None
     published: tuple[aggregate.Seen, ...] = ()
+    covariates: Mapping[str, Array] = {}
 
 
 @dataclass(frozen=True)
@@ -72,9 +77,11 @@ class Posterior:
 
     `log_density(z)` is what a sampler sees: log prior plus log likelihood, all constants in; -inf where a solve failed.
     `density(z, data)` is the same with the arrays as operands. `log_likelihood(z)` is that of each record; records of a
-    visit that is taken together have their joint one at the first of them, and 0 at the others. `plans` say what is
-    asked of each published cohort, `cohort_courses(z)` are all rows of the solver, those of its virtual people among
-    them.
+    visit that is taken together have their joint one at the first of them, and 0 at the others; so have all those of a
+    subject lacking a covariate of a few values, whose `predictions` are means over these. `plans` say what is asked of
+    each published cohort, `cohort_courses(z)` are all rows of the solver, those of its virtual people among them.
+    `missing` says of which subjects a covariate is not known; `supposed` are the rows of the solver for each value that
+    a subject may have, `probabilities(z)` those of the rows given the data.
     """
 
     spec: FitSpec
@@ -89,6 +96,9 @@ class Posterior:
     failures: Callable[[Array], Array]
     plans: tuple[aggregate.Plan, ...] = ()
     cohort_courses: Callable[[Array], Array] | None = None
+    missing: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    supposed: levels.Alternatives = levels.Alternatives(0, np.zeros(0, int))
+    probabilities: Callable[[Array], Array] | None = None
 
     def log_density(self, z: Array) -> Array:
         return self.density(z, self.data)
@@ -106,54 +116,89 @@ def make_posterior(spec: FitSpec, data: StudyData, likely: np.ndarray | None = N
     """
     lay = layout(spec, tuple(subject.id for subject in data.subjects))
     observables = tuple(spec.likelihood)
-    schedule, records, (people, plans, seen) = _arrays(spec, data, observables)
-    typical = {name: p.value for name, p in spec.model.parameters.items()} | dict(spec.fixed)
+    everyone, supposed = levels.expand(spec, data)
+    schedule, records, (people, plans, seen) = _arrays(spec, everyone, observables)
+    typical = starting_values(spec)
     accuracy = Accuracy(spec.solver.rtol, spec.solver.atol)
-    values = _subject_program(spec, lay, schedule, people) if like is None else like.subject_values
+    values = _subject_program(spec, lay, schedule, people, supposed) if like is None else like.subject_values
     draws, tail = _some_draws(values, lay, likely)
     share = _PRIOR_SHARE if likely is None else _SHARE
     solver = solving.prepare(spec.model, typical, schedule, observables, accuracy, draws, least_rows=least_rows,
                              share=share, tail=tail, fixed=settled(spec))
-    joint = _by_visit(spec, data, records, observables)
+    joint = _by_visit(spec, everyone, records, observables)
     places = _by_observable(records, len(observables), joint)
     quantified, censored, between = (tuple(_some_records(records, k) for k in group) for group in places)
     shared = tuple({kind: _some_records(records, k) for kind, k in block.items()} for block in joint)
-    arrays = Data(solver.tables, quantified, censored, between, shared, people, seen)
+    observed_covariates, missing = _covariates(spec, data)
+    arrays = Data(solver.tables, quantified, censored, between, shared, people, seen, observed_covariates)
 
     def solve_all(population, z, tables, people=people):
-        return solving.solve_many(solver, _values(spec, lay, tables.schedule, population, z, people), tables)
+        return solving.solve_many(solver, _values(spec, lay, tables.schedule, population, z, people, supposed), tables)
+
+    def of_rows(population, arrays: Data, found, joined):
+        owners = [own.subject for group in (arrays.quantified, arrays.censored, arrays.between) for own in group]
+        owners += [own.subject[:, 0] for block in arrays.shared for own in block.values()]
+        terms = [t for group in found for t in group] + [t for block in joined for t in block.values()]
+        by_row = sum(jax.ops.segment_sum(t, rows, len(supposed.who)) for t, rows in zip(terms, owners, strict=True))
+        return levels.joint(spec, supposed, population, by_row)
 
     def density(z, arrays: Data):
         population = population_values(lay, z)
         observed, failed = solve_all(population, z, arrays.solver, arrays.people)
-        terms = [jnp.sum(t) for group in _log_likelihoods(spec, arrays, population, observed) for t in group]
-        terms += [jnp.sum(t) for block in _log_shared(spec, arrays, population, observed) for t in block.values()]
+        found = _log_likelihoods(spec, arrays, population, observed), _log_shared(spec, arrays, population, observed)
+        if supposed.several:
+            terms = [jnp.sum(levels.by_patient(supposed, of_rows(population, arrays, *found)))]
+        else:
+            terms = [jnp.sum(t) for group in found[0] for t in group]
+            terms += [jnp.sum(t) for block in found[1] for t in block.values()]
         terms += aggregate.log_likelihood(spec, plans, arrays.published, population, observed)
-        total = log_prior(lay, z) + sum(terms)
+        total = log_prior(lay, z) + sum(terms) + log_covariates(spec, population, arrays.covariates)
         return jnp.where(jnp.any(failed) | jnp.isnan(total), -jnp.inf, total)
 
     def log_likelihood(z):
         population = population_values(lay, z)
         observed, _ = solve_all(population, z, solver.tables)
         found = _log_likelihoods(spec, arrays, population, observed)
+        joined = _log_shared(spec, arrays, population, observed)
         total = jnp.zeros(len(records.value))
         for group, terms in zip(places, found, strict=True):
             for mine, values in zip(group, terms, strict=True):
                 total = total.at[mine].set(values)
-        for block, terms in zip(joint, _log_shared(spec, arrays, population, observed), strict=True):
+        for block, terms in zip(joint, joined, strict=True):
             for kind, rows in block.items():
                 total = total.at[rows[:, 0]].set(terms[kind])
-        return total
+        if not supposed.several:
+            return total
+        together = levels.by_patient(supposed, of_rows(population, arrays, found, joined))
+        own = jnp.where(unsure[patients.subject], 0.0, total[: len(patients.value)])
+        return own.at[first].set(together[patients.subject[first]])
+
+    def probabilities(z):
+        population = population_values(lay, z)
+        observed, _ = solve_all(population, z, solver.tables)
+        each = of_rows(population, arrays, _log_likelihoods(spec, arrays, population, observed),
+                       _log_shared(spec, arrays, population, observed))
+        return jnp.exp(each - levels.by_patient(supposed, each)[supposed.who])
 
     def predictions(z):
         observed, _ = solve_all(population_values(lay, z), z, solver.tables)
-        return observed[records.subject, records.visit, records.observable]
+        found = observed[records.subject, records.visit, records.observable]
+        if not supposed.several:
+            return found
+        return jnp.zeros(len(patients.value)).at[same].add(found * probabilities(z)[records.subject])
 
+    patients = _some_records(records, np.flatnonzero(records.subject < supposed.patients))
+    unsure = np.bincount(supposed.who, minlength=supposed.patients) > 1
+    owners = supposed.who[records.subject]
+    first = np.flatnonzero(unsure[patients.subject] & (np.diff(patients.subject, prepend=-1) != 0))
+    same = np.arange(len(records.value)) - np.searchsorted(records.subject, records.subject)
+    same = same + np.searchsorted(patients.subject, owners)
     return Posterior(
-        spec=spec, layout=lay, solver=solver, records=records, data=arrays, density=density,
+        spec=spec, layout=lay, solver=solver, records=patients, data=arrays, density=density,
         log_likelihood=log_likelihood, predictions=predictions, subject_values=values,
         failures=lambda z: jnp.any(solve_all(population_values(lay, z), z, solver.tables)[1]), plans=plans,
-        cohort_courses=lambda z: solve_all(population_values(lay, z), z, solver.tables)[0])
+        cohort_courses=lambda z: solve_all(population_values(lay, z), z, solver.tables)[0], missing=missing,
+        supposed=supposed, probabilities=probabilities)
 
 
 def _some_records(records: Records, places: np.ndarray) -> Records:
@@ -236,16 +281,23 @@ def _patients(spec: FitSpec, data: StudyData, observables: Sequence[str]) -> tup
     return schedules, Records(*(np.array(column, kind) for column, kind in zip(columns, kinds, strict=True)))
 
 
+def _covariates(spec: FitSpec, data: StudyData) -> tuple[dict[str, np.ndarray], dict[str, tuple[int, ...]]]:
+    """Of each covariate that may be missing: the values that were observed, and the subjects without one."""
+    first = {name: np.array([dict(subject.covariates)[name][0][1] for subject in data.subjects])
+             for name in spec.missing_covariates}
+    return ({name: values[~np.isnan(values)] for name, values in first.items()},
+            {name: tuple(np.flatnonzero(np.isnan(values)).tolist()) for name, values in first.items()})
+
+
 def _values(spec: FitSpec, lay: Layout, schedule: Schedule, population, z,
-            people: aggregate.People | None) -> dict[str, Array]:
-    baseline = {name: course[:, 0] for name, course in schedule.covariates.items()}
+            people: aggregate.People | None, supposed: levels.Alternatives) -> dict[str, Array]:
+    own, patients = subject_values(spec, population, random_effects(lay, z, population)), len(supposed.who)
+    if supposed.several:
+        own = {name: jnp.broadcast_to(value, (supposed.patients,))[supposed.who] for name, value in own.items()}
     if people is None:
-        return subject_values(spec, population, random_effects(lay, z, population), baseline)
-    patients, count = len(lay.subjects), len(schedule.start)
-    own = subject_values(spec, population, random_effects(lay, z, population),
-                         {name: course[:patients] for name, course in baseline.items()})
-    others = cohort_values(spec, population, random_effects(lay, z, population, people.standard),
-                           {name: course[patients:] for name, course in baseline.items()}, people.study)
+        return own
+    count = len(schedule.start)
+    others = cohort_values(spec, population, random_effects(lay, z, population, people.standard), people.study)
     return {name: jnp.concatenate([jnp.broadcast_to(own[name], (patients,)),
                                    jnp.broadcast_to(others[name], (count - patients,))]) for name in own}
 
@@ -267,15 +319,15 @@ def _some_draws(values: Callable[[Array], dict[str, Array]], lay: Layout,
     return in_portions(values, z), in_portions(values, far)
 
 
-def _subject_program(spec: FitSpec, lay: Layout, schedule: Schedule,
-                     people: aggregate.People | None) -> Callable[[Array], dict[str, Array]]:
+def _subject_program(spec: FitSpec, lay: Layout, schedule: Schedule, people: aggregate.People | None,
+                     supposed: levels.Alternatives) -> Callable[[Array], dict[str, Array]]:
     """Points (_PORTION, coordinate) -> subjects' parameters (point, subject)."""
     count = len(schedule.start)
 
     @jax.jit
     @jax.vmap
     def values(point):
-        found = _values(spec, lay, schedule, population_values(lay, point), point, people)
+        found = _values(spec, lay, schedule, population_values(lay, point), point, people, supposed)
         return {name: jnp.broadcast_to(value, (count,)) for name, value in found.items()}
 
     return values
@@ -323,12 +375,14 @@ def _log_shared(spec: FitSpec, arrays: Data, population, observed) -> list[dict[
 
 def constrain(posterior: Posterior, z: Array) -> dict[str, Any]:
     """One draw in natural values: population parameters and derived quantities by name, random effects as
-    `re_<effect>` over subjects."""
-    lay = posterior.layout
+    `re_<effect>` over subjects, covariates that are not known as `missing_<covariate>` over those subjects."""
+    spec, lay = posterior.spec, posterior.layout
     population = population_values(lay, z)
     effects = random_effects(lay, z, population)
-    derived = derived_values(posterior.spec, population)
-    return population | derived | {f"re_{name}": value for name, value in effects.items()}
+    found = {name: population[name] for name in lay.population} | derived_values(spec, population)
+    found |= {f"re_{name}": effects[name] for name in spec.between_subject}
+    values = subject_values(spec, population, effects)
+    return found | {missing_name(name): values[name][np.array(who)] for name, who in posterior.missing.items() if who}
 
 
 def derived_values(spec: FitSpec, population: Mapping[str, Array]) -> dict[str, Array]:

@@ -172,7 +172,8 @@ def arrange(design: Design, value: np.ndarray, censoring: np.ndarray) -> Data:
         quantified.append(none if limited else own)
         censored.append(own if limited else none)
         between.append(none)
-    return Data(posterior.data.solver, tuple(quantified), tuple(censored), tuple(between))
+    return Data(posterior.data.solver, tuple(quantified), tuple(censored), tuple(between),
+                covariates=posterior.data.covariates)
 
 
 def _refilled(design: Design, value: np.ndarray, censoring: np.ndarray) -> StudyData:

@@ -50,7 +50,7 @@ def log_priors(lay: Layout, z: Float[np.ndarray, "chain draw coordinate"]) -> di
     """
     values = natural_values(lay, z)
     priors = {**lay.estimate, **{f"omega_{name}": prior for name, prior in lay.scales.items()},
-              **{f"beta_{name}": prior for name, prior in lay.effects.items()}, **lay.errors}
+              **{f"beta_{name}": prior for name, prior in lay.effects.items()}, **lay.errors, **lay.covariates}
     taken = lay.borrowed.names if lay.borrowed is not None else ()
     terms = {name: np.asarray(log_kernel(prior, values[name])) for name, prior in priors.items() if name not in taken}
     flat = jnp.asarray(z.reshape(-1, z.shape[-1]))

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 from thymodel.documents.spec import FitSpec
 from thymodel.dynamics import solving
 from thymodel.dynamics.solving import Accuracy, Schedule, Solver
-from thymodel.inference.population import Layout, population_values, settled, subject_values
+from thymodel.inference.population import Layout, population_values, settled, starting_values, subject_values
 
 _PRIOR_SHARE = 0.75  # of prior draws, for which the first steps must do; denser ones are kept for the others
 
@@ -42,24 +42,23 @@ def slopes_program(spec: FitSpec, lay: Layout, schedule: Schedule, observables: 
         SolveError: the model cannot be integrated at the values of the model file.
     """
     varied = _varied(spec)
-    baseline = {name: jnp.asarray(course[:, 0]) for name, course in schedule.covariates.items()}
 
-    def parameters(z, effects, covariates) -> dict[str, Array]:
+    def parameters(z, effects) -> dict[str, Array]:
         population = population_values(lay, z)
-        found = subject_values(spec, population, dict(zip(lay.scales, effects, strict=True)), covariates)
+        found = subject_values(spec, population, dict(zip(lay.columns, effects, strict=True)))
         return {name: jnp.asarray(found[name], float) for name in varied}
 
-    def everybody(function):
-        return jax.vmap(function, in_axes=(None, None, 0), axis_size=len(schedule.start))
+    def everybody(found):
+        return jax.tree.map(lambda one: jnp.broadcast_to(one, (len(schedule.start), *one.shape)), found)
 
-    nobody = jnp.zeros(len(lay.scales))
-    solver = _prepare(spec, everybody(parameters), nobody, baseline, schedule, observables, points)
-    fixed = {name: p.value for name, p in spec.model.parameters.items()} | dict(spec.fixed)
+    nobody = jnp.zeros(len(lay.columns))
+    solver = _prepare(spec, parameters, nobody, schedule, observables, points)
+    fixed = starting_values(spec)
 
     @jax.jit
     def slopes(z, tables) -> Slopes:
-        values = everybody(parameters)(z, nobody, baseline)
-        moved = everybody(jax.jacfwd(parameters, argnums=(0, 1)))(z, nobody, baseline)
+        values = everybody(parameters(z, nobody))
+        moved = everybody(jax.jacfwd(parameters, argnums=(0, 1))(z, nobody))
         predicted, by_value = slopes_of(solver, fixed, values, tables)
         by_population = sum(by_value[name][..., None] * moved[name][0][:, None, None] for name in varied)
         by_effect = sum(by_value[name][..., None] * moved[name][1][:, None, None] for name in varied)
@@ -73,11 +72,11 @@ def _varied(spec: FitSpec) -> list[str]:
     return [name for name in spec.model.parameters if name not in settled(spec)]
 
 
-def _prepare(spec: FitSpec, parameters, nobody, baseline, schedule: Schedule, observables, points) -> Solver:
-    typical = {name: p.value for name, p in spec.model.parameters.items()} | dict(spec.fixed)
-    draws = jax.vmap(lambda z: parameters(z, nobody, baseline))(jnp.asarray(points))
+def _prepare(spec: FitSpec, parameters, nobody, schedule: Schedule, observables, points) -> Solver:
+    typical = starting_values(spec)
+    draws = jax.vmap(lambda z: parameters(z, nobody))(jnp.asarray(points))
     count = len(schedule.start)
-    every = {name: np.broadcast_to(np.asarray(draws[name]) if name in draws else value, (len(points), count))
+    every = {name: np.broadcast_to(np.asarray(draws[name])[:, None] if name in draws else value, (len(points), count))
              for name, value in typical.items()}
     accuracy = Accuracy(spec.solver.rtol, spec.solver.atol)
     return solving.prepare(spec.model, typical, schedule, tuple(observables), accuracy, every, share=_PRIOR_SHARE,

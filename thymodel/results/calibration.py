@@ -23,6 +23,7 @@ from thymodel.documents.borrowed import borrowed_text
 from thymodel.documents.data import StudyData, load_data
 from thymodel.documents.design import Design as TrialDesign
 from thymodel.documents.design import load_design
+from thymodel.documents.priors import Prior
 from thymodel.documents.spec import FitSpec, load_fit_spec
 from thymodel.documents.toml import digest
 from thymodel.errors import Fault, InputError
@@ -100,6 +101,7 @@ def calibrate(spec_path: str | Path, replicates: int, data_path: str | Path | No
         raise InputError([Fault("--replicates", f"{replicates} studies say nothing about calibration",
                                 f"give {FEWEST} or more; 200 tell a coverage of 90% from one of 83%")])
     spec = with_overrides(with_prior_from(load_fit_spec(spec_path)), overrides or {})
+    _refuse_estimated_covariates(spec)
     data, limits, source = load_design_of(spec, data_path)
     store = open_results(out, _identity(spec, data, limits, seed))
     design, asked = make_design(spec, data, limits), spec.sampler
@@ -111,6 +113,17 @@ def calibrate(spec_path: str | Path, replicates: int, data_path: str | Path | No
     if out is not None:
         save(found, Path(out))
     return found
+
+
+def _refuse_estimated_covariates(spec: FitSpec) -> None:
+    """Studies are drawn with the covariates of the design; a fit that learns their distribution asks for others."""
+    faults = [Fault(f"{spec.path}: missing_covariates.{name}", "its distribution is "
+                    f"{'discrete' if item.levels else 'estimated'}, which the studies drawn here cannot follow",
+                    "state one that is continuous, in numbers")
+              for name, item in spec.missing_covariates.items()
+              if item.levels or any(isinstance(value, Prior) for value in item.numbers.values())]
+    if faults:
+        raise InputError(faults)
 
 
 def load_design_of(spec: FitSpec, data_path: str | Path | None,

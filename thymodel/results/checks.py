@@ -331,7 +331,8 @@ def _effects(record: FitRecord, study: Study) -> list[dict[str, Any]]:
     posterior, rows = load_group(record.folder / POSTERIOR, "posterior"), []
     for name, item in study.spec.between_subject.items():
         effects = posterior[f"re_{name}"].values.reshape(-1, len(study.layout.subjects))
-        omega = posterior[f"omega_{name}"].values.ravel()
+        stated = np.full(len(effects), study.layout.known.get(f"omega_{name}", np.nan))
+        omega = stated if name in study.layout.stated else posterior[f"omega_{name}"].values.ravel()
         scaled = np.quantile(effects / omega[:, None], vpc.BAND, axis=0).T
         rows.append({"effect": name, "parameters": list(item.parameters), "scale": item.scale,
                      "omega": np.quantile(omega, vpc.BAND), "shrinkage": checking.shrinkage(effects, omega),

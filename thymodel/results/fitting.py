@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -23,12 +23,13 @@ from jaxtyping import Float
 import thymodel
 from thymodel.documents.borrowed import borrowed_text
 from thymodel.documents.data import StudyData, disposition
+from thymodel.documents.priors import Prior
 from thymodel.documents.spec import FitSpec, SamplerTable, load_fit_spec
 from thymodel.documents.toml import digest, read_text
 from thymodel.errors import Fault, InputError
-from thymodel.inference import approximation, centring, certificate, diagnostics, sampling
+from thymodel.inference import approximation, centring, certificate, diagnostics, levels, sampling
 from thymodel.inference.approximation import NUTS, Approximation
-from thymodel.inference.population import error_name
+from thymodel.inference.population import error_name, missing_name
 from thymodel.inference.posterior import Posterior, constrain, make_posterior, precise
 from thymodel.inference.readings import approximate
 from thymodel.inference.sampling import Draws, Settings, thin
@@ -49,6 +50,7 @@ _PACKAGES = ("thymodel", "numpy", "scipy", "sympy", "jax", "jaxlib", "diffrax", 
 _CERTIFIED = 400  # draws whose log density is computed again with finer steps
 ROOM = 256  # rows of the solver's table: most fits need fewer, and then nothing is compiled twice
 _ENDPOINT_DRAWS = 1200  # at most; of every chain equally many
+_Drawn = TypeVar("_Drawn", Draws, Approximation)
 _ENDPOINT_SUBJECTS = 64  # virtual, the same under every draw
 
 
@@ -154,7 +156,7 @@ def read_posterior(posterior: Posterior, data: StudyData, checkpoint: Path, prog
     if method == NUTS:
         return sample_posterior(posterior, data, checkpoint, progress)
     progress.stage(method)
-    return approximate(posterior, method, progress.sampling), posterior
+    return _with_levels(posterior, approximate(posterior, method, progress.sampling)), posterior
 
 
 def sample_posterior(posterior: Posterior, data: StudyData, checkpoint: Path | None,
@@ -168,7 +170,7 @@ def sample_posterior(posterior: Posterior, data: StudyData, checkpoint: Path | N
         if z.shape[0] < 2 or z.shape[0] * z.shape[1] < 2 * max(spec.gates.ess_bulk, spec.gates.ess_tail):
             return ""  # so few cannot have been meant to meet the gates: a quick look
         natural = _natural(posterior, z)
-        rows = {name: value for name, value in natural.items() if not name.startswith("re_")}
+        rows = {name: value for name, value in natural.items() if not name.startswith(("re_", "missing_"))}
         return diagnostics.lacking(diagnostics.summary_table(rows), spec.gates)
 
     def refine(likely: np.ndarray):
@@ -182,7 +184,18 @@ def sample_posterior(posterior: Posterior, data: StudyData, checkpoint: Path | N
     draws = sampling.sample(posterior.density, lay.size, centring.searched(lay), settings, checkpoint,
                             _identity(spec, data), progress.sampling, centring.coordinates(lay), (posterior.data,),
                             refine, lacks=lacks)
-    return draws, (refined or [posterior])[-1]
+    return _with_levels((refined or [posterior])[-1], draws), (refined or [posterior])[-1]
+
+
+def _with_levels(posterior: Posterior, draws: _Drawn) -> _Drawn:
+    """The draws with a value for each missing covariate that has but a few, from its distribution given the rest."""
+    if not posterior.supposed.several or posterior.probabilities is None:
+        return draws
+    flat = draws.z.reshape(-1, draws.z.shape[-1])
+    z = levels.recode(posterior.spec, posterior.layout, posterior.supposed, posterior.probabilities, flat)
+    moved = 0.5 * np.sum(flat**2 - z**2, axis=1)  # of standard normals, of which the likelihood does not depend
+    return draws._replace(z=z.reshape(draws.z.shape),
+                          log_density=draws.log_density + moved.reshape(draws.z.shape[:2]))
 
 
 def _identity(spec: FitSpec, data: StudyData) -> str:
@@ -252,8 +265,12 @@ def _posterior_groups(posterior: Posterior, draws: Draws | Approximation) -> dic
     chains, count, _ = draws.z.shape
     natural = _natural(posterior, draws.z)
     coords = {"chain": np.arange(chains), "draw": np.arange(count)}
-    variables = {name: (("chain", "draw") + (("subject",) if value.ndim == 3 else ()), value)
-                 for name, value in natural.items()}
+    lacking = {missing_name(name): who for name, who in posterior.missing.items() if who}
+    own = {name: (f"of_{name}" if name in lacking else "subject",) if value.ndim == 3 else ()
+           for name, value in natural.items()}
+    variables = {name: (("chain", "draw") + own[name], value) for name, value in natural.items()}
+    coords |= {f"of_{name}": np.array([posterior.layout.subjects[k] for k in who], dtype=object)
+               for name, who in lacking.items()}
     if any(name.startswith("re_") for name in variables):
         coords["subject"] = np.array(posterior.layout.subjects, dtype=object)
     stats = {"lp": draws.log_density}
@@ -302,6 +319,7 @@ def _write(posterior: Posterior, data: StudyData, data_file: Path, draws: Draws 
                                          outcomes.window),
         "summary": {name: {key: records.finite_or_none(value) for key, value in row.items()}
                     for name, row in table.iterrows() if not str(name).startswith("re_")},
+        **({"missing_covariates": missing} if (missing := _missing_covariates(posterior, table)) else {}),
         "random_effects": _worst_random_effect(table), "residuals": misfit(posterior, draws),
         "solver": {"kind": posterior.solver.kind, "why": posterior.solver.why, "method": posterior.solver.method,
                    "rtol": spec.solver.rtol, "atol": spec.solver.atol,
@@ -366,6 +384,9 @@ def _units(spec: FitSpec) -> dict[str, str]:
     for observable, error in spec.likelihood.items():
         if "additive" in error.parameters:
             units[f"sigma_additive_{observable}"] = spec.model.observables[observable].unit
+    for name, item in spec.missing_covariates.items():
+        names = [missing_name(name), f"typical_{name}", *([f"sd_{name}"] if item.family == "normal" else [])]
+        units |= dict.fromkeys(names, spec.model.covariates[name].unit)
     timed = ("median", "restricted_mean", "spread_q05", "spread_q50", "spread_q95")
     return units | {f"{name}.{quantity}": spec.model.time for name in spec.endpoints for quantity in timed}
 
@@ -374,7 +395,7 @@ def _priors(spec: FitSpec) -> list[dict[str, Any]]:
     rows = [{"name": name, "unit": e.unit, "prior": str(e.prior), "source": e.source, "verified": e.verified,
              "reason": e.reason} for name, e in spec.estimate.items()]
     plain = {"unit": "1", "verified": False, "reason": ""}
-    rows += [{"name": f"omega_{name}", **plain, "prior": str(b.sd), "source": b.source}
+    rows += [{"name": f"omega_{name}", **plain, "prior": _as_prior(b.sd), "source": b.source}
              for name, b in spec.between_subject.items()]
     rows += [{"name": f"beta_{name}", **plain, "prior": str(c.prior), "source": c.source}
              for name, c in spec.covariate_effects.items()]
@@ -383,6 +404,9 @@ def _priors(spec: FitSpec) -> list[dict[str, Any]]:
              for name, c in spec.covariate_effects.items() if spec.published and not c.aggregate]
     rows += [{"name": f"tau_{name}", **plain, "prior": str(b.sd), "source": f"between studies: {b.source}"}
              for name, b in spec.study_effects.items()]
+    rows += [{"name": key, **plain, "unit": _units(spec).get(key, "1"), "prior": _as_prior(value),
+              "source": f"{item.family} distribution of {name}, missing in some: {item.source}"}
+             for name, item in spec.missing_covariates.items() for key, value in item.numbers.items()]
     if spec.correlated:
         rows.append({"name": "corr", **plain, "prior": f"lkj(shape={spec.correlation_shape:g})",
                      "source": f"random effects of {', '.join(spec.correlated)}"})
@@ -407,6 +431,21 @@ def _joint_prior(spec: FitSpec, row: dict[str, Any]) -> dict[str, Any]:
     return {**row, "prior": f"{1 - weight:g} posterior of {taken.source['name']}, joint" + own,
             "source": f"record {taken.source['name']}, digest {taken.source['digest'][:12]}; of the own prior: "
             f"{row['source']}", "reason": taken.source["reason"] or row["reason"]}
+
+
+def _missing_covariates(posterior: Posterior, table) -> list[dict[str, Any]]:
+    """Posterior of every covariate that was not known of a subject."""
+    rows, units = [], _units(posterior.spec)
+    for name, who in posterior.missing.items():
+        for subject in (posterior.layout.subjects[k] for k in who):
+            found = table.loc[f"{missing_name(name)}[{subject}]"]
+            rows.append({"covariate": name, "subject": subject, "unit": units.get(missing_name(name), "1"),
+                         "mean": float(found["mean"]), "sd": float(found["sd"])})
+    return rows
+
+
+def _as_prior(value: Prior | float) -> str:
+    return str(value) if isinstance(value, Prior) else f"stated: {value:g}"
 
 
 def _worst_random_effect(table) -> dict[str, Any]:

@@ -93,6 +93,9 @@ def load_plan(spec: FitSpec, data_path: str | Path | None) -> tuple[Plan, Design
     if spec.published:
         raise InputError([Fault(f"{spec.path}: published", "what published figures add is not computed here",
                                 "leave them out to see what the patients' data can teach")])
+    if spec.missing_covariates:
+        raise InputError([Fault(f"{spec.path}: missing_covariates", "what it costs that a covariate is missing is not "
+                                "computed here", "leave the table out, and the subjects who lack it")])
     if data_path is None and not (spec.path.parent / spec.data_file).is_file():
         if not beside.is_file():
             raise InputError([Fault(str(spec.path), f"neither {spec.data_file} nor design.toml is beside it",
@@ -117,8 +120,8 @@ def expected(spec: FitSpec, plan: Plan, design: Design | None = None, draws: int
     gained = {what: info.expected_contraction(survey.information(np.zeros(len(lay.population)), own | rows), prior)
               for what, rows in survey.additions.items()} if additions else {}
     return Identifiability(
-        spec.title, spec.simulated, plan.source, METHOD if lay.scales else POOLED, tuple(lay.population), slopes, prior,
-        typical, drawn, draws, tuple(structural), silent, loose, gained)
+        spec.title, spec.simulated, plan.source, METHOD if lay.columns else POOLED, tuple(lay.population), slopes,
+        prior, typical, drawn, draws, tuple(structural), silent, loose, gained)
 
 
 def _ties(information: np.ndarray, prior: np.ndarray, slopes: np.ndarray, structural: Sequence[int],
@@ -157,8 +160,12 @@ def _prior_information(lay: Layout) -> np.ndarray:
 def _log_slopes(lay: Layout) -> np.ndarray:
     """d log(parameter)/d coordinate at the medians; NaN where the median is not positive: no power of a product."""
     at = jnp.zeros(len(lay.population))
-    values = np.array([float(v) for v in population_values(lay, at).values()])
-    moved = jax.jacfwd(lambda z: jnp.stack([jnp.asarray(v) for v in population_values(lay, z).values()]))(at)
+
+    def natural(z):
+        population = population_values(lay, z)
+        return jnp.stack([jnp.asarray(population[name]) for name in lay.population])
+
+    values, moved = np.asarray(natural(at)), jax.jacfwd(natural)(at)
     return np.where(values > 0, np.diag(np.asarray(moved)) / np.where(values > 0, values, 1.0), np.nan)
 
 
@@ -216,8 +223,8 @@ class Survey:
 
     def _of_group(self, gradients: Gradients, record: info.RecordInformation, covariance, turns) -> np.ndarray:
         lay = self.layout
-        found = info.without_effects(info.joint_information(gradients, record), len(lay.scales), covariance)
-        if not lay.scales:
+        found = info.without_effects(info.joint_information(gradients, record), len(lay.columns), covariance)
+        if not lay.columns:
             return found
         first = len(lay.estimate)
         count = len(lay.scales) + len(lay.correlations)
@@ -231,7 +238,7 @@ class Survey:
     def _records(self, z: np.ndarray, point: Point, chosen: np.ndarray) -> tuple[Gradients, info.RecordInformation]:
         """Gradients of the chosen measurements in spreads, and the information that each carries."""
         at = self.slopes(z)
-        width = len(self.layout.population) + len(self.layout.scales)
+        width = len(self.layout.population) + len(self.layout.columns)
         location, scale = np.zeros((len(chosen), width)), np.zeros((len(chosen), width))
         parts = [np.zeros(len(chosen)) for _ in range(3)]
         for number, (name, (error, known)) in enumerate(self.assays.items()):
@@ -276,8 +283,8 @@ def _on_scale(error: ErrorModel, sigma: Mapping[str, float], predicted: np.ndarr
 
 
 def _point_program(lay: Layout) -> Callable[[Any], Point]:
-    names, first = list(lay.scales), len(lay.estimate)
-    count = len(names) + len(lay.correlations)
+    names, first = list(lay.columns), len(lay.estimate)
+    count = len(lay.scales) + len(lay.correlations)
     places = np.array([names.index(name) for name in lay.correlated], int)
 
     def covariance(z):

@@ -88,13 +88,14 @@ def plot_course(record: FitRecord, data: StudyData | None = None) -> Figure:
 
 
 def _ages(record: FitRecord) -> dict[str, float]:
-    """Age of each fitted patient at the start, where the model has one."""
+    """Age of each fitted patient at the start, where the model has one and it is known."""
     fitted = load_group(record.folder / POSTERIOR, "constant_data")
     if AGE not in fitted:
         return {}
     if not record.layout.subjects:
         return {}
-    return dict(zip(record.layout.subjects, fitted[AGE].values.tolist(), strict=True))
+    ages = zip(record.layout.subjects, fitted[AGE].values.tolist(), strict=True)
+    return {subject: age for subject, age in ages if math.isfinite(age)}
 
 
 def _draw_reference(panels: Sequence[Axes], band: ReferenceRange | None) -> None:
@@ -374,7 +375,7 @@ def _families(lay: Layout) -> dict[str, Prior]:
     return {**lay.estimate, **{f"omega_{key}": prior for key, prior in lay.scales.items()},
             **{f"beta_{key}": prior for key, prior in lay.effects.items()}, **lay.errors,
             **{f"beta_across_{key}": prior for key, prior in lay.across.items()},
-            **{f"tau_{key}": prior for key, prior in lay.study_scales.items()}}
+            **{f"tau_{key}": prior for key, prior in lay.study_scales.items()}, **lay.covariates}
 
 
 def _priors(lay: Layout) -> dict[str, np.ndarray]:

@@ -23,7 +23,14 @@ from thymodel.documents.model import Model, ratios
 from thymodel.documents.spec import Arm, FitSpec
 from thymodel.dynamics import solving
 from thymodel.errors import SolveError
-from thymodel.inference.population import Layout, population_values, random_effects, settled, subject_values
+from thymodel.inference.population import (
+    Layout,
+    population_values,
+    random_effects,
+    settled,
+    starting_values,
+    subject_values,
+)
 from thymodel.inference.posterior import in_portions
 
 Reduce = Callable[[np.ndarray], np.ndarray]
@@ -35,9 +42,9 @@ _INEXACT = 0.01  # a course wrong by this part of a state is solved again by its
 
 @dataclass(frozen=True)
 class VirtualSubjects:
-    """`standard` are etas (standard normal), `covariates` a value a subject."""
+    """`standard` are standard normals for the columns of `Layout`, `covariates` a value a subject."""
 
-    standard: Float[np.ndarray, "subject effect"]
+    standard: Float[np.ndarray, "subject column"]
     covariates: Mapping[str, Float[np.ndarray, " subject"]]
 
 
@@ -46,9 +53,10 @@ def virtual_subjects(spec: FitSpec, data_covariates: Mapping[str, np.ndarray], c
     """New subjects: scrambled Sobol normals for the random effects, covariates drawn from the fitted patients.
 
     Args:
-        data_covariates: baseline value of each covariate, a value a fitted patient; patients are drawn whole.
+        data_covariates: baseline value of each covariate, a value a fitted patient; patients are drawn whole. One
+            that a patient lacks (NaN) is drawn from its distribution under each draw.
     """
-    effects = max(len(spec.between_subject), 1)
+    effects = max(len(spec.between_subject) + len(spec.missing_covariates), 1)
     uniform = qmc.Sobol(effects, rng=np.random.default_rng(seed)).random(1 << max(count - 1, 1).bit_length())[:count]
     standard = norm.ppf(np.clip(uniform, 1e-9, 1 - 1e-9))
     patients = len(next(iter(data_covariates.values()))) if data_covariates else 1
@@ -104,7 +112,7 @@ def simulator(spec: FitSpec, lay: Layout, z: Float[np.ndarray, "draw coordinate"
     joined = VirtualSubjects(np.concatenate([people.standard for people in everyone]),
                              {name: np.concatenate([people.covariates[name] for people in everyone])
                               for name in spec.model.covariates})
-    values = _subject_program(spec, lay, jnp.asarray(joined.standard), joined.covariates, len(joined.standard))
+    values = _subject_program(spec, lay, jnp.asarray(joined.standard), len(joined.standard))
     solve = _solve_for(spec, _schedules(spec, arms, joined, times), in_portions(values, _some(z, _TRIED[True])), True)
 
     def simulate(z, observables, reduce=None, progress=None) -> np.ndarray:
@@ -133,7 +141,7 @@ def _some(z: np.ndarray, count: int) -> np.ndarray:
 def _solve_for(spec: FitSpec, schedule: solving.Schedule, likely: Mapping[str, np.ndarray],
                pooled: bool) -> Callable[[Sequence[str], dict[str, np.ndarray]], np.ndarray]:
     """A solve of subjects with one schedule each: (observables, values (draw, subject)) -> (draw, subject, ...)."""
-    typical = {name: p.value for name, p in spec.model.parameters.items()} | dict(spec.fixed)
+    typical = starting_values(spec)
     asked, computed = _with_ratios(spec.model), (*observables_of(spec), *ratios(spec.model))
     solver = solving.prepare(asked, typical, schedule, computed, draws=likely, pooled=pooled,
                              lost=_INEXACT, fixed=settled(spec))
@@ -191,22 +199,19 @@ def patient_courses(spec: FitSpec, lay: Layout, z: Float[np.ndarray, "draw coord
                     observables: Sequence[str], schedule: solving.Schedule,
                     ) -> Float[np.ndarray, "draw subject visit observable"]:
     """`individual_courses` at the visits of each patient's own schedule."""
-    program = _subject_program(spec, lay, None, baseline_covariates(spec, data), len(data.subjects))
-    values = in_portions(program, z)
+    values = in_portions(_subject_program(spec, lay, None, len(data.subjects)), z)
     likely = {name: _some(value, _TRIED[False]) for name, value in values.items()}
     solve = _solve_for(spec, schedule, likely, False)
     return _in_chunks(partial(solve, observables), values, len(z), None, None)
 
 
-def _subject_program(spec: FitSpec, lay: Layout, standard, covariates, count: int):
+def _subject_program(spec: FitSpec, lay: Layout, standard, count: int):
     """Points -> parameters (point, subject) of subjects with the given etas, or (None) with those in the points."""
-    baseline = {name: jnp.asarray(value) for name, value in covariates.items()}
-
     @jax.jit
     @jax.vmap
     def values(point):
         population = population_values(lay, point)
-        found = subject_values(spec, population, random_effects(lay, point, population, standard), baseline)
+        found = subject_values(spec, population, random_effects(lay, point, population, standard))
         return {name: jnp.broadcast_to(v, (count,)) for name, v in found.items()}
 
     return values

@@ -279,7 +279,7 @@ def _refit(spec: FitSpec, data: StudyData, prior: Prior, question: Question) -> 
 def priors_of(lay: Layout) -> dict[str, Prior]:
     """Prior of each population parameter that has one of its own (correlations share theirs)."""
     return {**lay.estimate, **{f"omega_{name}": prior for name, prior in lay.scales.items()},
-            **{f"beta_{name}": prior for name, prior in lay.effects.items()}, **lay.errors}
+            **{f"beta_{name}": prior for name, prior in lay.effects.items()}, **lay.errors, **lay.covariates}
 
 
 def with_prior(spec: FitSpec, name: str, prior: Prior) -> FitSpec:
@@ -293,6 +293,8 @@ def with_prior(spec: FitSpec, name: str, prior: Prior) -> FitSpec:
                         for key, item in spec.estimate.items()},
         between_subject={key: replace(item, sd=prior) if f"omega_{key}" == name else item
                          for key, item in spec.between_subject.items()},
+        missing_covariates={key: replace(item, numbers={**item.numbers, name: prior}) if name in item.numbers else item
+                            for key, item in spec.missing_covariates.items()},
         covariate_effects={key: replace(item, prior=prior) if f"beta_{key}" == name else item
                            for key, item in spec.covariate_effects.items()},
         likelihood={key: errors(key, item) for key, item in spec.likelihood.items()})

@@ -365,12 +365,12 @@ def named_draws(dataset: xr.Dataset) -> dict[str, np.ndarray]:
 
 def verdict_of(spec: FitSpec, table: pd.DataFrame, sampler: Mapping[str, Any],
                certificate: Mapping[str, Any]) -> diagnostics.Verdict:
-    """The verdict on a summary table; random effects are reported beside it, not gated one by one. No gate can judge
-    another reading than NUTS."""
+    """The verdict on a summary table; what single subjects have of their own is reported beside it, not gated.
+    No gate can judge another reading than NUTS."""
     method = str(sampler.get("method", approximation.NUTS))
     if method != approximation.NUTS:
         return approximation.verdict(method, sampler["sentences"])
-    gated = table.loc[[name for name in table.index if not str(name).startswith("re_")]]
+    gated = table.loc[[name for name in table.index if not str(name).startswith(("re_", "missing_"))]]
     return diagnostics.judge(gated, sampler["divergences"], sampler["failed_solves"], sampler["steps"], spec.gates,
                              certificate, [str(sampler.get(key, "")) for key in ("way", "modes", "longer")])
 

@@ -93,6 +93,9 @@ def score(record: FitRecord, by: str = Unit.subject, data_path: Path | None = No
     units = _observations(spec, data) if by is Unit.observation else _groups(data, by)
     progress("preparing the posterior")
     posterior = make_posterior(spec, data, thin(record.z, _LIKELY))
+    if by is Unit.observation and posterior.supposed.several:
+        raise InputError([Fault(str(record.folder), "subjects who lack a covariate of a few values have one likelihood "
+                                "for all of their observations", "score --by subject")])
     progress(f"{by} by {by}")
     if by is Unit.observation:
         found, integration = _score_observations(posterior, record.z, list(units.values()))

@@ -17,7 +17,7 @@ from jaxtyping import Float
 
 from thymodel.documents.model import Model
 from thymodel.dynamics.kernel.emit import JUMP, LANES, REGIME, REGIME_BACK, STEP, VISIT
-from thymodel.dynamics.kernel.native import Grid, Native, kernel_operands
+from thymodel.dynamics.kernel.native import Grid, Native, given, kernel_operands
 from thymodel.dynamics.kernel.step import ERROR_ORDER, ROW
 from thymodel.dynamics.schedule import Accuracy, Schedule
 
@@ -196,9 +196,14 @@ def _path(model: Model, s: Schedule, numbers: Sequence[int]) -> Path:
 def _regimes(s: Schedule) -> tuple[list[int], dict[str, np.ndarray]]:
     """Number of the covariate regime of each segment, and the covariates of each regime."""
     table = np.stack([*s.covariates.values()], axis=1) if s.covariates else np.zeros((len(s.ends), 0))
-    numbers = np.concatenate([[0], np.cumsum(np.any(table[1:] != table[:-1], axis=1))]).astype(int)
+    numbers = np.concatenate([[0], np.cumsum(np.any(_differ(table[1:], table[:-1]), axis=1))]).astype(int)
     first = [int(np.argmax(numbers == c)) for c in range(numbers[-1] + 1)]
     return numbers.tolist(), {name: column[first] for name, column in s.covariates.items()}
+
+
+def _differ(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Where two values are not the same; two that are not known are."""
+    return (a != b) & ~(np.isnan(a) & np.isnan(b))
 
 
 # --- steps -----------------------------------------------------------------------------------------------------
@@ -294,7 +299,8 @@ def _flags(rows: np.ndarray, stored: int) -> np.ndarray:
 def _operands(native: Native, values: Mapping[str, Any], draws: Mapping[str, np.ndarray], grid: Grid) -> list:
     """Kernel operands of each set of values, the typical ones first."""
     count = len(grid.place)
-    typical = {name: np.broadcast_to(np.asarray(values[name], float), (count,)) for name in native.model.parameters}
+    typical = {name: np.broadcast_to(np.asarray(values[name], float), (count,)) for name in
+               given(native.model, values)}
     sets = [typical]
     for k in range(len(next(iter(draws.values()))) if draws else 0):
         sets.append(typical | {name: np.broadcast_to(np.asarray(draws[name][k], float), (count,)) for name in draws})

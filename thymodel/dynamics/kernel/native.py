@@ -106,7 +106,7 @@ def _kernel_text(model: Model, observables: Sequence[str], names: Names) -> str:
 def recipe(model: Model, observables: Sequence[str], fixed: Mapping[str, float]) -> str:
     """All that the code of a kernel is made from."""
     numbers = sorted((name, float(value)) for name, value in fixed.items())
-    return "\n".join([_SOURCES, sympy.__version__, model.text, repr(tuple(observables)), repr(numbers)])
+    return "\n".join([_SOURCES, sympy.__version__, model.text + model.added, repr(tuple(observables)), repr(numbers)])
 
 
 def _digest_of_sources() -> str:
@@ -179,7 +179,8 @@ def native_solve(native: Native, values: Mapping[str, Any], grid: Grid) -> tuple
     """Observables at the visits of every subject; pure, differentiable in reverse mode with respect to `values`.
 
     Args:
-        values: parameters by name, numbers or arrays over subjects; covariates come from the grid.
+        values: parameters by name, numbers or arrays over subjects; covariates come from the grid, but for those that
+            are NaN there.
 
     Returns:
         (subject, visit, observable), NaN from a step on that failed; and each subject's largest embedded error of a
@@ -199,18 +200,21 @@ def native_solve(native: Native, values: Mapping[str, Any], grid: Grid) -> tuple
 def kernel_operands(native: Native, values: Mapping[str, Any], grid: Grid) -> tuple[Array, Array]:
     """Parameters (group, regime, name, lane) and initial states (group, state, lane); derived constants by JAX."""
     count = len(grid.place)
-    wide = {name: jnp.broadcast_to(jnp.asarray(values[name], float), (count,)) for name in native.model.parameters}
+    wide = {name: jnp.broadcast_to(jnp.asarray(values[name], float), (count,)) for name in given(native.model, values)}
     return native.prepare(wide, grid.covariates)
+
+
+def given(model: Model, values: Mapping[str, Any]) -> list[str]:
+    """Names whose values the kernel takes: all parameters, and covariates that a schedule may not know."""
+    return [*model.parameters, *(name for name in model.covariates if name in values)]
 
 
 def _kernel_operands(model: Model, names: Names, values: Mapping[str, Array],
                      covariates: Mapping[str, Array]) -> tuple[Array, Array]:
     count = len(next(iter(values.values())))
     regimes = max((c.shape[1] for c in covariates.values()), default=1)
-    known: dict[str, Any] = dict(symbolic.constant_values(model))
-    for name in model.parameters:
-        known[name] = values[name][:, None]
-    known = symbolic.derive(model, known | dict(covariates))
+    known: dict[str, Any] = dict(symbolic.constant_values(model)) | {name: v[:, None] for name, v in values.items()}
+    known = symbolic.derive(model, symbolic.with_covariates(known, covariates))
     columns = [jnp.broadcast_to(jnp.asarray(known[name], float), (count, regimes)) for name in names.read]
     first = {name: value[:, 0] if jnp.ndim(value) else value for name, value in known.items()}
     initial = symbolic.initial(model, first)
