@@ -52,10 +52,11 @@ def report(plain, taken) -> str:
     lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
     for name in names:
         row = worth.get(name)
-        cells = (span(row, "own"), span(row, "borrowed"), f"{row['own_ess']:.1f}", f"{row['ess']:.1f}") if row else (
-            "(as written)", "not borrowed", "", "")
+        sizes = [f"{row[key]:.1f}" if row[key] is not None else "no patient tells" for key in ("own_ess", "ess")
+                 ] if row else ["", ""]
+        cells = (span(row, "own"), span(row, "borrowed"), *sizes) if row else ("(as written)", "not borrowed", *sizes)
         lines.append(f"| {name} | {' | '.join(cells)} | {a[name]} | {b[name]} |")
-    lines += ["", "| P(reconstituted by day 100), median subject spread included | without | with |", "|---|---|---|"]
+    lines += ["", "| share of subjects reconstituted by day 100 | without | with |", "|---|---|---|"]
     lines += [f"| {name.split('.')[0]}, {name.split('[')[1][:-1]} | {a[name]} | {b[name]} |" for name in by]
     return "\n".join(lines + ["", *(f"- {sentence}" for sentence in prior["sentences"]),
                               f"- ESS: {prior['ess_note']}."])

@@ -13,7 +13,7 @@ from thymodel.documents.data import StudyData
 from thymodel.documents.expressions import closest
 from thymodel.documents.priors import Prior
 from thymodel.documents.spec import BetweenSubject, FitSpec
-from thymodel.errors import Fault, InputError
+from thymodel.errors import Fault, InputError, ThymodelError
 from thymodel.inference import borrowing
 from thymodel.inference.aggregate import normal_nodes
 from thymodel.inference.diagnostics import INTERVAL
@@ -191,7 +191,10 @@ def as_content(spec: FitSpec, lay: Layout, data: StudyData, z: np.ndarray) -> di
     if borrowed is None:
         return None
     flat = z.reshape(-1, z.shape[-1])[:, borrowing.places(lay.population, borrowed)]
-    worth, own_worth = _worth(spec, borrowed, data)
+    try:
+        worth, own_worth = _worth(spec, borrowed, data)
+    except (ThymodelError, np.linalg.LinAlgError):  # draws at hand are not given up for want of a sample size
+        worth, own_worth = {}, {}
     priors = _priors(replace(spec, prior_from=None, borrowed=None))
     rows = [{"name": name, "unit": _unit(spec, name), "own": _span(priors[name], _points()),
              "borrowed": _span(priors[name], borrowed.mean[k] + borrowed.covariance[k][k] ** 0.5 * _points()),
@@ -225,7 +228,7 @@ def _worth(spec: FitSpec, borrowed: Borrowed, data: StudyData) -> tuple[dict[str
     if not data.subjects:
         return {}, {}
     plain = replace(spec, prior_from=None, borrowed=None, published=(), study_effects={})
-    survey = make_survey(plain, plan_of_data(plain, data, data.name), draws=1, additions=False)
+    survey = make_survey(plain, plan_of_data(plain, data, data.name), additions=False)
     rows, lay = survey.planned(plain.likelihood), survey.layout
     random, found = np.random.default_rng(0), []
     own = random.standard_normal((_WORTH_POINTS, len(borrowed.names)))
