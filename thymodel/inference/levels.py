@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Array, Float
 from scipy.special import ndtr, ndtri
 
-from thymodel.documents.data import StudyData
+from thymodel.documents.data import StudyData, Subject
 from thymodel.documents.spec import FitSpec
 from thymodel.inference.population import Layout, level_weights, population_values
 
@@ -46,7 +46,8 @@ class Alternatives:
 def expand(spec: FitSpec, data: StudyData) -> tuple[StudyData, Alternatives]:
     """The study with a subject for each value that a patient may have had, the patients with the first one."""
     discrete = {name: item for name, item in spec.missing_covariates.items() if item.levels}
-    first, more = [], []
+    first: list[tuple[int, dict[str, int], Subject]] = []
+    more: list[tuple[int, dict[str, int], Subject]] = []
     for k, subject in enumerate(data.subjects):
         known = dict(subject.covariates)
         lacking = [name for name in discrete if np.isnan(known[name][0][1])]
