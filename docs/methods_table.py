@@ -12,8 +12,6 @@ def main(folders: list[str]) -> None:
     print("| | " + " | ".join(record.method for record in records) + " |\n" + "|---|" + "---:|" * len(records))
     for name in records[0].content["parameters"]:
         print(f"| `{name}` | " + " | ".join(_estimate(record, name) for record in records) + " |")
-    seconds = [f"{record.content['seconds']['sample']:.0f}" for record in records]
-    print(f"| seconds to draws | {' | '.join(seconds)} |")
     print("| Pareto k | " + " | ".join(_told(record, "pareto_k", "{:.2f}") for record in records) + " |")
     print("| log evidence | " + " | ".join(_told(record, "log_evidence", "{:.1f}") for record in records) + " |")
 

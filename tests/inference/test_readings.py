@@ -142,10 +142,10 @@ def test_draws_share_the_modes_as_the_mass_does(two, method):
 
 
 def test_a_target_that_no_normal_resembles_is_told_by_pareto_k():
-    def heavy(z):  # Cauchy
+    def heavy(z):  # Cauchy in 20 dimensions: k is 0.9 to 1.3 in sets of 2000 draws
         return -jnp.sum(jnp.log1p((z / 0.1) ** 2))
 
-    peaks = laplace.find_peaks(heavy, 2, np.arange(2), 1)
+    peaks = laplace.find_peaks(heavy, 20, np.arange(20), 1)
     found = laplace.normals(peaks, SETTINGS)
     assert found.told["pareto_k"] > approximation.MOST_K and "poor likeness" in found.sentences[0]
 
@@ -167,7 +167,7 @@ def test_draws_where_the_density_is_zero_are_drawn_again():
 
 def test_evidence_of_smc_is_that_of_the_closed_form_and_a_wrong_power_is_noticed():
     """z ~ N(0, I), observations y ~ N(z, sigma^2 I): y ~ N(0, (1 + sigma^2) I). The estimates of independent runs have
-    that mean; those of a likelihood raised to the power 0.9 have another."""
+    that mean; those of a likelihood raised to the power 0.7 have another, 1.39 times as large."""
     sigma, y = 0.4, np.array([1.0, -0.5])
     truth = stats.norm(0, np.sqrt(1 + sigma**2)).logpdf(y).sum()
 
@@ -180,7 +180,7 @@ def test_evidence_of_smc_is_that_of_the_closed_form_and_a_wrong_power_is_noticed
         return np.exp(np.array(found.told["log_evidence_of_runs"]) - truth)
 
     assert _t_agrees(ratios(1.0), 1.0)
-    assert not _t_agrees(ratios(0.9), 1.0)
+    assert not _t_agrees(ratios(0.7), 1.0)
 
 
 def test_smc_tells_its_error_and_gives_up_where_the_likelihood_is_zero(normal):

@@ -17,7 +17,7 @@ from scipy.special import logsumexp
 
 from thymodel.errors import ThymodelError
 from thymodel.inference.approximation import Approximation, weigh
-from thymodel.inference.modes import climb, find_modes
+from thymodel.inference.modes import Mode, climb, find_modes
 from thymodel.inference.sampling import (
     Coordinates,
     LogDensity,
@@ -91,11 +91,12 @@ def find_peaks(log_density: LogDensity, size: int, free: np.ndarray, seed: int, 
         return machine.value_and_grad(c, weights, tables)
 
     starts = np.asarray(machine.from_z(np.stack([end.point for end in ends]), weights))
+    climbed = [climb(value_and_grad, start, np.arange(size), np.inf) for start in starts]
     tops: list[Peak] = []
-    for start in starts:
-        top = _settle(value_and_grad, climb(value_and_grad, start, np.arange(size), np.inf).point, maps.blocks)
-        if all(_apart(value_and_grad, top, other) for other in tops):
-            tops.append(top)
+    for end in sorted(climbed, key=lambda mode: -mode.log_density):  # a few searches end in each mode; one is settled
+        if all(_apart(value_and_grad, end, other) for other in tops):
+            top = _settle(value_and_grad, end.point, maps.blocks)
+            tops += [top] if all(_apart(value_and_grad, top, other) for other in tops) else []
     tops.sort(key=lambda peak: -peak.log_density)
     program = jax.jit(jax.vmap(lambda c: maps.to_z(c, weights)))
 
@@ -131,8 +132,8 @@ def _factor(matrix: Float[np.ndarray, "coordinate coordinate"]) -> tuple[np.ndar
     return (vectors / np.sqrt(np.maximum(values, _WIDEST))) @ vectors.T, bool(values.min() >= _WIDEST)
 
 
-def _apart(value_and_grad, one: Peak, other: Peak) -> bool:
-    """Whether the density falls between two ends of searches; if not, they are one mode."""
+def _apart(value_and_grad, one: Mode | Peak, other: Peak) -> bool:
+    """Whether the density falls between the end of a search and a mode; if not, they are one."""
     if np.linalg.norm(np.linalg.solve(other.factor, one.point - other.point)) < _SETTLED:
         return False
     between = np.linspace(0.0, 1.0, _BETWEEN + 2)[1:-1]

@@ -56,6 +56,13 @@ def temper(log_density: LogDensity, log_prior: Callable[[Array], Array],
         ThymodelError: the powers do not arrive at 1.
     """
     tables, state = jax.device_put(tables), _begin(particles[0])
+    evaluate = jax.jit(lambda points, tables: jax.lax.map(lambda point: log_density(point, *tables), points))
+
+    def log_densities(z: np.ndarray) -> np.ndarray:
+        return np.asarray(evaluate(z.reshape(-1, z.shape[-1]), tables)).reshape(z.shape[:2])
+
+    if not np.isfinite(log_densities(particles)).any(axis=1).all():
+        raise _lost()
     step = _stepper(log_density, log_prior).lower(jax.random.PRNGKey(seed), state, _moves(state, 1.0), tables).compile()
 
     def run(k: int) -> _Run:
@@ -65,8 +72,7 @@ def temper(log_density: LogDensity, log_prior: Callable[[Array], Array],
     # one after the other: programs with linear algebra inside, run in several threads, can wait for each other for ever
     runs = [run(k) for k in range(len(particles))]
     z = np.stack([one.particles for one in runs])
-    evaluate = jax.jit(lambda points, tables: jax.lax.map(lambda point: log_density(point, *tables), points))
-    values = np.asarray(evaluate(z.reshape(-1, z.shape[-1]), tables)).reshape(z.shape[:2])
+    values = log_densities(z)
     if not np.isfinite(values).all():
         raise _lost()
     evidence, error = _evidence([one.log_evidence for one in runs])
