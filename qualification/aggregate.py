@@ -6,7 +6,7 @@ Each replicate has a truth of its own, drawn from the priors, study effects incl
 cohorts are simulated person by person in closed form, without the package. A correct posterior covers the truth in 50%
 and 90% of replicates with its intervals of that level (Talts et al. 2018, arXiv:1804.06788). As a negative control the
 same studies are fitted with the shortcut that gives a published mean the residual variance at the population mean: it
-must be found out. With --work a run that was stopped goes on.
+must be found out. Every fit is a line of --kept, and a run that was stopped goes on from there.
 """
 
 import argparse
@@ -40,6 +40,7 @@ from thymodel.inference.posterior import Data, Posterior, make_posterior
 LEVELS = (0.5, 0.9)
 FALSE_ALARM = 0.05  # of each verdict, over all quantities and both levels (Bonferroni)
 WARMUP, DRAWS = 300, 500
+SOLVED_AGAIN = 10  # fits at whose draws every step of the solver is made in two
 PATIENTS, VISITS = 6, (5.0, 15.0, 40.0)
 COHORTS = {"a": ("One", 32), "b": ("Two", 24)}
 MODEL = """
@@ -207,7 +208,7 @@ def judge(programs: Programs, data: Data, truth: dict[str, float], seed: int, nu
     return {"quantities": {name: _place(truth[name], values) for name, values in rows.items()},
             "rhat": float(table["rhat"].max()), "ess": float(table["ess_bulk"].min()),
             "divergences": int(diverged.sum()), "seconds": time.process_time() - start,
-            "points": draws[:: len(draws) // 5].tolist()}
+            "points": draws[:: len(draws) // 5].tolist() if number <= SOLVED_AGAIN else []}
 
 
 def _place(truth: float, values: np.ndarray) -> dict[str, Any]:
@@ -234,17 +235,21 @@ def run_all(args: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
     posterior = prepare()
     programs = Programs(posterior)
     kept: dict[str, list[dict[str, Any]]] = {"joint": [], "shortcut": []}
-    args.work.mkdir(parents=True, exist_ok=True)
+    lines = args.kept.read_text().splitlines() if args.kept.exists() else []
+    found = {(line["way"], line["seed"], line["number"]): line for line in map(json.loads, lines)}
     for way, count in (("joint", args.replicates), ("shortcut", args.controls)):
         for number in range(1, count + 1):
-            done = args.work / f"{way}_{args.seed}_{number:03d}.json"
-            if not done.exists():
+            key = (way, args.seed, number)
+            if key not in found:
                 truth, data = simulate(posterior, args.seed, number)
                 tables = data if way == "joint" else shortcut(data)
-                done.write_text(json.dumps(judge(programs, tables, truth, args.seed, number)))
-            kept[way].append(json.loads(done.read_text()))
+                line = dict(zip(("way", "seed", "number"), key, strict=True))
+                found[key] = line | judge(programs, tables, truth, args.seed, number)
+                with open(args.kept, "a") as file:
+                    file.write(json.dumps(found[key]) + "\n")
+            kept[way].append(found[key])
     finer, difference = certificate._finer(posterior.data.solver), []
-    for number, result in enumerate(kept["joint"][:10], 1):
+    for number, result in enumerate(kept["joint"][:SOLVED_AGAIN], 1):
         _, data = simulate(posterior, args.seed, number)
         points = jnp.asarray(result["points"])
         once, twice = (np.asarray(programs.densities(points, data._replace(solver=tables)))
@@ -351,11 +356,9 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--controls", type=int, default=60, help="of them, fitted with the shortcut as well")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("qualification/aggregate.md"))
-    parser.add_argument("--work", type=Path, help="keep results here, and go on from them")
+    parser.add_argument("--kept", type=Path, default=Path("qualification/aggregate.jsonl"))
     args = parser.parse_args(words)
-    with tempfile.TemporaryDirectory() as scratch:
-        args.work = args.work or Path(scratch)
-        args.out.write_text(report(args, run_all(args)))
+    args.out.write_text(report(args, run_all(args)))
 
 
 if __name__ == "__main__":
