@@ -22,6 +22,7 @@ STANDARD_COLUMNS = (
     "MDV", "ARM",
 )
 # fmt: on
+STUDY = "STUDY"  # which a subject belongs to
 EVENTS = "EVENTS"  # events acquired in the parent gate of a flow-cytometric sample
 MOST_REPEATS = 10_000  # ADDL; more is a typing error and would fill the memory
 _MISSING = frozenset({"", ".", "NA"})
@@ -58,6 +59,8 @@ class DataColumns:
         scales: observable -> what its assay reports of it, where that is not the observable itself.
         event_limits: observable -> the events from which on a sample shows it; these read the column EVENTS.
         counts: observables whose assay counts: whole numbers.
+        studies: those known beside the file's own, where subjects belong to studies (these read the column STUDY); None
+            where they do not.
     """
 
     units: Mapping[str, str]
@@ -68,11 +71,13 @@ class DataColumns:
     scales: Mapping[str, Scale] = field(default_factory=dict)
     event_limits: Mapping[str, EventLimit] = field(default_factory=dict)
     counts: frozenset[str] = frozenset()
+    studies: tuple[str, ...] | None = None
 
     @property
     def headings(self) -> tuple[str, ...]:
-        """Standard columns; EVENTS is one only where a limit is read from it."""
-        return (*STANDARD_COLUMNS, EVENTS) if self.event_limits else STANDARD_COLUMNS
+        """Standard columns; EVENTS is one only where a limit is read from it, STUDY where studies differ."""
+        return (*STANDARD_COLUMNS, *([EVENTS] if self.event_limits else []),
+                *([STUDY] if self.studies is not None else []))
 
 
 @dataclass(frozen=True)

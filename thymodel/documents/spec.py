@@ -88,7 +88,8 @@ class CovariateEffectTable(Table):
 
 
 class StudyEffectTable(Table):
-    """How far published studies lie from the patients of the study data, or from their common middle without these."""
+    """How far studies lie from their common middle. Where the data do not say by STUDY whose patients they are, these
+    are that middle."""
 
     sd: str
     source: Text
@@ -332,7 +333,7 @@ class FitSpec:
     @property
     def studies(self) -> tuple[str, ...]:
         """The published ones."""
-        return tuple(dict.fromkeys(cohort.study for table in self.published for cohort in table.cohorts))
+        return _studies(self.published)
 
 
 @dataclass(frozen=True)
@@ -402,6 +403,7 @@ def _build_fit(document: FitDocument, model: Model, model_path: Path, path: Path
     likelihood = {name: _error_model(where, name, table, model, faults)
                   for name, table in document.likelihood.items()}
     shared_errors, data = _shared_errors(where, document, faults), document.data
+    published = _published(path, document, model, likelihood, shared_errors, faults)
     if data is None and not document.published:
         faults.append(Fault(f"{where}: data", "missing", "add [data], or [published.NAME] for published figures"))
     return FitSpec(
@@ -409,7 +411,7 @@ def _build_fit(document: FitDocument, model: Model, model_path: Path, path: Path
         purpose=document.purpose, simulated=document.simulated, model_path=model_path, model=model,
         data_file=data.file if data else "", data_sha256=data.sha256 if data else "",
         data_where=data.where if data else "",
-        columns=_columns(where, document, model, faults),
+        columns=_columns(where, document, model, published, faults),
         estimate=estimate, fixed=_fixed(where, document, model, faults), between_subject=effects,
         correlated=_correlated(where, document, faults),
         correlation_shape=_correlation_shape(where, document, faults),
@@ -421,7 +423,7 @@ def _build_fit(document: FitDocument, model: Model, model_path: Path, path: Path
         endpoints=_endpoints(where, document.endpoints, model, faults),
         sampler=document.sampler, solver=document.solver, gates=document.gates,
         shared_errors=shared_errors,
-        published=_published(path, document, model, likelihood, shared_errors, faults),
+        published=published,
         study_effects={name: _study_effect(where, name, table, document, model, faults)
                        for name, table in document.study_effect.items()})
 
@@ -453,13 +455,17 @@ def _published(path: Path, document: FitDocument, model: Model, likelihood: Mapp
 
 
 def _study_effect(where, name, table: StudyEffectTable, document, model: Model, faults) -> BetweenSubject:
-    if not document.published:
-        faults.append(Fault(f"{where}: study_effect.{name}", "no published study to differ", "add [published.NAME]"))
+    if not document.published and not document.data:
+        faults.append(Fault(f"{where}: study_effect.{name}", "no study to differ", "add [data] or [published.NAME]"))
     as_effect = BetweenSubjectTable(sd=table.sd, source=table.source, scale=table.scale, parameters=table.parameters)
     return _between_subject(where, name, as_effect, document, model, faults, "study_effect")
 
 
-def _columns(where, document: FitDocument, model: Model, faults) -> DataColumns:
+def _studies(published: tuple[Published, ...]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(cohort.study for table in published for cohort in table.cohorts))
+
+
+def _columns(where, document: FitDocument, model: Model, published: tuple[Published, ...], faults) -> DataColumns:
     """How to read the data: what [data] says, and what the assays of the likelihood report."""
     data = document.data or DataTable(file="", sha256="0" * 64, units={})
     tables = {n: t for n, t in document.likelihood.items() if n in model.observables}
@@ -471,7 +477,8 @@ def _columns(where, document: FitDocument, model: Model, faults) -> DataColumns:
     return DataColumns(data.units, data.columns, data.dvid, data.cmt, data.constant,
                        scales={name: scale for name, scale in scales.items() if scale is not None},
                        event_limits={name: limit for name, limit in limits.items() if limit is not None},
-                       counts=frozenset(name for name, table in tables.items() if table.error in COUNTS))
+                       counts=frozenset(name for name, table in tables.items() if table.error in COUNTS),
+                       studies=_studies(published) if document.study_effect else None)
 
 
 def _shared_errors(where, document: FitDocument, faults) -> tuple[SharedError, ...]:

@@ -98,6 +98,15 @@ class Layout:
     across: Mapping[str, Prior] = field(default_factory=dict)
     study_scales: Mapping[str, Prior] = field(default_factory=dict)
     studies: tuple[str, ...] = ()
+    study: tuple[int, ...] = ()  # of each subject, -1 where none is told; empty where no study effect is
+
+    @property
+    def priors(self) -> dict[str, Prior]:
+        """Of every population parameter that has one of its own: correlations and study effects are distributed."""
+        return {**self.estimate, **{f"omega_{name}": prior for name, prior in self.scales.items()},
+                **{f"beta_{name}": prior for name, prior in self.effects.items()}, **self.errors,
+                **{f"beta_across_{name}": prior for name, prior in self.across.items()},
+                **{f"tau_{name}": prior for name, prior in self.study_scales.items()}}
 
     @property
     def correlations(self) -> list[tuple[str, str]]:
@@ -124,12 +133,18 @@ def error_name(observable: str, key: str) -> str:
 
 
 def study_name(effect: str, study: str) -> str:
-    """Name of how far one published study lies from the typical value: study_k_Kook1996."""
+    """Name of how far one study lies from the typical value: study_k_Kook1996."""
     return f"study_{effect}_{study}"
 
 
-def layout(spec: FitSpec, subjects: tuple[str, ...]) -> Layout:
-    """The layout of a fit."""
+def layout(spec: FitSpec, subjects: tuple[str, ...], study: Sequence[str] = (), studies: Sequence[str] = ()) -> Layout:
+    """The layout of a fit.
+
+    Args:
+        study: that of each subject, "" where none is told.
+        studies: all of the data's; those of the subjects by default.
+    """
+    known = tuple(dict.fromkeys([*spec.studies, *(studies or filter(None, study))])) if spec.study_effects else ()
     return Layout(
         estimate={name: item.prior for name, item in spec.estimate.items()},
         scales={name: item.sd for name, item in spec.between_subject.items()},
@@ -140,17 +155,15 @@ def layout(spec: FitSpec, subjects: tuple[str, ...]) -> Layout:
         subjects=subjects, shared_errors=spec.shared_errors,
         across={name: item.prior for name, item in spec.covariate_effects.items()
                 if spec.published and not item.aggregate},
-        study_scales={name: item.sd for name, item in spec.study_effects.items()}, studies=spec.studies)
+        study_scales={name: item.sd for name, item in spec.study_effects.items()}, studies=known,
+        study=tuple(known.index(name) if name else -1 for name in study or [""] * len(subjects)) if known else ())
 
 
 def population_values(lay: Layout, z: Float[Array, " coordinate"]) -> dict[str, Array]:
     """Natural values of the population block by name (`corr_a_b` as correlations)."""
     names = lay.population
     head = dict(zip(names, z, strict=False))
-    priors = {**lay.estimate, **{f"omega_{name}": prior for name, prior in lay.scales.items()},
-              **{f"beta_{name}": prior for name, prior in lay.effects.items()}, **lay.errors,
-              **{f"beta_across_{name}": prior for name, prior in lay.across.items()},
-              **{f"tau_{name}": prior for name, prior in lay.study_scales.items()}}
+    priors = lay.priors
     places = np.array([names.index(name) for name in priors], int)
     values = dict(zip(priors, quantiles(list(priors.values()), z[places]), strict=True))
     if lay.correlated:
@@ -248,14 +261,21 @@ def residual_matrix(block: SharedError, population: Mapping[str, Array]) -> Floa
 # --- subjects ------------------------------------------------------------------------------------------------
 
 
+def study_shifts(lay: Layout, population: Mapping[str, Array], study) -> dict[str, Array]:
+    """Each study effect's value, by the number of each person's study; -1 is a study in the middle of all."""
+    return {key: jnp.stack([*(population[study_name(key, name)] for name in lay.studies), jnp.asarray(0.0)])[study]
+            for key in lay.study_scales} if lay.studies else {}
+
+
 def subject_values(spec: FitSpec, population: Mapping[str, Array], effects: Mapping[str, Array],
-                   covariates: Mapping[str, Array]) -> dict[str, Array]:
+                   covariates: Mapping[str, Array], shifts: Mapping[str, Array] | None = None) -> dict[str, Array]:
     """Every model parameter per subject.
 
     Args:
         population: from `population_values`.
         effects: from `random_effects`, one array over subjects each.
         covariates: each covariate's value at the first record, one array over subjects each.
+        shifts: from `study_shifts`; without them everybody is of a study in the middle of all.
 
     Returns:
         Parameter -> array over subjects (a scalar where nothing varies).
@@ -264,24 +284,18 @@ def subject_values(spec: FitSpec, population: Mapping[str, Array], effects: Mapp
     for name in spec.model.parameters:
         typical = population[name] if name in spec.estimate else jnp.asarray(spec.fixed[name])
         values[name] = _individual(spec, name, typical, population, effects, covariates)
+        for key, away in (shifts or {}).items():
+            if name in spec.study_effects[key].parameters:
+                values[name] = _shift(spec.study_effects[key].scale, values[name], away)
     return values
 
 
 def cohort_values(spec: FitSpec, population: Mapping[str, Array], effects: Mapping[str, Array],
-                  covariates: Mapping[str, Array], study) -> dict[str, Array]:
-    """`subject_values` of the virtual people of published cohorts.
-
-    Args:
-        study: number of each person's study, an index into the spec's `studies`.
-    """
+                  covariates: Mapping[str, Array], shifts: Mapping[str, Array]) -> dict[str, Array]:
+    """`subject_values` of the virtual people of published cohorts, which have slopes of their own."""
     own = {f"beta_{name}": population[f"beta_across_{name}"] for name, item in spec.covariate_effects.items()
            if not item.aggregate}
-    values = subject_values(spec, {**population, **own}, effects, covariates)
-    for key, item in spec.study_effects.items():
-        away = jnp.stack([population[study_name(key, name)] for name in spec.studies])[study]
-        for name in item.parameters:
-            values[name] = _shift(item.scale, values[name], away)
-    return values
+    return subject_values(spec, {**population, **own}, effects, covariates, shifts)
 
 
 def settled(spec: FitSpec) -> dict[str, float]:

@@ -26,6 +26,7 @@ from thymodel.inference.population import (
     random_effects,
     residual_matrix,
     settled,
+    study_shifts,
     subject_values,
 )
 
@@ -104,7 +105,8 @@ def make_posterior(spec: FitSpec, data: StudyData, likely: np.ndarray | None = N
         least_rows: as in `solving.prepare`.
         like: a posterior of the same spec and data but for the solver's tolerance; spares compilations.
     """
-    lay = layout(spec, tuple(subject.id for subject in data.subjects))
+    lay = layout(spec, tuple(subject.id for subject in data.subjects),
+                 tuple(subject.study for subject in data.subjects), data.studies)
     observables = tuple(spec.likelihood)
     schedule, records, (people, plans, seen) = _arrays(spec, data, observables)
     typical = {name: p.value for name, p in spec.model.parameters.items()} | dict(spec.fixed)
@@ -239,13 +241,15 @@ def _patients(spec: FitSpec, data: StudyData, observables: Sequence[str]) -> tup
 def _values(spec: FitSpec, lay: Layout, schedule: Schedule, population, z,
             people: aggregate.People | None) -> dict[str, Array]:
     baseline = {name: course[:, 0] for name, course in schedule.covariates.items()}
+    shifts = study_shifts(lay, population, np.array(lay.study, int))
     if people is None:
-        return subject_values(spec, population, random_effects(lay, z, population), baseline)
+        return subject_values(spec, population, random_effects(lay, z, population), baseline, shifts)
     patients, count = len(lay.subjects), len(schedule.start)
     own = subject_values(spec, population, random_effects(lay, z, population),
-                         {name: course[:patients] for name, course in baseline.items()})
+                         {name: course[:patients] for name, course in baseline.items()}, shifts)
     others = cohort_values(spec, population, random_effects(lay, z, population, people.standard),
-                           {name: course[patients:] for name, course in baseline.items()}, people.study)
+                           {name: course[patients:] for name, course in baseline.items()},
+                           study_shifts(lay, population, people.study))
     return {name: jnp.concatenate([jnp.broadcast_to(own[name], (patients,)),
                                    jnp.broadcast_to(others[name], (count - patients,))]) for name in own}
 

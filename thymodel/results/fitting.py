@@ -304,8 +304,9 @@ def _write(posterior: Posterior, data: StudyData, data_file: Path, draws: Draws,
 def _data_content(data: StudyData, path: Path, folder: Path | None) -> dict[str, Any]:
     """What the record says of the data; their place only if they lie beside the spec, as a relative path."""
     relative = os.path.relpath(path.resolve(), folder.resolve()) if folder is not None else None
+    study = {"study": [s.study for s in data.subjects]} if data.studies else {}
     return {"name": data.name, "sha256": data.digest, "path": relative and Path(relative).as_posix(),
-            "rows": data.rows, "subjects": [s.id for s in data.subjects],
+            "rows": data.rows, "subjects": [s.id for s in data.subjects], **study,
             "observations": sum(len(s.observations) for s in data.subjects), "notes": list(data.notes),
             "exclusions": [{"row": e.row, "id": e.id, "time": e.time, "reason": e.reason} for e in data.exclusions],
             "disposition": [{"arm": d.arm, "subjects": d.subjects, "doses": d.doses,

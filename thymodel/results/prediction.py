@@ -23,7 +23,14 @@ from thymodel.documents.model import Model, ratios
 from thymodel.documents.spec import Arm, FitSpec
 from thymodel.dynamics import solving
 from thymodel.errors import SolveError
-from thymodel.inference.population import Layout, population_values, random_effects, settled, subject_values
+from thymodel.inference.population import (
+    Layout,
+    population_values,
+    random_effects,
+    settled,
+    study_shifts,
+    subject_values,
+)
 from thymodel.inference.posterior import in_portions
 
 Reduce = Callable[[np.ndarray], np.ndarray]
@@ -199,14 +206,16 @@ def patient_courses(spec: FitSpec, lay: Layout, z: Float[np.ndarray, "draw coord
 
 
 def _subject_program(spec: FitSpec, lay: Layout, standard, covariates, count: int):
-    """Points -> parameters (point, subject) of subjects with the given etas, or (None) with those in the points."""
+    """Points -> parameters (point, subject) of new subjects with the given etas, of a study in the middle of all, or
+    (None) of the fitted ones with the etas in the points and in their own studies."""
     baseline = {name: jnp.asarray(value) for name, value in covariates.items()}
 
     @jax.jit
     @jax.vmap
     def values(point):
         population = population_values(lay, point)
-        found = subject_values(spec, population, random_effects(lay, point, population, standard), baseline)
+        shifts = study_shifts(lay, population, np.array(lay.study, int)) if standard is None else {}
+        found = subject_values(spec, population, random_effects(lay, point, population, standard), baseline, shifts)
         return {name: jnp.broadcast_to(v, (count,)) for name, v in found.items()}
 
     return values
