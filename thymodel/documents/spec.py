@@ -6,6 +6,7 @@ endpoints count, and the gates that the draws must pass. Paths in it are relativ
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -37,9 +38,10 @@ from thymodel.documents.model import (
     static_expressions,
     unit_in_model,
 )
+from thymodel.documents.occasions import occasion_courses, occasion_names, with_occasions
 from thymodel.documents.priors import Prior
 from thymodel.documents.published import Published, load_published
-from thymodel.documents.regimen import Dose, dose_faults
+from thymodel.documents.regimen import Course, Dose, dose_faults
 from thymodel.documents.toml import Table, digest, parse_document, read_text
 from thymodel.errors import Fault, InputError
 
@@ -69,6 +71,15 @@ class ParameterOverride(Table):
 
 
 class BetweenSubjectTable(Table):
+    sd: str
+    source: Text
+    scale: Literal["log", "logit", "natural"] = "log"
+    parameters: list[str] = []
+
+
+class BetweenOccasionTable(Table):
+    """How far a subject's parameter lies from its own middle on each of `occasions`, days of the spec."""
+
     sd: str
     source: Text
     scale: Literal["log", "logit", "natural"] = "log"
@@ -195,6 +206,8 @@ class FitDocument(Table):
     simulated: bool = False
     override: dict[str, ParameterOverride] = {}
     between_subject: dict[str, BetweenSubjectTable] = {}
+    occasions: list[Number] = []
+    between_occasion: dict[str, BetweenOccasionTable] = {}
     correlation: list[CorrelationTable] = []
     residual_correlation: list[SharedErrorTable] = []
     covariate_effects: dict[str, CovariateEffectTable] = {}
@@ -324,6 +337,27 @@ class FitSpec:
     shared_errors: tuple[SharedError, ...] = ()
     published: tuple[Published, ...] = ()
     study_effects: Mapping[str, BetweenSubject] = field(default_factory=dict)
+    occasions: tuple[float, ...] = ()
+    between_occasion: Mapping[str, BetweenSubject] = field(default_factory=dict)
+
+    @cached_property
+    def solved_model(self) -> Model:
+        """The model as it is solved: with the shifts of its occasions."""
+        if not self.between_occasion:
+            return self.model
+        effects = {name: (item.scale, item.parameters) for name, item in self.between_occasion.items()}
+        return with_occasions(self.model, effects, len(self.occasions) + 1)
+
+    @property
+    def occasion_courses(self) -> dict[str, Course]:
+        """Of the covariates that the solved model has beside its document's, the same for everybody."""
+        return occasion_courses(self.model.start, self.occasions) if self.between_occasion else {}
+
+    @property
+    def effect_columns(self) -> tuple[str, ...]:
+        """What every subject draws from a standard normal: random effects, then those of each occasion."""
+        shifts = [occasion_names(name, len(self.occasions) + 1) for name in self.between_occasion]
+        return (*self.between_subject, *(name for own in shifts for name in own))
 
     @property
     def has_data(self) -> bool:
@@ -425,7 +459,23 @@ def _build_fit(document: FitDocument, model: Model, model_path: Path, path: Path
         shared_errors=shared_errors,
         published=published,
         study_effects={name: _study_effect(where, name, table, document, model, faults)
-                       for name, table in document.study_effect.items()})
+                       for name, table in document.study_effect.items()},
+        occasions=_occasions(where, document, model, faults),
+        between_occasion={name: _between_subject(where, name, BetweenSubjectTable(**table.model_dump()), document,
+                                                 model, faults, "between_occasion")
+                          for name, table in document.between_occasion.items()})
+
+
+def _occasions(where, document: FitDocument, model: Model, faults) -> tuple[float, ...]:
+    days, path = tuple(document.occasions), f"{where}: occasions"
+    if document.between_occasion and not days:
+        faults.append(Fault(path, "missing, but [between_occasion] has effects",
+                            "give the days on which the second and later occasions begin, as [28, 56]"))
+    if days and not document.between_occasion:
+        faults.append(Fault(path, "nothing differs between them", "add [between_occasion.PARAMETER]"))
+    if list(days) != sorted(set(days)) or days and days[0] <= model.start:
+        faults.append(Fault(path, f"{list(days)}: not ascending days after the model's start, {model.start:g}"))
+    return days
 
 
 def _published(path: Path, document: FitDocument, model: Model, likelihood: Mapping[str, ErrorModel],
@@ -550,6 +600,8 @@ def _between_subject(where, name, table: BetweenSubjectTable, document, model: M
     for parameter in parameters:
         if not _known(where, path, parameter, model.parameters, "parameter", faults):
             continue
+        if parameter in model.chain_lengths:
+            faults.append(Fault(f"{where}: {path}", f"'{parameter}' sets the length of a chain and cannot vary"))
         low, high = _support_of(parameter, document, model)
         if table.scale == "log" and low < 0 or table.scale == "logit" and (low, high) != (0.0, 1.0):
             faults.append(Fault(f"{where}: {path}.scale", f"'{parameter}' has support ({low:g}, {high:g}), "

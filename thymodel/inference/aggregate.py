@@ -153,7 +153,7 @@ def make_people(spec: FitSpec,
     """The virtual people of all published cohorts, with a schedule each; `first` rows of the solver are patients."""
     schedules: list[Schedule] = []
     standard, study, plans, seen = [], [], [], []
-    effects = len(spec.between_subject)
+    effects = len(spec.effect_columns)
     for cohort in (cohort for table in spec.published for cohort in table.cohorts):
         spread = [name for name, item in cohort.covariates.items() if item.sd]
         count = node_count(cohort)
@@ -165,7 +165,7 @@ def make_people(spec: FitSpec,
         for k in range(count):
             courses = {name: ((spec.model.start, float(own[name][k]) if name in own else item.value),)
                        for name, item in spec.model.covariates.items()}
-            schedules.append(solving.plan(spec.model, cohort.doses, courses, plan.days))
+            schedules.append(solving.plan(spec.model, cohort.doses, courses | spec.occasion_courses, plan.days))
         standard.append(z[:, :effects])
         study += [spec.studies.index(cohort.study)] * count
         plans.append(plan)

@@ -28,14 +28,14 @@ _POINTS = 40  # at which the curvature along each population coordinate is looke
 def coordinates(lay: Layout) -> Coordinates:
     """The maps of this file for one layout. Weights: the information about each effect, then rates and places of the
     population coordinates' stretches."""
-    blocks = (len(lay.population), len(lay.scales)) if lay.scales else None
-    return Coordinates(len(lay.scales) + 2 * len(lay.population), blocks, partial(to_z, lay), partial(from_z, lay),
+    blocks = (len(lay.population), len(lay.columns)) if lay.columns else None
+    return Coordinates(len(lay.columns) + 2 * len(lay.population), blocks, partial(to_z, lay), partial(from_z, lay),
                        partial(choose_weights, lay))
 
 
 def searched(lay: Layout) -> np.ndarray:
     """Coordinates over which a mode is looked for: not the scales of random and study effects, nor correlations."""
-    head = [k for k, name in enumerate(lay.population) if not name.startswith(("omega_", "corr_", "tau_"))]
+    head = [k for k, name in enumerate(lay.population) if not name.startswith(("omega_", "corr_", "tau_", "gamma_"))]
     return np.array([*head, *range(len(lay.population), lay.size)])
 
 
@@ -58,13 +58,13 @@ def from_z(lay: Layout, z: Float[Array, " coordinate"], weights: Float[Array, " 
 
 
 def _parts(lay: Layout, weights):
-    effects, count = len(lay.scales), len(lay.population)
+    effects, count = len(lay.columns), len(lay.population)
     return weights[:effects], weights[effects: effects + count], weights[effects + count:]
 
 
 def _split(lay: Layout, x):
     count = len(lay.population)
-    return x[:count], x[count:].reshape(len(lay.subjects), len(lay.scales))
+    return x[:count], x[count:].reshape(len(lay.subjects), len(lay.columns))
 
 
 def _log_widths(lay: Layout, head, information: Float[Array, " effect"]) -> Float[Array, " effect"]:
@@ -73,10 +73,10 @@ def _log_widths(lay: Layout, head, information: Float[Array, " effect"]) -> Floa
 
 
 def _omegas(lay: Layout, head) -> Float[Array, " effect"]:
-    if not lay.scales:
+    if not lay.columns:
         return jnp.zeros(0)
-    names, priors = lay.population, list(lay.scales.values())
-    return jnp.stack(quantiles(priors, head[np.array([names.index(f"omega_{name}") for name in lay.scales])]))
+    names, priors, wanted = lay.population, lay.priors, lay.columns.values()
+    return jnp.stack(quantiles([priors[name] for name in wanted], head[np.array([names.index(n) for n in wanted])]))
 
 
 def choose_weights(lay: Layout, z: Float[np.ndarray, "draw coordinate"], curvature: Curvature) -> np.ndarray:
@@ -87,14 +87,14 @@ def choose_weights(lay: Layout, z: Float[np.ndarray, "draw coordinate"], curvatu
     slopes = curvature(some, jnp.asarray(centred), count)
     shapes = [choose_stretch(some[:, k], slopes[:, k]) for k in range(count)]
     rate, place = np.array(shapes).reshape(-1, 2).T
-    return np.concatenate([centred[: len(lay.scales)], rate, place])
+    return np.concatenate([centred[: len(lay.columns)], rate, place])
 
 
 def informations(lay: Layout, z: Float[np.ndarray, "draw coordinate"]) -> np.ndarray:
     """About each effect, from how much of its etas' prior variance the data took away in a pilot, over its subjects."""
-    if not lay.scales or not lay.subjects:
-        return np.zeros(len(lay.scales))
-    etas = z[:, len(lay.population):].reshape(len(z), len(lay.subjects), len(lay.scales))
+    if not lay.columns or not lay.subjects:
+        return np.zeros(len(lay.columns))
+    etas = z[:, len(lay.population):].reshape(len(z), len(lay.subjects), len(lay.columns))
     learned = np.clip(1.0 - etas.var(axis=0).mean(axis=0), 0.0, _MOST_LEARNED)
     omegas = np.asarray(jax.vmap(lambda x: _omegas(lay, x[: len(lay.population)]))(jnp.asarray(z)))
     return learned / (1.0 - learned) / np.median(omegas**2, axis=0)

@@ -237,7 +237,7 @@ def split(posterior: Posterior, z: Float[np.ndarray, "draw coordinate"]) -> tupl
     """The population's coordinates and the effects (draw, subject, effect) of draws."""
     lay = posterior.layout
     count = len(lay.population)
-    return z[:, :count], z[:, count:].reshape(len(z), len(lay.subjects), len(lay.scales))
+    return z[:, :count], z[:, count:].reshape(len(z), len(lay.subjects), len(lay.columns))
 
 
 def guess_effects(head: Float[np.ndarray, "draw coordinate"], effects: Draws,

@@ -15,6 +15,7 @@ from jax.scipy.special import ndtr, ndtri
 from jaxtyping import Array, Float
 
 from thymodel.documents.measurement import SharedError
+from thymodel.documents.occasions import occasion_names
 from thymodel.documents.priors import Prior
 from thymodel.documents.spec import FitSpec
 
@@ -99,6 +100,15 @@ class Layout:
     study_scales: Mapping[str, Prior] = field(default_factory=dict)
     studies: tuple[str, ...] = ()
     study: tuple[int, ...] = ()  # of each subject, -1 where none is told; empty where no study effect is
+    occasion_scales: Mapping[str, Prior] = field(default_factory=dict)
+    occasions: int = 0
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """What every subject draws, random effects and then those of each occasion -> the name of its SD."""
+        return {**{name: f"omega_{name}" for name in self.scales},
+                **{own: f"gamma_{name}" for name in self.occasion_scales
+                   for own in occasion_names(name, self.occasions)}}
 
     @property
     def priors(self) -> dict[str, Prior]:
@@ -106,7 +116,8 @@ class Layout:
         return {**self.estimate, **{f"omega_{name}": prior for name, prior in self.scales.items()},
                 **{f"beta_{name}": prior for name, prior in self.effects.items()}, **self.errors,
                 **{f"beta_across_{name}": prior for name, prior in self.across.items()},
-                **{f"tau_{name}": prior for name, prior in self.study_scales.items()}}
+                **{f"tau_{name}": prior for name, prior in self.study_scales.items()},
+                **{f"gamma_{name}": prior for name, prior in self.occasion_scales.items()}}
 
     @property
     def correlations(self) -> list[tuple[str, str]]:
@@ -120,16 +131,22 @@ class Layout:
                 *(f"corr_{a}_{b}" for a, b in self.correlations), *(f"beta_{name}" for name in self.effects),
                 *self.errors, *(name for block in self.shared_errors for name in block.names),
                 *(f"beta_across_{name}" for name in self.across), *(f"tau_{name}" for name in self.study_scales),
-                *(study_name(name, study) for name in self.study_scales for study in self.studies)]
+                *(study_name(name, study) for name in self.study_scales for study in self.studies),
+                *(f"gamma_{name}" for name in self.occasion_scales)]
 
     @property
     def size(self) -> int:
-        return len(self.population) + len(self.subjects) * len(self.scales)
+        return len(self.population) + len(self.subjects) * len(self.columns)
 
 
 def error_name(observable: str, key: str) -> str:
     """Name of a residual-error parameter: sigma_cd4, sigma_additive_cd4."""
     return f"sigma_{observable}" if key == "log_sd" else f"sigma_{key}_{observable}"
+
+
+def effect_name(column: str) -> str:
+    """Name of a column of random effects in a posterior: re_k, re_k_occasion_2."""
+    return f"re_{column.replace('@', '_occasion_')}"
 
 
 def study_name(effect: str, study: str) -> str:
@@ -156,7 +173,9 @@ def layout(spec: FitSpec, subjects: tuple[str, ...], study: Sequence[str] = (), 
         across={name: item.prior for name, item in spec.covariate_effects.items()
                 if spec.published and not item.aggregate},
         study_scales={name: item.sd for name, item in spec.study_effects.items()}, studies=known,
-        study=tuple(known.index(name) if name else -1 for name in study or [""] * len(subjects)) if known else ())
+        study=tuple(known.index(name) if name else -1 for name in study or [""] * len(subjects)) if known else (),
+        occasion_scales={name: item.sd for name, item in spec.between_occasion.items()},
+        occasions=len(spec.occasions) + 1)
 
 
 def population_values(lay: Layout, z: Float[Array, " coordinate"]) -> dict[str, Array]:
@@ -183,20 +202,21 @@ def population_values(lay: Layout, z: Float[Array, " coordinate"]) -> dict[str, 
 
 def random_effects(lay: Layout, z: Float[Array, " coordinate"], population: Mapping[str, Array],
                    standard=None) -> dict[str, Float[Array, " subject"]]:
-    """Each effect's value per subject on its own scale, omega * eta, correlated where the spec says so.
+    """Each effect's value per subject on its own scale, omega * eta, correlated where the spec says so; and of each
+    occasion, gamma * eta.
 
     Args:
         population: from `population_values`.
         standard: standard normal etas (subject, effect) in place of those in z: new, virtual subjects.
     """
     count = len(lay.population)
-    eta = z[count:].reshape(-1, max(len(lay.scales), 1)) if standard is None else standard
-    columns = {name: eta[:, k] for k, name in enumerate(lay.scales)}
+    eta = z[count:].reshape(-1, max(len(lay.columns), 1)) if standard is None else standard
+    columns = {name: eta[:, k] for k, name in enumerate(lay.columns)}
     if lay.correlated:
         factor = correlation_factor(lay, dict(zip(lay.population, z, strict=False)))
         mixed = jnp.stack([columns[name] for name in lay.correlated], axis=1) @ factor.T
         columns |= {name: mixed[:, k] for k, name in enumerate(lay.correlated)}
-    return {name: population[f"omega_{name}"] * columns[name] for name in lay.scales}
+    return {name: population[sd] * columns[name] for name, sd in lay.columns.items()}
 
 
 def correlation_factor(lay: Layout, head: Mapping[str, Array]) -> Float[Array, "effect effect"]:
@@ -278,9 +298,10 @@ def subject_values(spec: FitSpec, population: Mapping[str, Array], effects: Mapp
         shifts: from `study_shifts`; without them everybody is of a study in the middle of all.
 
     Returns:
-        Parameter -> array over subjects (a scalar where nothing varies).
+        Parameter of the solved model -> array over subjects (a scalar where nothing varies).
     """
-    values: dict[str, Array] = {}
+    shifted = [name for name in spec.solved_model.parameters if name not in spec.model.parameters]
+    values: dict[str, Array] = {name: effects[name] for name in shifted}
     for name in spec.model.parameters:
         typical = population[name] if name in spec.estimate else jnp.asarray(spec.fixed[name])
         values[name] = _individual(spec, name, typical, population, effects, covariates)
@@ -303,6 +324,7 @@ def settled(spec: FitSpec) -> dict[str, float]:
     vary = {name for item in spec.between_subject.values() for name in item.parameters}
     vary |= {item.parameter for item in spec.covariate_effects.values()}
     vary |= {name for item in spec.study_effects.values() for name in item.parameters}
+    vary |= {name for item in spec.between_occasion.values() for name in item.parameters}
     return {name: value for name, value in spec.fixed.items() if name not in vary}
 
 

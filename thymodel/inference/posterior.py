@@ -19,6 +19,7 @@ from thymodel.inference import aggregate, likelihood, visits
 from thymodel.inference.population import (
     Layout,
     cohort_values,
+    effect_name,
     error_name,
     layout,
     log_prior,
@@ -105,16 +106,15 @@ def make_posterior(spec: FitSpec, data: StudyData, likely: np.ndarray | None = N
         least_rows: as in `solving.prepare`.
         like: a posterior of the same spec and data but for the solver's tolerance; spares compilations.
     """
-    lay = layout(spec, tuple(subject.id for subject in data.subjects),
-                 tuple(subject.study for subject in data.subjects), data.studies)
+    lay = layout_of(spec, data)
     observables = tuple(spec.likelihood)
     schedule, records, (people, plans, seen) = _arrays(spec, data, observables)
-    typical = {name: p.value for name, p in spec.model.parameters.items()} | dict(spec.fixed)
+    typical = {name: p.value for name, p in spec.solved_model.parameters.items()} | dict(spec.fixed)
     accuracy = Accuracy(spec.solver.rtol, spec.solver.atol)
     values = _subject_program(spec, lay, schedule, people) if like is None else like.subject_values
     draws, tail = _some_draws(values, lay, likely)
     share = _PRIOR_SHARE if likely is None else _SHARE
-    solver = solving.prepare(spec.model, typical, schedule, observables, accuracy, draws, least_rows=least_rows,
+    solver = solving.prepare(spec.solved_model, typical, schedule, observables, accuracy, draws, least_rows=least_rows,
                              share=share, tail=tail, fixed=settled(spec))
     joint = _by_visit(spec, data, records, observables)
     places = _by_observable(records, len(observables), joint)
@@ -156,6 +156,12 @@ def make_posterior(spec: FitSpec, data: StudyData, likely: np.ndarray | None = N
         log_likelihood=log_likelihood, predictions=predictions, subject_values=values,
         failures=lambda z: jnp.any(solve_all(population_values(lay, z), z, solver.tables)[1]), plans=plans,
         cohort_courses=lambda z: solve_all(population_values(lay, z), z, solver.tables)[0])
+
+
+def layout_of(spec: FitSpec, data: StudyData) -> Layout:
+    """The layout of a fit to these data."""
+    return layout(spec, tuple(subject.id for subject in data.subjects),
+                  tuple(subject.study for subject in data.subjects), data.studies)
 
 
 def _some_records(records: Records, places: np.ndarray) -> Records:
@@ -230,7 +236,8 @@ def _patients(spec: FitSpec, data: StudyData, observables: Sequence[str]) -> tup
     for k, subject in enumerate(data.subjects):
         wanted = [o for o in subject.observations if o.observable in observables]
         visits = sorted({o.time for o in wanted}) or [spec.model.start]
-        schedules.append(solving.plan(spec.model, subject.doses, dict(subject.covariates), visits))
+        courses = dict(subject.covariates) | spec.occasion_courses
+        schedules.append(solving.plan(spec.model, subject.doses, courses, visits))
         rows += [(k, visits.index(o.time), observables.index(o.observable), o.value, o.censoring, o.limit)
                  for o in wanted]
     kinds = (int, int, int, float, int, float)
@@ -327,12 +334,12 @@ def _log_shared(spec: FitSpec, arrays: Data, population, observed) -> list[dict[
 
 def constrain(posterior: Posterior, z: Array) -> dict[str, Any]:
     """One draw in natural values: population parameters and derived quantities by name, random effects as
-    `re_<effect>` over subjects."""
+    `re_<effect>` over subjects, those of an occasion as `re_<effect>_occasion_<number>`."""
     lay = posterior.layout
     population = population_values(lay, z)
     effects = random_effects(lay, z, population)
     derived = derived_values(posterior.spec, population)
-    return population | derived | {f"re_{name}": value for name, value in effects.items()}
+    return population | derived | {effect_name(name): value for name, value in effects.items()}
 
 
 def derived_values(spec: FitSpec, population: Mapping[str, Array]) -> dict[str, Array]:

@@ -124,7 +124,7 @@ def draw_study(design: Design, z: Float[np.ndarray, " coordinate"], random: np.r
     spec = posterior.spec
     values = {name: value[0] for name, value in in_portions(posterior.subject_values, z[None]).items()}
     names = [subject.id for subject in design.data.subjects]
-    courses = solving.trajectories(spec.model, values, design.schedules, tuple(spec.likelihood), names=names)
+    courses = solving.trajectories(spec.solved_model, values, design.schedules, tuple(spec.likelihood), names=names)
     measured = _measure(spec, population_values(posterior.layout, jnp.asarray(z)), courses, random)
     value = measured[records.subject, records.visit, records.observable]
     censoring = np.select([value < design.low, value > design.high], [1, -1], 0)

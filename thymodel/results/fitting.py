@@ -343,6 +343,8 @@ def _priors(spec: FitSpec) -> list[dict[str, Any]]:
              for name, c in spec.covariate_effects.items() if spec.published and not c.aggregate]
     rows += [{"name": f"tau_{name}", **plain, "prior": str(b.sd), "source": f"between studies: {b.source}"}
              for name, b in spec.study_effects.items()]
+    rows += [{"name": f"gamma_{name}", **plain, "prior": str(b.sd), "source": f"between occasions: {b.source}"}
+             for name, b in spec.between_occasion.items()]
     if spec.correlated:
         rows.append({"name": "corr", **plain, "prior": f"lkj(shape={spec.correlation_shape:g})",
                      "source": f"random effects of {', '.join(spec.correlated)}"})

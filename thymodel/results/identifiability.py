@@ -93,9 +93,10 @@ def load_plan(spec: FitSpec, data_path: str | Path | None) -> tuple[Plan, Design
     if spec.published:
         raise InputError([Fault(f"{spec.path}: published", "what published figures add is not computed here",
                                 "leave them out to see what the patients' data can teach")])
-    if spec.study_effects:
-        raise InputError([Fault(f"{spec.path}: study_effect", "what is learned between studies is not computed here",
-                                "leave it out to see what patients of one study can teach")])
+    levels = {"study_effect": spec.study_effects, "between_occasion": spec.between_occasion}
+    if faults := [Fault(f"{spec.path}: {name}", "what is learned between these is not computed here",
+                        "leave it out to see what the rest can teach") for name, level in levels.items() if level]:
+        raise InputError(faults)
     if data_path is None and not (spec.path.parent / spec.data_file).is_file():
         if not beside.is_file():
             raise InputError([Fault(str(spec.path), f"neither {spec.data_file} nor design.toml is beside it",

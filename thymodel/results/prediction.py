@@ -55,7 +55,7 @@ def virtual_subjects(spec: FitSpec, data_covariates: Mapping[str, np.ndarray], c
     Args:
         data_covariates: baseline value of each covariate, a value a fitted patient; patients are drawn whole.
     """
-    effects = max(len(spec.between_subject), 1)
+    effects = max(len(spec.effect_columns), 1)
     uniform = qmc.Sobol(effects, rng=np.random.default_rng(seed)).random(1 << max(count - 1, 1).bit_length())[:count]
     standard = norm.ppf(np.clip(uniform, 1e-9, 1 - 1e-9))
     patients = len(next(iter(data_covariates.values()))) if data_covariates else 1
@@ -125,12 +125,13 @@ def simulator(spec: FitSpec, lay: Layout, z: Float[np.ndarray, "draw coordinate"
 def _schedules(spec: FitSpec, arms: Sequence[Arm], joined: VirtualSubjects, times) -> solving.Schedule:
     """The schedules of all arms' subjects, in order; a subject's covariates stay as they are."""
     typical = {name: ((spec.model.start, item.value),) for name, item in spec.model.covariates.items()}
-    planned = solving.stack([solving.plan(spec.model, arm.doses, typical, times) for arm in arms])
+    planned = solving.stack([solving.plan(spec.model, arm.doses, typical | spec.occasion_courses, times)
+                             for arm in arms])
     each = len(joined.standard) // len(arms)
     repeated = jax.tree.map(lambda a: np.repeat(a, each, axis=0), planned)
     segments = repeated.ends.shape[1]
-    return repeated._replace(covariates={name: np.repeat(values[:, None], segments, axis=1)
-                                         for name, values in joined.covariates.items()})
+    return repeated._replace(covariates=repeated.covariates | {
+        name: np.repeat(values[:, None], segments, axis=1) for name, values in joined.covariates.items()})
 
 
 def _some(z: np.ndarray, count: int) -> np.ndarray:
@@ -140,8 +141,8 @@ def _some(z: np.ndarray, count: int) -> np.ndarray:
 def _solve_for(spec: FitSpec, schedule: solving.Schedule, likely: Mapping[str, np.ndarray],
                pooled: bool) -> Callable[[Sequence[str], dict[str, np.ndarray]], np.ndarray]:
     """A solve of subjects with one schedule each: (observables, values (draw, subject)) -> (draw, subject, ...)."""
-    typical = {name: p.value for name, p in spec.model.parameters.items()} | dict(spec.fixed)
-    asked, computed = _with_ratios(spec.model), (*observables_of(spec), *ratios(spec.model))
+    typical = {name: p.value for name, p in spec.solved_model.parameters.items()} | dict(spec.fixed)
+    asked, computed = _with_ratios(spec.solved_model), (*observables_of(spec), *ratios(spec.model))
     solver = solving.prepare(asked, typical, schedule, computed, draws=likely, pooled=pooled,
                              lost=_INEXACT, fixed=settled(spec))
 
@@ -190,7 +191,8 @@ def individual_courses(spec: FitSpec, lay: Layout, z: Float[np.ndarray, "draw co
     Raises:
         SolveError: the model cannot be integrated at the values of the model file.
     """
-    schedules = [solving.plan(spec.model, s.doses, dict(s.covariates), times.tolist()) for s in data.subjects]
+    schedules = [solving.plan(spec.model, s.doses, dict(s.covariates) | spec.occasion_courses, times.tolist())
+                 for s in data.subjects]
     return patient_courses(spec, lay, z, data, observables, solving.stack(schedules))
 
 

@@ -24,7 +24,7 @@ from thymodel.documents.priors import Prior, log_kernel, rescaled, shifted
 from thymodel.documents.spec import FitSpec
 from thymodel.errors import Fault, InputError
 from thymodel.inference import reweighting
-from thymodel.inference.population import Layout, error_name, layout, log_prior
+from thymodel.inference.population import Layout, error_name, log_prior
 from thymodel.inference.posterior import make_posterior
 from thymodel.inference.reweighting import CONFLICT, NEITHER, SENSITIVE, Draws, Step, Tip
 from thymodel.inference.scoring import most_k
@@ -294,6 +294,8 @@ def with_prior(spec: FitSpec, name: str, prior: Prior) -> FitSpec:
                            for key, item in spec.covariate_effects.items()},
         study_effects={key: replace(item, sd=prior) if f"tau_{key}" == name else item
                        for key, item in spec.study_effects.items()},
+        between_occasion={key: replace(item, sd=prior) if f"gamma_{key}" == name else item
+                          for key, item in spec.between_occasion.items()},
         likelihood={key: errors(key, item) for key, item in spec.likelihood.items()})
 
 
