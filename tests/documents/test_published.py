@@ -165,7 +165,6 @@ def test_a_spec_without_data_or_with_the_wrong_papers_is_refused(tmp_path, more,
 
 
 def test_a_study_effect_needs_a_study(tmp_path):
-    data = f'[data]\nfile = "study.csv"\nsha256 = "{digest("")}"\nunits = {{ TIME = "day", count = "cell/uL" }}\n'
     with pytest.raises(InputError) as caught:
-        spec_with(tmp_path, data + '[study_effect]\nx0 = { sd = "halfnormal(sd=0.3)", source = "test" }\n')
-    assert places(caught) == {"study_effect.x0"}
+        spec_with(tmp_path, '[study_effect]\nx0 = { sd = "halfnormal(sd=0.3)", source = "test" }\n')
+    assert places(caught) == {"data", "study_effect.x0"}

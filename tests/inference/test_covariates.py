@@ -153,7 +153,7 @@ def test_integrating_over_a_missing_normal_covariate_gives_the_exact_marginal_li
     expected += scipy.stats.norm(b0 - b1 * 0.2, sigma).logpdf(9)
     expected += scipy.stats.norm(100 * np.exp(-at["k"]), at["sigma_additive_left"]).logpdf(93)
     expected += scipy.stats.norm(mu, tau).logpdf([1.4, -0.2]).sum()
-    mine = place(posterior, "w", 1)
+    mine = place(posterior, "missing_w", 1)
     expected += scipy.stats.norm.logpdf(np.delete(z, mine)).sum()
     assert integrated(posterior, z, mine) == pytest.approx(expected, abs=1e-5)
 
@@ -167,14 +167,14 @@ def test_a_missing_value_is_like_a_known_one_and_its_slope_is_that_of_the_densit
     z = np.random.default_rng(2).normal(scale=0.5, size=posterior.layout.size)
     found = constrain(posterior, z)
     np.testing.assert_allclose(found["missing_w"], float(found["typical_w"]) * np.exp(
-        0.7 * z[[place(posterior, "w", 1), place(posterior, "w", 3)]]), rtol=1e-12)
+        0.7 * z[[place(posterior, "missing_w", 1), place(posterior, "missing_w", 3)]]), rtol=1e-12)
     one, two = (float(v) for v in found["missing_w"])
     known = _LACKING.replace("-0.2", "0.6").replace("2,1,count,19,.", f"2,1,count,19,{one!r}")
     known = make_posterior(*load(tmp_path, known + f"4,3,left,60,{two!r}\n", power))
     names = known.layout.population
     same = z[[posterior.layout.population.index(name) for name in names]]
     np.testing.assert_allclose(posterior.predictions(z), known.predictions(same), rtol=SOLVERS)
-    mine = place(posterior, "w", 3)
+    mine = place(posterior, "missing_w", 3)
     density, move = jax.jit(posterior.log_density), np.eye(len(z))[mine] * 1e-5
     slope = float(jax.jit(jax.grad(posterior.log_density))(z)[mine])
     assert abs(slope) > 0.1
@@ -320,7 +320,7 @@ def test_draws_say_which_value_a_subject_has_as_often_as_it_is_likely(tmp_path):
         return max(apart)
 
     coded = levels.recode(spec, lay, posterior.supposed, posterior.probabilities, z)
-    others = [place(posterior, "gvhd", 1), place(posterior, "w", 2), place(posterior, "gvhd", 2)]
+    others = [place(posterior, f"missing_{name}", k) for name, k in (("gvhd", 1), ("w", 2), ("gvhd", 2))]
     np.testing.assert_array_equal(np.delete(coded, others, axis=1), np.delete(z, others, axis=1))
     assert worst(coded) < 4 < worst(z)
 

@@ -4,6 +4,7 @@ Columns keep their NONMEM names. Values leave this file in the model's units.
 """
 
 import math
+import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from thymodel.documents.regimen import Course, Dose
 from thymodel.documents.rows import (
     DOSE,
     OBSERVATION,
+    STUDY,
     DataColumns,
     Event,
     Observation,
@@ -32,6 +34,7 @@ from thymodel.documents.sheet import Sheet, read_sheet
 from thymodel.documents.units import convert_factor
 from thymodel.errors import Fault, InputError
 
+_STUDY_NAME = re.compile(r"[A-Za-z0-9_]+")
 MOST_FAULTS = 1_000  # listed; a file with more has one cause, and the rest is counted
 
 
@@ -39,7 +42,8 @@ MOST_FAULTS = 1_000  # listed; a file with more has one cause, and the rest is c
 class Subject:
     """One patient: doses by time, observations as in the file, every covariate as steps (time, value).
 
-    The first step is at the model's start; a value holds until the next step. What the subject lacks is NaN.
+    The first step is at the model's start; a value holds until the next step. What the subject lacks is NaN. `study` is
+    empty where none is told.
     """
 
     id: str
@@ -47,6 +51,7 @@ class Subject:
     doses: tuple[Dose, ...]
     observations: tuple[Observation, ...]
     covariates: tuple[tuple[str, Course], ...]
+    study: str = ""
 
 
 @dataclass(frozen=True)
@@ -61,7 +66,8 @@ class Exclusion:
 
 @dataclass(frozen=True)
 class StudyData:
-    """A study as read; `digest` is the SHA-256 of the file's bytes, `rows` its number of data rows."""
+    """A study as read; `digest` is the SHA-256 of the file's bytes, `rows` its number of data rows, `studies` what the
+    file calls the studies that it holds, if it does."""
 
     subjects: tuple[Subject, ...]
     exclusions: tuple[Exclusion, ...]
@@ -69,6 +75,7 @@ class StudyData:
     digest: str
     name: str
     rows: int
+    studies: tuple[str, ...] = ()
 
 
 NO_PATIENTS = StudyData((), (), (), "", "", 0)  # of a fit to published figures alone
@@ -104,6 +111,7 @@ def load_data(path: Path, model: Model, columns: DataColumns) -> StudyData:
     _check_duplicates(events, faults)
     _check_censoring(events, faults)
     _check_subjects(events, faults)
+    _check_studies(events, reading, faults)
     if faults:
         _refuse(faults, sheet.name)
     return _study(events, sheet, reading)
@@ -374,7 +382,8 @@ def _check_censoring(events: list[Event], faults: list[Fault]) -> None:
 
 def _check_subjects(events: list[Event], faults: list[Fault]) -> None:
     for identity, group in _by_subject(events):
-        _check_arm(group, faults)
+        _check_same("ARM", group, faults)
+        _check_same(STUDY, group, faults)
         for name in group[0].row.reading.model.covariates:
             _check_covariate(identity, name, group, faults)
     for name in sorted(events[0].row.reading.columns.missing if events else ()):
@@ -401,17 +410,42 @@ def _by_subject(events: Iterable[Event]) -> list[tuple[str, list[Event]]]:
     return list(groups.items())
 
 
-def _check_arm(group: list[Event], faults: list[Fault]) -> None:
-    first = _arm(group)
+def _check_same(column: str, group: list[Event], faults: list[Fault]) -> None:
+    first, kind = _first(column, group), column.lower()
     for event in group:
-        if event.row.cells.get("ARM", "") not in ("", first):
-            found, identity = shorten(event.row.cells["ARM"]), shorten(event.id)
-            what = f"arm '{found}' where subject {identity} is in '{shorten(first)}'"
-            faults.append(Fault(at(event.row, "ARM"), what, "a subject belongs to one arm"))
+        if event.row.cells.get(column, "") not in ("", first):
+            found, identity = shorten(event.row.cells[column]), shorten(event.id)
+            what = f"{kind} '{found}' where subject {identity} is in '{shorten(first)}'"
+            faults.append(Fault(at(event.row, column), what, f"a subject belongs to one {kind}"))
 
 
-def _arm(group: list[Event]) -> str:
-    return next((arm for event in group if (arm := event.row.cells.get("ARM", ""))), "")
+def _first(column: str, group: list[Event]) -> str:
+    return next((text for event in group if (text := event.row.cells.get(column, ""))), "")
+
+
+def _check_studies(events: list[Event], reading: Reading, faults: list[Fault]) -> None:
+    """Where studies may differ, every subject is of one with a name that a parameter can have, and there are two."""
+    others = reading.columns.studies
+    if others is None:
+        return
+    if STUDY not in reading.place and STUDY not in reading.columns.constant:
+        if not others:
+            faults.append(Fault(f"{reading.file}: row 1", f"no column {STUDY}, which a study effect needs",
+                                f'add it, or say columns = {{ {STUDY} = "..." }}'))
+        return
+    found = set(others)
+    for identity, group in _by_subject(events):
+        study, where = _first(STUDY, group), at(group[0].row, STUDY)
+        if not study:
+            faults.append(Fault(where, f"{STUDY} is missing on every row of subject {shorten(identity)}",
+                                "write it on the subject's first row"))
+        elif not _STUDY_NAME.fullmatch(study):
+            faults.append(Fault(where, f"'{shorten(study)}' cannot be part of a parameter's name",
+                                "use letters, digits and underscores"))
+        found.add(study)
+    if events and len(found) < 2:
+        faults.append(Fault(f"{reading.file}: column {STUDY}", f"one study only: {shorten(''.join(found))}",
+                            "leave the study effect out of the spec"))
 
 
 def _check_covariate(identity: str, name: str, group: list[Event], faults: list[Fault]) -> None:
@@ -449,14 +483,15 @@ def _study(events: list[Event], sheet: Sheet, reading: Reading) -> StudyData:
     notes = tuple([*_notes(subjects, sheet, reading), *(
         f"observable {name}: {count} values below {reading.columns.event_limits[name].events} events of their sample, "
         "taken as censored there" for name, count in limited.items())])
-    return StudyData(subjects, exclusions, notes, sheet.digest, sheet.name, len(sheet.lines))
+    studies = tuple(dict.fromkeys(subject.study for subject in subjects if subject.study))
+    return StudyData(subjects, exclusions, notes, sheet.digest, sheet.name, len(sheet.lines), studies)
 
 
 def _subject(identity: str, group: list[Event], model: Model) -> Subject:
     doses = sorted((dose for event in group for dose in event.doses), key=lambda dose: dose.time)
     observations = tuple(event.observation for event in group if event.observation)
     covariates = tuple((name, _steps(name, group, model)) for name in model.covariates)
-    return Subject(identity, _arm(group), tuple(doses), observations, covariates)
+    return Subject(identity, _first("ARM", group), tuple(doses), observations, covariates, _first(STUDY, group))
 
 
 def _steps(name: str, group: list[Event], model: Model) -> Course:
@@ -519,6 +554,10 @@ def _notes_on_values(subjects: tuple[Subject, ...]) -> list[str]:
     notes = [f"subjects without an observation: {', '.join(silent)}"] if silent else []
     negative = Counter(o.observable for subject in subjects for o in subject.observations if o.value < 0)
     notes += [f"observable {name}: {count} negative values" for name, count in negative.items()]
+    people = Counter(subject.study for subject in subjects if subject.study)
+    if people:
+        notes.append("studies: " + ", ".join(f"{name} ({count} subjects)" for name, count in people.items())
+                     + "; new subjects, of arms and scenarios, are of one in the middle of all studies")
     return notes + _notes_on_doses(subjects)
 
 

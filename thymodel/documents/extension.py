@@ -1,6 +1,8 @@
-"""What a fit spec adds to the equations that are solved: effects of covariates, and errors of recorded doses.
+"""What a fit spec adds to the equations that are solved: effects of covariates, and errors of recorded doses; and, in
+`occasions`, what differs between these.
 
 Within the equations a covariate acts with the value of the moment, in either solver, also where it changes on the way.
+The expressions that are added have names with an @, which no document can give.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -29,9 +31,9 @@ def with_covariate_effects(model: Model, shifts: Sequence[Shift]) -> Model:
     for one in shifts:
         term = symbol(one.coefficient) * one.distance
         by_parameter[one.parameter] = by_parameter.get(one.parameter, sympy.Integer(0)) + term
-    added = {f"{name}_with_covariates": symbol(name) * sympy.exp(total) for name, total in by_parameter.items()}
-    moved = _rewritten(model, {symbol(name): symbol(f"{name}_with_covariates") for name in by_parameter})
-    return replace(_with_parameters(moved, {one.coefficient: 0.0 for one in shifts}, added.items()),
+    added = {f"{name}@covariates": symbol(name) * sympy.exp(total) for name, total in by_parameter.items()}
+    moved = rewritten(model, {symbol(name): symbol(f"{name}@covariates") for name in by_parameter})
+    return replace(with_parameters(moved, {one.coefficient: 0.0 for one in shifts}, added.items()),
                    expressions={**added, **moved.expressions})
 
 
@@ -47,18 +49,19 @@ def with_dose_errors(model: Model, inputs: Iterable[str]) -> Model:
         item = model.inputs[name]
         moved = replace(item, add={key: value.xreplace(by) for key, value in item.add.items()},
                         multiply={key: value.xreplace(by) for key, value in item.multiply.items()})
-        model = replace(_with_parameters(model, {delivered(name): 1.0}, [(f"amount of {name}", delivered(name))]),
+        model = replace(with_parameters(model, {delivered(name): 1.0}, [(f"amount of {name}", delivered(name))]),
                         inputs={**model.inputs, name: moved})
     return model
 
 
-def _with_parameters(model: Model, values: Mapping[str, float], told: Iterable[tuple[str, object]]) -> Model:
+def with_parameters(model: Model, values: Mapping[str, float], told: Iterable[tuple[str, object]]) -> Model:
+    """The model with parameters of the fit spec, and what was `told` of them for `added`."""
     new = {name: Parameter("1", value, None, "", "the fit spec", False) for name, value in values.items()}
     return replace(model, parameters={**model.parameters, **new},
                    added=model.added + "".join(f"\n{name} = {what}" for name, what in told))
 
 
-def _rewritten(model: Model, by: Mapping[sympy.Basic, sympy.Basic]) -> Model:
+def rewritten(model: Model, by: Mapping[sympy.Basic, sympy.Basic]) -> Model:
     """The model with symbols replaced in all of its expressions."""
     def each(items: Mapping[str, sympy.Expr]) -> dict[str, sympy.Expr]:
         return {name: item.xreplace(by) for name, item in items.items()}

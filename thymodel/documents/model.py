@@ -6,7 +6,7 @@ what varies between subjects, or how the solver works; the fit spec does.
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Annotated
@@ -191,7 +191,8 @@ class Assumption:
 @dataclass(frozen=True)
 class Model:
     """A checked model. `expressions` are in an order in which each uses only earlier ones; `added` is what a fit spec
-    put into the equations beside the document (see `extension`), in words that tell one such model from another."""
+    put into the equations beside the document (see `extension`), in words that tell one such model from another, and
+    `switches` are covariates of these equations whose course, (time, value) and so on, is the same for everybody."""
 
     name: str
     title: str
@@ -210,6 +211,7 @@ class Model:
     chain_lengths: frozenset[str]  # fixed parameters that say how many states a chain has: no run may change them
     assumptions: Mapping[str, Assumption]
     added: str = ""
+    switches: Mapping[str, tuple[tuple[float, float], ...]] = field(default_factory=dict)
 
 
 def shipped_models() -> dict[str, Path]:

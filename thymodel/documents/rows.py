@@ -22,6 +22,7 @@ STANDARD_COLUMNS = (
     "MDV", "ARM",
 )
 # fmt: on
+STUDY = "STUDY"  # which a subject belongs to
 EVENTS = "EVENTS"  # events acquired in the parent gate of a flow-cytometric sample
 MOST_REPEATS = 10_000  # ADDL; more is a typing error and would fill the memory
 _MISSING = frozenset({"", ".", "NA"})
@@ -59,6 +60,8 @@ class DataColumns:
         event_limits: observable -> the events from which on a sample shows it; these read the column EVENTS.
         counts: observables whose assay counts: whole numbers.
         missing: covariates that a subject may lack -> the values that they can have, or none where they may have any.
+        studies: those known beside the file's own, where subjects belong to studies (these read the column STUDY); None
+            where they do not.
     """
 
     units: Mapping[str, str]
@@ -70,11 +73,13 @@ class DataColumns:
     event_limits: Mapping[str, EventLimit] = field(default_factory=dict)
     counts: frozenset[str] = frozenset()
     missing: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    studies: tuple[str, ...] | None = None
 
     @property
     def headings(self) -> tuple[str, ...]:
-        """Standard columns; EVENTS is one only where a limit is read from it."""
-        return (*STANDARD_COLUMNS, EVENTS) if self.event_limits else STANDARD_COLUMNS
+        """Standard columns; EVENTS is one only where a limit is read from it, STUDY where studies differ."""
+        return (*STANDARD_COLUMNS, *([EVENTS] if self.event_limits else []),
+                *([STUDY] if self.studies is not None else []))
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,7 @@ from thymodel.documents.model import (
     static_expressions,
     unit_in_model,
 )
+from thymodel.documents.occasions import occasion_names, with_occasions
 from thymodel.documents.priors import Prior
 from thymodel.documents.published import Published, load_published
 from thymodel.documents.regimen import Dose, dose_faults
@@ -71,6 +72,15 @@ class ParameterOverride(Table):
 
 
 class BetweenSubjectTable(Table):
+    sd: str
+    source: Text
+    scale: Literal["log", "logit", "natural"] = "log"
+    parameters: list[str] = []
+
+
+class BetweenOccasionTable(Table):
+    """How far a subject's parameter lies from its own middle on each of `occasions`, days of the spec."""
+
     sd: str
     source: Text
     scale: Literal["log", "logit", "natural"] = "log"
@@ -111,7 +121,8 @@ class DoseErrorTable(Table):
 
 
 class StudyEffectTable(Table):
-    """How far published studies lie from the patients of the study data, or from their common middle without these."""
+    """How far studies lie from their common middle. Where the data do not say by STUDY whose patients they are, these
+    are that middle."""
 
     sd: str
     source: Text
@@ -233,6 +244,8 @@ class FitDocument(Table):
     simulated: bool = False
     override: dict[str, ParameterOverride] = {}
     between_subject: dict[str, BetweenSubjectTable] = {}
+    occasions: list[Number] = []
+    between_occasion: dict[str, BetweenOccasionTable] = {}
     correlation: list[CorrelationTable] = []
     residual_correlation: list[SharedErrorTable] = []
     covariate_effects: dict[str, CovariateEffectTable] = {}
@@ -390,6 +403,18 @@ class FitSpec:
     prior_from: PriorFromTable | None = None
     borrowed: Borrowed | None = None  # what `prior_from` names, once it has been read
     missing_covariates: Mapping[str, MissingCovariate] = field(default_factory=dict)
+    occasions: tuple[float, ...] = ()
+    between_occasion: Mapping[str, BetweenSubject] = field(default_factory=dict)
+
+    @property
+    def occasion_shifts(self) -> dict[str, str]:
+        """Parameters of the model that say how far an occasion lies from the middle -> the effect that each is of."""
+        return {own: name for name in self.between_occasion for own in occasion_names(name, len(self.occasions) + 1)}
+
+    @property
+    def effect_count(self) -> int:
+        """Random effects of one person, those of each occasion among them."""
+        return len(self.between_subject) + len(self.occasion_shifts)
 
     @property
     def has_data(self) -> bool:
@@ -399,7 +424,7 @@ class FitSpec:
     @property
     def studies(self) -> tuple[str, ...]:
         """The published ones."""
-        return tuple(dict.fromkeys(cohort.study for table in self.published for cohort in table.cohorts))
+        return _studies(self.published)
 
 
 @dataclass(frozen=True)
@@ -442,7 +467,9 @@ def load_fit_spec(path: str | Path, model_path: Path | None = None) -> FitSpec:
     if faults:
         raise InputError(faults)
     shifts = [effect.shift(name) for name, effect in spec.covariate_effects.items()]
-    return replace(spec, model=with_dose_errors(with_covariate_effects(model, shifts), document.dose_error))
+    levels = {name: (item.scale, item.parameters) for name, item in spec.between_occasion.items()}
+    solved = with_occasions(with_covariate_effects(model, shifts), levels, spec.occasions)
+    return replace(spec, model=with_dose_errors(solved, document.dose_error))
 
 
 def _model_path(path: Path, name: str) -> Path:
@@ -472,6 +499,7 @@ def _build_fit(document: FitDocument, model: Model, model_path: Path, path: Path
     likelihood = {name: _error_model(where, name, table, model, faults)
                   for name, table in document.likelihood.items()}
     shared_errors, data = _shared_errors(where, document, faults), document.data
+    published = _published(path, document, model, likelihood, shared_errors, faults)
     if data is None and not document.published:
         faults.append(Fault(f"{where}: data", "missing", "add [data], or [published.NAME] for published figures"))
     return FitSpec(
@@ -479,7 +507,7 @@ def _build_fit(document: FitDocument, model: Model, model_path: Path, path: Path
         purpose=document.purpose, simulated=document.simulated, model_path=model_path, model=model,
         data_file=data.file if data else "", data_sha256=data.sha256 if data else "",
         data_where=data.where if data else "",
-        columns=_columns(where, document, model, faults),
+        columns=_columns(where, document, model, published, faults),
         estimate=estimate, between_subject=effects,
         fixed=_fixed(where, document, model, faults) | {delivered(name): 1.0 for name in document.dose_error},
         correlated=_correlated(where, document, faults),
@@ -492,12 +520,28 @@ def _build_fit(document: FitDocument, model: Model, model_path: Path, path: Path
         endpoints=_endpoints(where, document.endpoints, model, faults),
         sampler=document.sampler, solver=document.solver, gates=document.gates,
         shared_errors=shared_errors,
-        published=_published(path, document, model, likelihood, shared_errors, faults),
+        published=published,
         study_effects={name: _study_effect(where, name, table, document, model, faults)
                        for name, table in document.study_effect.items()},
         prior_from=document.prior_from,
         missing_covariates={name: _missing_covariate(where, name, table, document, model, faults)
-                            for name, table in document.missing_covariates.items()})
+                            for name, table in document.missing_covariates.items()},
+        occasions=_occasions(where, document, model, faults),
+        between_occasion={name: _between_subject(where, name, BetweenSubjectTable(**table.model_dump()), document,
+                                                 model, faults, "between_occasion")
+                          for name, table in document.between_occasion.items()})
+
+
+def _occasions(where, document: FitDocument, model: Model, faults) -> tuple[float, ...]:
+    days, path = tuple(document.occasions), f"{where}: occasions"
+    if document.between_occasion and not days:
+        faults.append(Fault(path, "missing, but [between_occasion] has effects",
+                            "give the days on which the second and later occasions begin, as [28, 56]"))
+    if days and not document.between_occasion:
+        faults.append(Fault(path, "nothing differs between them", "add [between_occasion.PARAMETER]"))
+    if list(days) != sorted(set(days)) or days and days[0] <= model.start:
+        faults.append(Fault(path, f"{list(days)}: not ascending days after the model's start, {model.start:g}"))
+    return days
 
 
 def _published(path: Path, document: FitDocument, model: Model, likelihood: Mapping[str, ErrorModel],
@@ -527,13 +571,17 @@ def _published(path: Path, document: FitDocument, model: Model, likelihood: Mapp
 
 
 def _study_effect(where, name, table: StudyEffectTable, document, model: Model, faults) -> BetweenSubject:
-    if not document.published:
-        faults.append(Fault(f"{where}: study_effect.{name}", "no published study to differ", "add [published.NAME]"))
+    if not document.published and not document.data:
+        faults.append(Fault(f"{where}: study_effect.{name}", "no study to differ", "add [data] or [published.NAME]"))
     as_effect = BetweenSubjectTable(sd=table.sd, source=table.source, scale=table.scale, parameters=table.parameters)
     return _between_subject(where, name, as_effect, document, model, faults, "study_effect")
 
 
-def _columns(where, document: FitDocument, model: Model, faults) -> DataColumns:
+def _studies(published: tuple[Published, ...]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(cohort.study for table in published for cohort in table.cohorts))
+
+
+def _columns(where, document: FitDocument, model: Model, published: tuple[Published, ...], faults) -> DataColumns:
     """How to read the data: what [data] says, and what the assays of the likelihood report."""
     data = document.data or DataTable(file="", sha256="0" * 64, units={})
     tables = {n: t for n, t in document.likelihood.items() if n in model.observables}
@@ -546,7 +594,8 @@ def _columns(where, document: FitDocument, model: Model, faults) -> DataColumns:
                        scales={name: scale for name, scale in scales.items() if scale is not None},
                        event_limits={name: limit for name, limit in limits.items() if limit is not None},
                        counts=frozenset(name for name, table in tables.items() if table.error in COUNTS),
-                       missing={name: tuple(_levels(table)) for name, table in document.missing_covariates.items()})
+                       missing={name: tuple(_levels(table)) for name, table in document.missing_covariates.items()},
+                       studies=_studies(published) if document.study_effect else None)
 
 
 def _shared_errors(where, document: FitDocument, faults) -> tuple[SharedError, ...]:
@@ -624,6 +673,8 @@ def _between_subject(where, name, table: BetweenSubjectTable, document, model: M
     for parameter in parameters:
         if not _known(where, path, parameter, model.parameters, "parameter", faults):
             continue
+        if parameter in model.chain_lengths:
+            faults.append(Fault(f"{where}: {path}", f"'{parameter}' sets the length of a chain and cannot vary"))
         low, high = _support_of(parameter, document, model)
         if table.scale == "log" and low < 0 or table.scale == "logit" and (low, high) != (0.0, 1.0):
             faults.append(Fault(f"{where}: {path}.scale", f"'{parameter}' has support ({low:g}, {high:g}), "

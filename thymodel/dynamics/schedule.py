@@ -44,11 +44,11 @@ def plan(model: Model, doses: Iterable[Dose], covariates: Mapping[str, Course], 
 
     Args:
         doses: in the order in which simultaneous ones act; those that the model schedules itself act before them.
-        covariates: a course for every covariate of the model.
+        covariates: a course for every covariate of the model; its switches follow their own unless given.
         visits: days at which observables are wanted, ascending, none before the model's start.
     """
     own = [Dose(time, name, amount) for name, item in model.inputs.items() for time, amount in item.scheduled]
-    doses = [*own, *doses]
+    doses, covariates = [*own, *doses], {**model.switches, **covariates}
     last = max([*visits, model.start])
     infusions = [d for d in doses if d.duration > 0]
     edges = [time for d in infusions for time in (d.time, d.time + d.duration)]

@@ -105,8 +105,8 @@ def constant_values(model: Model) -> dict[str, float]:
 
 
 def typical_values(model: Model) -> dict[str, float]:
-    """Name -> value of constants, covariates and parameters as the document gives them."""
-    return constant_values(model) | {
+    """Name -> value of constants, covariates and parameters as the document gives them, switches as at the start."""
+    return constant_values(model) | {name: course[0][1] for name, course in model.switches.items()} | {
         name: item.value for group in (model.covariates, model.parameters) for name, item in group.items()}
 
 

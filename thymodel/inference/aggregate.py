@@ -157,7 +157,7 @@ def make_people(spec: FitSpec,
     """The virtual people of all published cohorts, with a schedule each; `first` rows of the solver are patients."""
     schedules: list[Schedule] = []
     standard, study, plans, seen = [], [], [], []
-    effects = len(spec.between_subject)
+    effects = spec.effect_count
     for cohort in (cohort for table in spec.published for cohort in table.cohorts):
         spread = [name for name, item in cohort.covariates.items() if item.sd]
         count = node_count(cohort)

@@ -41,7 +41,7 @@ def centred(lay: Layout) -> Coordinates:
 
 def searched(lay: Layout) -> np.ndarray:
     """Coordinates over which a mode is looked for: not the scales of random and study effects, nor correlations."""
-    head = [k for k, name in enumerate(lay.population) if not name.startswith(("omega_", "corr_", "tau_"))]
+    head = [k for k, name in enumerate(lay.population) if not name.startswith(("omega_", "corr_", "tau_", "gamma_"))]
     return np.array([*head, *range(len(lay.population), lay.size)])
 
 
@@ -79,11 +79,12 @@ def _log_widths(lay: Layout, head, information: Float[Array, " effect"]) -> Floa
 
 
 def _omegas(lay: Layout, head) -> Float[Array, " effect"]:
-    """Of each column; 1 for a missing covariate, whose own spread says the same at every draw but for its prior."""
-    names, priors = lay.population, list(lay.scales.values())
-    drawn = quantiles(priors, head[np.array([names.index(f"omega_{name}") for name in lay.scales], int)])
-    others = [lay.known[f"omega_{name}"] for name in lay.stated] + [1.0] * len(lay.missing)
-    return jnp.concatenate([jnp.array(drawn).reshape(-1), jnp.array(others).reshape(-1)])
+    """SD of each column; 1 for a missing covariate, whose own spread says the same at every draw but for its prior."""
+    names, priors = lay.population, lay.priors
+    drawn = [sd for sd in dict.fromkeys(lay.spreads.values()) if sd not in lay.known]
+    found = quantiles([priors[sd] for sd in drawn], head[np.array([names.index(sd) for sd in drawn], int)])
+    sds = dict(lay.known) | dict(zip(drawn, found, strict=True))
+    return jnp.array([*(sds[sd] for sd in lay.spreads.values()), *[1.0] * len(lay.missing)])
 
 
 def choose_weights(lay: Layout, z: Float[np.ndarray, "draw coordinate"], curvature: Curvature) -> np.ndarray:

@@ -21,7 +21,7 @@ from scipy.special import ndtr, ndtri
 
 from thymodel.documents.data import StudyData, Subject
 from thymodel.documents.spec import FitSpec
-from thymodel.inference.population import Layout, level_weights, population_values
+from thymodel.inference.population import Layout, level_weights, missing_name, population_values
 
 _EDGE = 1e-12  # of a probability: beyond, a standard normal has no finite value
 
@@ -94,7 +94,7 @@ def recode(spec: FitSpec, lay: Layout, alternatives: Alternatives, probabilities
     for patient in np.flatnonzero(np.bincount(alternatives.who, minlength=alternatives.patients) > 1):
         rows = alternatives.rows_of(patient)
         lacking = [name for name, level in alternatives.level.items() if level[rows[0]] >= 0]
-        places = [count + patient * len(lay.columns) + lay.columns.index(name) for name in lacking]
+        places = [count + patient * len(lay.columns) + lay.columns.index(missing_name(name)) for name in lacking]
         uniform = [ndtr(z[:, place]) for place in places]
         ends = np.cumsum(given[:, rows], axis=1)
         chosen = np.sum(uniform[0][:, None] > ends[:, :-1], axis=1)

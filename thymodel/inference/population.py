@@ -111,10 +111,28 @@ class Layout:
     covariates: Mapping[str, Prior] = field(default_factory=dict)
     known: Mapping[str, float] = field(default_factory=dict)
     borrowed: Borrowed | None = None  # another joint prior of some coordinates
+    study: tuple[int, ...] = ()  # of each subject, -1 where none is told; empty where no study effect is
+    occasion_scales: Mapping[str, Prior] = field(default_factory=dict)
+    shifts: Mapping[str, str] = field(default_factory=dict)  # `occasion_shifts` of the spec
+
+    @property
+    def spreads(self) -> dict[str, str]:
+        """Each random effect, and then those of each occasion -> the name of its SD, which has a prior or is stated."""
+        return {name: f"omega_{name}" for name in (*self.scales, *self.stated)} | {
+            own: f"gamma_{name}" for own, name in self.shifts.items()}
 
     @property
     def columns(self) -> tuple[str, ...]:
-        return (*self.scales, *self.stated, *self.missing)
+        return (*self.spreads, *map(missing_name, self.missing))
+
+    @property
+    def priors(self) -> dict[str, Prior]:
+        """Of every population parameter that has one of its own: correlations and study effects are distributed."""
+        return {**self.estimate, **{f"omega_{name}": prior for name, prior in self.scales.items()},
+                **{f"beta_{name}": prior for name, prior in self.effects.items()}, **self.errors,
+                **{f"beta_across_{name}": prior for name, prior in self.across.items()},
+                **{f"tau_{name}": prior for name, prior in self.study_scales.items()},
+                **{f"gamma_{name}": prior for name, prior in self.occasion_scales.items()}, **self.covariates}
 
     @property
     def correlations(self) -> list[tuple[str, str]]:
@@ -128,7 +146,8 @@ class Layout:
                 *(f"corr_{a}_{b}" for a, b in self.correlations), *(f"beta_{name}" for name in self.effects),
                 *self.errors, *(name for block in self.shared_errors for name in block.names),
                 *(f"beta_across_{name}" for name in self.across), *(f"tau_{name}" for name in self.study_scales),
-                *(study_name(name, study) for name in self.study_scales for study in self.studies), *self.covariates]
+                *(study_name(name, study) for name in self.study_scales for study in self.studies),
+                *(f"gamma_{name}" for name in self.occasion_scales), *self.covariates]
 
     @property
     def size(self) -> int:
@@ -140,8 +159,13 @@ def error_name(observable: str, key: str) -> str:
     return f"sigma_{observable}" if key == "log_sd" else f"sigma_{key}_{observable}"
 
 
+def effect_name(column: str) -> str:
+    """Name of a column of random effects in a posterior: re_k, re_k_occasion_2."""
+    return f"re_{column.replace('@', '_occasion_')}"
+
+
 def study_name(effect: str, study: str) -> str:
-    """Name of how far one published study lies from the typical value: study_k_Kook1996."""
+    """Name of how far one study lies from the typical value: study_k_Kook1996."""
     return f"study_{effect}_{study}"
 
 
@@ -150,8 +174,12 @@ def missing_name(covariate: str) -> str:
     return f"missing_{covariate}"
 
 
-def layout(spec: FitSpec, subjects: tuple[str, ...]) -> Layout:
+def layout(spec: FitSpec, subjects: tuple[str, ...], study: Sequence[str] = (), studies: Sequence[str] = ()) -> Layout:
     """The layout of a fit.
+
+    Args:
+        study: that of each subject, "" where none is told.
+        studies: all of the data's; those of the subjects by default.
 
     Raises:
         InputError: the prior that it takes from another record has not been read.
@@ -162,6 +190,7 @@ def layout(spec: FitSpec, subjects: tuple[str, ...]) -> Layout:
     sds = {name: item.sd for name, item in spec.between_subject.items()}
     stated = {name: sd for name, sd in sds.items() if not isinstance(sd, Prior)}
     spread = {name: value for item in spec.missing_covariates.values() for name, value in item.numbers.items()}
+    every = tuple(dict.fromkeys([*spec.studies, *(studies or filter(None, study))])) if spec.study_effects else ()
     return Layout(
         estimate={name: item.prior for name, item in spec.estimate.items()},
         scales={name: sd for name, sd in sds.items() if isinstance(sd, Prior)},
@@ -173,21 +202,21 @@ def layout(spec: FitSpec, subjects: tuple[str, ...]) -> Layout:
         across={name: item.prior for name, item in spec.covariate_effects.items()
                 if spec.published and not item.aggregate},
         study_scales={name: item.sd for name, item in spec.study_effects.items() if isinstance(item.sd, Prior)},
-        studies=spec.studies, stated=tuple(stated), missing=tuple(spec.missing_covariates),
+        studies=every, stated=tuple(stated), missing=tuple(spec.missing_covariates),
         covariates={name: value for name, value in spread.items() if isinstance(value, Prior)},
         known={f"omega_{name}": sd for name, sd in stated.items()}
         | {name: value for name, value in spread.items() if not isinstance(value, Prior)},
-        borrowed=spec.borrowed)
+        borrowed=spec.borrowed,
+        study=tuple(every.index(name) if name else -1 for name in study or [""] * len(subjects)) if every else (),
+        occasion_scales={name: item.sd for name, item in spec.between_occasion.items() if isinstance(item.sd, Prior)},
+        shifts=spec.occasion_shifts)
 
 
 def population_values(lay: Layout, z: Float[Array, " coordinate"]) -> dict[str, Array]:
     """Natural values of the population block by name (`corr_a_b` as correlations), then what the spec states."""
     names = lay.population
     head = dict(zip(names, z, strict=False))
-    priors = {**lay.estimate, **{f"omega_{name}": prior for name, prior in lay.scales.items()},
-              **{f"beta_{name}": prior for name, prior in lay.effects.items()}, **lay.errors,
-              **{f"beta_across_{name}": prior for name, prior in lay.across.items()},
-              **{f"tau_{name}": prior for name, prior in lay.study_scales.items()}, **lay.covariates}
+    priors = lay.priors
     places = np.array([names.index(name) for name in priors], int)
     values = dict(zip(priors, quantiles(list(priors.values()), z[places]), strict=True))
     if lay.correlated:
@@ -208,7 +237,8 @@ def population_values(lay: Layout, z: Float[Array, " coordinate"]) -> dict[str, 
 def random_effects(lay: Layout, z: Float[Array, " coordinate"], population: Mapping[str, Array],
                    standard=None) -> dict[str, Float[Array, " subject"]]:
     """Each effect's value per subject on its own scale, omega * eta, correlated where the spec says so; and of each
-    covariate that may be missing the standard normal that says where in its distribution an unknown value lies.
+    occasion, gamma * eta; and of each covariate that may be missing the standard normal that says where in its
+    distribution an unknown value lies.
 
     Args:
         population: from `population_values`.
@@ -217,14 +247,14 @@ def random_effects(lay: Layout, z: Float[Array, " coordinate"], population: Mapp
     """
     count = len(lay.population)
     eta = z[count:].reshape(-1, max(len(lay.columns), 1)) if standard is None else standard
-    columns = {name: eta[:, k] for k, name in enumerate((*lay.scales, *lay.stated))}
+    columns = {name: eta[:, k] for k, name in enumerate(lay.spreads)}
     unknown = {missing_name(name): eta[:, len(columns) + k] if eta.shape[1] == len(lay.columns) else jnp.zeros(len(eta))
                for k, name in enumerate(lay.missing)}
     if lay.correlated:
         factor = correlation_factor(lay, dict(zip(lay.population, z, strict=False)))
         mixed = jnp.stack([columns[name] for name in lay.correlated], axis=1) @ factor.T
         columns |= {name: mixed[:, k] for k, name in enumerate(lay.correlated)}
-    return {name: population[f"omega_{name}"] * eta for name, eta in columns.items()} | unknown
+    return {name: population[sd] * columns[name] for name, sd in lay.spreads.items()} | unknown
 
 
 def correlation_factor(lay: Layout, head: Mapping[str, Array]) -> Float[Array, "effect effect"]:
@@ -293,22 +323,35 @@ def residual_matrix(block: SharedError, population: Mapping[str, Array]) -> Floa
 # --- subjects ------------------------------------------------------------------------------------------------
 
 
-def subject_values(spec: FitSpec, population: Mapping[str, Array], effects: Mapping[str, Array]) -> dict[str, Array]:
-    """Every parameter of the spec's model per subject, the coefficients of covariate effects among them: what
-    covariates do is in the model's equations.
+def study_shifts(lay: Layout, population: Mapping[str, Array], study) -> dict[str, Array]:
+    """Each study effect's value, by the number of each person's study; -1 is a study in the middle of all."""
+    return {key: jnp.stack([*(population[study_name(key, name)] for name in lay.studies), jnp.asarray(0.0)])[study]
+            for key in lay.study_scales} if lay.studies else {}
+
+
+def subject_values(spec: FitSpec, population: Mapping[str, Array], effects: Mapping[str, Array],
+                   shifts: Mapping[str, Array] | None = None) -> dict[str, Array]:
+    """Every parameter of the spec's model per subject, among them the coefficients of covariate effects and the shifts
+    of occasions: what covariates and occasions do is in the model's equations.
 
     Args:
         population: from `population_values`.
         effects: from `random_effects`, one array over subjects each.
+        shifts: from `study_shifts`; without them everybody is of a study in the middle of all.
 
     Returns:
         Parameter -> array over subjects (a scalar where nothing varies); and each covariate that may be missing, for
         the subjects whose schedule has NaN there.
     """
-    values: dict[str, Array] = {}
+    values: dict[str, Array] = {name: effects[name] for name in spec.occasion_shifts}
     for name in spec.model.parameters:
+        if name in values:
+            continue
         typical = jnp.asarray(spec.fixed[name]) if name in spec.fixed else population[name]
         values[name] = _individual(spec, name, typical, effects)
+        for key, away in (shifts or {}).items():
+            if name in spec.study_effects[key].parameters:
+                values[name] = _shift(spec.study_effects[key].scale, values[name], away)
     for name, item in spec.missing_covariates.items():
         if item.levels:
             higher = ndtr(effects[missing_name(name)])[:, None] > jnp.cumsum(level_weights(item, name, population))[:-1]
@@ -351,20 +394,11 @@ def log_covariates(spec: FitSpec, population: Mapping[str, Array],
 
 
 def cohort_values(spec: FitSpec, population: Mapping[str, Array], effects: Mapping[str, Array],
-                  study) -> dict[str, Array]:
-    """`subject_values` of the virtual people of published cohorts.
-
-    Args:
-        study: number of each person's study, an index into the spec's `studies`.
-    """
+                  shifts: Mapping[str, Array]) -> dict[str, Array]:
+    """`subject_values` of the virtual people of published cohorts, which have slopes of their own."""
     own = {f"beta_{name}": population[f"beta_across_{name}"] for name, item in spec.covariate_effects.items()
            if not item.aggregate}
-    values = subject_values(spec, {**population, **own}, effects)
-    for key, item in spec.study_effects.items():
-        away = jnp.stack([population[study_name(key, name)] for name in spec.studies])[study]
-        for name in item.parameters:
-            values[name] = _shift(item.scale, values[name], away)
-    return values
+    return subject_values(spec, {**population, **own}, effects, shifts)
 
 
 def settled(spec: FitSpec) -> dict[str, float]:

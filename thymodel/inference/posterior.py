@@ -19,6 +19,7 @@ from thymodel.inference import aggregate, levels, likelihood, visits
 from thymodel.inference.population import (
     Layout,
     cohort_values,
+    effect_name,
     error_name,
     layout,
     log_covariates,
@@ -29,6 +30,7 @@ from thymodel.inference.population import (
     residual_matrix,
     settled,
     starting_values,
+    study_shifts,
     subject_values,
 )
 
@@ -114,7 +116,7 @@ def make_posterior(spec: FitSpec, data: StudyData, likely: np.ndarray | None = N
         least_rows: as in `solving.prepare`.
         like: a posterior of the same spec and data but for the solver's tolerance; spares compilations.
     """
-    lay = layout(spec, tuple(subject.id for subject in data.subjects))
+    lay = layout_of(spec, data)
     observables = tuple(spec.likelihood)
     everyone, supposed = levels.expand(spec, data)
     schedule, records, (people, plans, seen) = _arrays(spec, everyone, observables)
@@ -199,6 +201,12 @@ def make_posterior(spec: FitSpec, data: StudyData, likely: np.ndarray | None = N
         failures=lambda z: jnp.any(solve_all(population_values(lay, z), z, solver.tables)[1]), plans=plans,
         cohort_courses=lambda z: solve_all(population_values(lay, z), z, solver.tables)[0], missing=missing,
         supposed=supposed, probabilities=probabilities)
+
+
+def layout_of(spec: FitSpec, data: StudyData) -> Layout:
+    """The layout of a fit to these data."""
+    return layout(spec, tuple(subject.id for subject in data.subjects),
+                  tuple(subject.study for subject in data.subjects), data.studies)
 
 
 def _some_records(records: Records, places: np.ndarray) -> Records:
@@ -291,13 +299,15 @@ def _covariates(spec: FitSpec, data: StudyData) -> tuple[dict[str, np.ndarray], 
 
 def _values(spec: FitSpec, lay: Layout, schedule: Schedule, population, z,
             people: aggregate.People | None, supposed: levels.Alternatives) -> dict[str, Array]:
-    own, patients = subject_values(spec, population, random_effects(lay, z, population)), len(supposed.who)
+    shifts = study_shifts(lay, population, np.array(lay.study, int))
+    own, patients = subject_values(spec, population, random_effects(lay, z, population), shifts), len(supposed.who)
     if supposed.several:
         own = {name: jnp.broadcast_to(value, (supposed.patients,))[supposed.who] for name, value in own.items()}
     if people is None:
         return own
     count = len(schedule.start)
-    others = cohort_values(spec, population, random_effects(lay, z, population, people.standard), people.study)
+    others = cohort_values(spec, population, random_effects(lay, z, population, people.standard),
+                           study_shifts(lay, population, people.study))
     return {name: jnp.concatenate([jnp.broadcast_to(own[name], (patients,)),
                                    jnp.broadcast_to(others[name], (count - patients,))]) for name in own}
 
@@ -375,12 +385,13 @@ def _log_shared(spec: FitSpec, arrays: Data, population, observed) -> list[dict[
 
 def constrain(posterior: Posterior, z: Array) -> dict[str, Any]:
     """One draw in natural values: population parameters and derived quantities by name, random effects as
-    `re_<effect>` over subjects, covariates that are not known as `missing_<covariate>` over those subjects."""
+    `re_<effect>` over subjects, those of an occasion as `re_<effect>_occasion_<number>`, covariates that are not known
+    as `missing_<covariate>` over those subjects."""
     spec, lay = posterior.spec, posterior.layout
     population = population_values(lay, z)
     effects = random_effects(lay, z, population)
     found = {name: population[name] for name in lay.population} | derived_values(spec, population)
-    found |= {f"re_{name}": effects[name] for name in spec.between_subject}
+    found |= {effect_name(name): effects[name] for name in lay.spreads}
     values = subject_values(spec, population, effects)
     return found | {missing_name(name): values[name][np.array(who)] for name, who in posterior.missing.items() if who}
 

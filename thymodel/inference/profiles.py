@@ -20,7 +20,7 @@ from thymodel.errors import SolveError
 from thymodel.inference.population import quantile
 from thymodel.inference.posterior import Posterior
 
-HELD = ("omega_", "corr_")
+HELD = ("omega_", "corr_", "tau_", "gamma_")
 REACH = 3.0  # prior standard deviations to either side
 _POINTS = 13
 THRESHOLD = float(scipy.stats.chi2.ppf(0.95, 1) / 2)  # log units: a 95% interval of one parameter

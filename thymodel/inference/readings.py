@@ -54,6 +54,6 @@ def _values(posterior: Posterior, z: list[float]) -> dict[str, float]:
 
 
 def _coordinate(posterior: Posterior) -> str:
-    effects = ", random effects centred by what the data say of them" if posterior.layout.scales else ""
+    effects = ", random effects centred by what the data say of them" if posterior.layout.columns else ""
     return (f"a mode is one of the density of z, on whose scale each prior is a standard normal{effects}: on another "
             "scale, such as the parameters' own, it lies elsewhere")

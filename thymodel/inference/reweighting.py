@@ -49,10 +49,9 @@ def log_priors(lay: Layout, z: Float[np.ndarray, "chain draw coordinate"]) -> di
     themselves have none: their distribution is part of the model, and its spread has a prior of its own.
     """
     values = natural_values(lay, z)
-    priors = {**lay.estimate, **{f"omega_{name}": prior for name, prior in lay.scales.items()},
-              **{f"beta_{name}": prior for name, prior in lay.effects.items()}, **lay.errors, **lay.covariates}
     taken = lay.borrowed.names if lay.borrowed is not None else ()
-    terms = {name: np.asarray(log_kernel(prior, values[name])) for name, prior in priors.items() if name not in taken}
+    terms = {name: np.asarray(log_kernel(prior, values[name])) for name, prior in lay.priors.items()
+             if name not in taken}
     flat = jnp.asarray(z.reshape(-1, z.shape[-1]))
     if lay.borrowed is not None:
         own = flat[:, borrowing.places(lay.population, lay.borrowed)]

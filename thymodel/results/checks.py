@@ -23,7 +23,7 @@ from thymodel.documents.toml import digest
 from thymodel.errors import Fault, InputError
 from thymodel.inference import checking
 from thymodel.inference.checking import ALARM, Limits, Places, Pool, Question
-from thymodel.inference.population import Layout
+from thymodel.inference.population import Layout, effect_name
 from thymodel.inference.posterior import study_arrays
 from thymodel.results import vpc
 from thymodel.results.record import POSTERIOR, FitRecord, find_data, intact, load_group, refuse_without_patients
@@ -327,12 +327,15 @@ def _residual_sd(error: ErrorModel) -> float:
 
 
 def _effects(record: FitRecord, study: Study) -> list[dict[str, Any]]:
-    """Shrinkage of each random effect, and each subject's own in units of omega."""
+    """Shrinkage of each random effect, of every occasion's, and each subject's own in units of its SD."""
     posterior, rows = load_group(record.folder / POSTERIOR, "posterior"), []
-    for name, item in study.spec.between_subject.items():
-        effects = posterior[f"re_{name}"].values.reshape(-1, len(study.layout.subjects))
-        stated = np.full(len(effects), study.layout.known.get(f"omega_{name}", np.nan))
-        omega = stated if name in study.layout.stated else posterior[f"omega_{name}"].values.ravel()
+    levels = {"omega": study.spec.between_subject, "gamma": study.spec.between_occasion}
+    for column, sd in study.layout.spreads.items():
+        level, _, key = sd.partition("_")
+        item, name = levels[level][key], effect_name(column).removeprefix("re_")
+        effects = posterior[effect_name(column)].values.reshape(-1, len(study.layout.subjects))
+        stated = np.full(len(effects), study.layout.known.get(sd, np.nan))
+        omega = stated if sd in study.layout.known else posterior[sd].values.ravel()
         scaled = np.quantile(effects / omega[:, None], vpc.BAND, axis=0).T
         rows.append({"effect": name, "parameters": list(item.parameters), "scale": item.scale,
                      "omega": np.quantile(omega, vpc.BAND), "shrinkage": checking.shrinkage(effects, omega),

@@ -138,7 +138,8 @@ def _note(spec: FitSpec, over: Window) -> str:
 
 
 def _varied(spec: FitSpec) -> set[str]:
-    effects = {name for effect in spec.between_subject.values() for name in effect.parameters}
+    levels = (spec.between_subject, spec.study_effects, spec.between_occasion)
+    effects = {name for level in levels for effect in level.values() for name in effect.parameters}
     return effects | {effect.parameter for effect in spec.covariate_effects.values()}
 
 

@@ -363,8 +363,9 @@ def _certificate(posterior: Posterior, draws: Draws | Approximation) -> dict[str
 def _data_content(data: StudyData, path: Path, folder: Path | None) -> dict[str, Any]:
     """What the record says of the data; their place only if they lie beside the spec, as a relative path."""
     relative = os.path.relpath(path.resolve(), folder.resolve()) if folder is not None else None
+    study = {"study": [s.study for s in data.subjects]} if data.studies else {}
     return {"name": data.name, "sha256": data.digest, "path": relative and Path(relative).as_posix(),
-            "rows": data.rows, "subjects": [s.id for s in data.subjects],
+            "rows": data.rows, "subjects": [s.id for s in data.subjects], **study,
             "observations": sum(len(s.observations) for s in data.subjects), "notes": list(data.notes),
             "exclusions": [{"row": e.row, "id": e.id, "time": e.time, "reason": e.reason} for e in data.exclusions],
             "disposition": [{"arm": d.arm, "subjects": d.subjects, "doses": d.doses,
@@ -404,6 +405,8 @@ def _priors(spec: FitSpec) -> list[dict[str, Any]]:
              for name, c in spec.covariate_effects.items() if spec.published and not c.aggregate]
     rows += [{"name": f"tau_{name}", **plain, "prior": str(b.sd), "source": f"between studies: {b.source}"}
              for name, b in spec.study_effects.items()]
+    rows += [{"name": f"gamma_{name}", **plain, "prior": str(b.sd), "source": f"between occasions: {b.source}"}
+             for name, b in spec.between_occasion.items()]
     rows += [{"name": key, **plain, "unit": _units(spec).get(key, "1"), "prior": _as_prior(value),
               "source": f"{item.family} distribution of {name}, missing in some: {item.source}"}
              for name, item in spec.missing_covariates.items() for key, value in item.numbers.items()]

@@ -93,9 +93,14 @@ def load_plan(spec: FitSpec, data_path: str | Path | None) -> tuple[Plan, Design
     if spec.published:
         raise InputError([Fault(f"{spec.path}: published", "what published figures add is not computed here",
                                 "leave them out to see what the patients' data can teach")])
+    levels = {"study_effect": spec.study_effects, "between_occasion": spec.between_occasion}
+    faults = [Fault(f"{spec.path}: {name}", "what is learned between these is not computed here",
+                    "leave it out to see what the rest can teach") for name, level in levels.items() if level]
     if spec.missing_covariates:
-        raise InputError([Fault(f"{spec.path}: missing_covariates", "what it costs that a covariate is missing is not "
-                                "computed here", "leave the table out, and the subjects who lack it")])
+        faults.append(Fault(f"{spec.path}: missing_covariates", "what it costs that a covariate is missing is not "
+                            "computed here", "leave the table out, and the subjects who lack it"))
+    if faults:
+        raise InputError(faults)
     if data_path is None and not (spec.path.parent / spec.data_file).is_file():
         if not beside.is_file():
             raise InputError([Fault(str(spec.path), f"neither {spec.data_file} nor design.toml is beside it",

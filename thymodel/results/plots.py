@@ -19,7 +19,6 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLoca
 from scipy.special import ndtr
 
 from thymodel.documents.data import StudyData, Subject
-from thymodel.documents.priors import Prior
 from thymodel.documents.reference import AGE, ReferenceRange, reference_range
 from thymodel.documents.spec import Endpoint, FitSpec
 from thymodel.documents.units import amount_text
@@ -357,7 +356,7 @@ def plot_prior_posterior(record: FitRecord) -> Figure:
     """Prior density and posterior draws of every population parameter: what the data added."""
     priors = _priors(record.layout)
     draws = {name: values for name, values in _population_draws(record).items() if name in priors}  # no study's effect
-    lognormal = {name for name, prior in _families(record.layout).items() if prior.family == "lognormal"}
+    lognormal = {name for name, prior in record.layout.priors.items() if prior.family == "lognormal"}
     figure, panels = _parameter_panels(record, list(draws), "Prior and posterior")
     for axes, (name, values) in zip(panels, draws.items(), strict=True):
         _draw_prior_posterior(axes, priors[name], values.ravel(), name in lognormal)
@@ -371,18 +370,11 @@ def plot_prior_posterior(record: FitRecord) -> Figure:
 _Z = np.linspace(-4, 4, 801)  # standard normal points at which priors are drawn
 
 
-def _families(lay: Layout) -> dict[str, Prior]:
-    return {**lay.estimate, **{f"omega_{key}": prior for key, prior in lay.scales.items()},
-            **{f"beta_{key}": prior for key, prior in lay.effects.items()}, **lay.errors,
-            **{f"beta_across_{key}": prior for key, prior in lay.across.items()},
-            **{f"tau_{key}": prior for key, prior in lay.study_scales.items()}, **lay.covariates}
-
-
 def _priors(lay: Layout) -> dict[str, np.ndarray]:
     """Population parameter -> quantiles of its prior at the probabilities of `_Z`."""
     taken = lay.borrowed.names if lay.borrowed is not None else ()
     at = {name: borrowing.marginal_quantiles(lay.borrowed, name, _Z) for name in taken if lay.borrowed is not None}
-    curves = {name: np.asarray(quantile(prior, at.get(name, _Z))) for name, prior in _families(lay).items()}
+    curves = {name: np.asarray(quantile(prior, at.get(name, _Z))) for name, prior in lay.priors.items()}
     # every element of an LKJ matrix of this size: Lewandowski, Kurowicka & Joe 2009, J Multivar Anal 100:1989
     b = lay.correlation_shape + (len(lay.correlated) - 2) / 2
     for one, other in lay.correlations:

@@ -29,6 +29,7 @@ from thymodel.inference.population import (
     random_effects,
     settled,
     starting_values,
+    study_shifts,
     subject_values,
 )
 from thymodel.inference.posterior import in_portions
@@ -56,7 +57,7 @@ def virtual_subjects(spec: FitSpec, data_covariates: Mapping[str, np.ndarray], c
         data_covariates: baseline value of each covariate, a value a fitted patient; patients are drawn whole. One
             that a patient lacks (NaN) is drawn from its distribution under each draw.
     """
-    effects = max(len(spec.between_subject) + len(spec.missing_covariates), 1)
+    effects = max(spec.effect_count + len(spec.missing_covariates), 1)
     uniform = qmc.Sobol(effects, rng=np.random.default_rng(seed)).random(1 << max(count - 1, 1).bit_length())[:count]
     standard = norm.ppf(np.clip(uniform, 1e-9, 1 - 1e-9))
     patients = len(next(iter(data_covariates.values()))) if data_covariates else 1
@@ -126,12 +127,13 @@ def simulator(spec: FitSpec, lay: Layout, z: Float[np.ndarray, "draw coordinate"
 def _schedules(spec: FitSpec, arms: Sequence[Arm], joined: VirtualSubjects, times) -> solving.Schedule:
     """The schedules of all arms' subjects, in order; a subject's covariates stay as they are."""
     typical = {name: ((spec.model.start, item.value),) for name, item in spec.model.covariates.items()}
-    planned = solving.stack([solving.plan(spec.model, arm.doses, typical, times) for arm in arms])
+    planned = solving.stack([solving.plan(spec.model, arm.doses, typical, times)
+                             for arm in arms])
     each = len(joined.standard) // len(arms)
     repeated = jax.tree.map(lambda a: np.repeat(a, each, axis=0), planned)
     segments = repeated.ends.shape[1]
-    return repeated._replace(covariates={name: np.repeat(values[:, None], segments, axis=1)
-                                         for name, values in joined.covariates.items()})
+    return repeated._replace(covariates=repeated.covariates | {
+        name: np.repeat(values[:, None], segments, axis=1) for name, values in joined.covariates.items()})
 
 
 def _some(z: np.ndarray, count: int) -> np.ndarray:
@@ -191,7 +193,8 @@ def individual_courses(spec: FitSpec, lay: Layout, z: Float[np.ndarray, "draw co
     Raises:
         SolveError: the model cannot be integrated at the values of the model file.
     """
-    schedules = [solving.plan(spec.model, s.doses, dict(s.covariates), times.tolist()) for s in data.subjects]
+    schedules = [solving.plan(spec.model, s.doses, dict(s.covariates), times.tolist())
+                 for s in data.subjects]
     return patient_courses(spec, lay, z, data, observables, solving.stack(schedules))
 
 
@@ -206,12 +209,14 @@ def patient_courses(spec: FitSpec, lay: Layout, z: Float[np.ndarray, "draw coord
 
 
 def _subject_program(spec: FitSpec, lay: Layout, standard, count: int):
-    """Points -> parameters (point, subject) of subjects with the given etas, or (None) with those in the points."""
+    """Points -> parameters (point, subject) of new subjects with the given etas, of a study in the middle of all, or
+    (None) of the fitted ones with the etas in the points and in their own studies."""
     @jax.jit
     @jax.vmap
     def values(point):
         population = population_values(lay, point)
-        found = subject_values(spec, population, random_effects(lay, point, population, standard))
+        shifts = study_shifts(lay, population, np.array(lay.study, int)) if standard is None else {}
+        found = subject_values(spec, population, random_effects(lay, point, population, standard), shifts)
         return {name: jnp.broadcast_to(v, (count,)) for name, v in found.items()}
 
     return values

@@ -24,7 +24,7 @@ from thymodel.documents.priors import Prior, log_kernel, rescaled, shifted
 from thymodel.documents.spec import FitSpec
 from thymodel.errors import Fault, InputError
 from thymodel.inference import reweighting
-from thymodel.inference.population import Layout, error_name, layout, log_prior
+from thymodel.inference.population import Layout, error_name, log_prior
 from thymodel.inference.posterior import make_posterior
 from thymodel.inference.reweighting import CONFLICT, NEITHER, SENSITIVE, Draws, Step, Tip
 from thymodel.inference.scoring import most_k
@@ -222,7 +222,7 @@ def _row(name: str, way: str, found: Tip, change: Callable[[float], Prior], fits
 def _base(record: FitRecord, question: Question) -> _Base:
     """Draws of the parameter and of the asked probability, arm by arm."""
     spec = record.spec
-    lay = layout(spec, tuple(record.content["data"]["subjects"]))
+    lay = record.layout
     priors = priors_of(lay)
     faults = []
     if question.parameter not in priors:
@@ -277,9 +277,9 @@ def _refit(spec: FitSpec, data: StudyData, prior: Prior, question: Question) -> 
 
 
 def priors_of(lay: Layout) -> dict[str, Prior]:
-    """Prior of each population parameter that has one of its own (correlations share theirs)."""
-    return {**lay.estimate, **{f"omega_{name}": prior for name, prior in lay.scales.items()},
-            **{f"beta_{name}": prior for name, prior in lay.effects.items()}, **lay.errors, **lay.covariates}
+    """Prior of each population parameter that shares it with no other: correlations do, and slopes across cohorts."""
+    shared = {name for key in lay.across for name in (f"beta_{key}", f"beta_across_{key}")}
+    return {name: prior for name, prior in lay.priors.items() if name not in shared}
 
 
 def with_prior(spec: FitSpec, name: str, prior: Prior) -> FitSpec:
@@ -297,6 +297,10 @@ def with_prior(spec: FitSpec, name: str, prior: Prior) -> FitSpec:
                             for key, item in spec.missing_covariates.items()},
         covariate_effects={key: replace(item, prior=prior) if f"beta_{key}" == name else item
                            for key, item in spec.covariate_effects.items()},
+        study_effects={key: replace(item, sd=prior) if f"tau_{key}" == name else item
+                       for key, item in spec.study_effects.items()},
+        between_occasion={key: replace(item, sd=prior) if f"gamma_{key}" == name else item
+                          for key, item in spec.between_occasion.items()},
         likelihood={key: errors(key, item) for key, item in spec.likelihood.items()})
 
 

@@ -72,7 +72,8 @@ class FitRecord:
 
     @property
     def layout(self) -> Layout:
-        return layout(self.spec, tuple(self.content["data"]["subjects"]))
+        data = self.content["data"]
+        return layout(self.spec, tuple(data["subjects"]), data.get("study", ()))
 
     @property
     def z(self) -> np.ndarray:

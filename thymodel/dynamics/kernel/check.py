@@ -113,6 +113,7 @@ def _small_problem(native: Native) -> tuple[Grid, dict[str, np.ndarray]]:
     model = native.model
     doses = [Dose(model.start + 1.0 + k, name, 1.0) for k, name in enumerate(model.inputs)]
     courses = {name: ((-np.inf, item.value),) for name, item in model.covariates.items()}
+    courses |= {name: ((-np.inf, course[0][1]),) for name, course in model.switches.items()}
     times = [model.start, model.start + 2.5, model.start + 20.0]
     schedule = schedules.stack([schedules.plan(model, doses, courses, times)])
     values = {name: np.full(1, item.value) for name, item in model.parameters.items()}
