@@ -20,6 +20,7 @@ from jaxtyping import Float, Int
 from thymodel.documents.risks import Link, Risk
 from thymodel.documents.spec import Endpoint
 from thymodel.inference.diagnostics import INTERVAL, INTERVAL_NAME
+from thymodel.results.endpoints import quantile_with_never
 
 CENSORED, RECONSTITUTED = 0, 1
 CAUSES_FROM = 2  # the first of the competing risks
@@ -281,7 +282,7 @@ def risk_rows(endpoint: Endpoint, arm: str, crossings: Float[np.ndarray, "draw s
 
 
 def _row(endpoint: Endpoint, arm: str, quantity: str, draws: Float[np.ndarray, " draw"]) -> dict[str, Any]:
-    low, middle, high = (float(q) for q in np.quantile(draws, (INTERVAL[0], 0.5, INTERVAL[1]), method="inverted_cdf"))
+    low, middle, high = (quantile_with_never(draws, q) for q in (INTERVAL[0], 0.5, INTERVAL[1]))
     return {"endpoint": endpoint.name, "arm": arm, "quantity": quantity, "estimate": middle, "lower": low,
             "upper": high, "interval": f"{INTERVAL_NAME}, parameter uncertainty", "subjects_q05": np.nan,
             "subjects_q95": np.nan, "p_above_1": np.nan, "warning": ""}
