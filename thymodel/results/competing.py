@@ -181,40 +181,53 @@ def event_times(risk: Risk, times: Float[np.ndarray, " time"], exposures: Float[
     A hazard with a threshold is followed exactly on that straight course. One per unit of the logarithm is computed at
     the times and taken as straight between them.
     """
+    if risk.link is not None and courses is None:
+        raise ValueError(f"{risk.name} depends on {risk.link.marker}, whose courses are needed")
     steps, place = np.diff(times), np.searchsorted(risk.days, times[:-1], side="right")
     rate = np.concatenate([[0.0], risk.per_day])[place]
-    link = risk.link
+    found = (np.zeros((len(exposures), len(times))) if courses is None else courses)
+    total = np.cumsum(_mean_factors(risk.link, found) * (rate * steps), axis=-1)
+    wanted = np.broadcast_to(exposures, total.shape[:-1])
+    passed = (total < wanted[..., None]).sum(axis=-1)  # steps at whose end the exposure is still not reached
+    k = np.minimum(passed, len(steps) - 1)
+    pick = lambda values, at: np.take_along_axis(values, at[..., None], axis=-1)[..., 0]  # noqa: E731
+    left = wanted - np.where(k > 0, pick(total, np.maximum(k - 1, 0)), 0.0)
+    factors = _factors(risk.link, pick(found, k), pick(found, k + 1))
+    inside = np.clip(_within(risk.link, left, rate[k], steps[k], *factors), 0.0, steps[k])
+    days = np.where(passed < len(steps), times[k] + inside, np.inf)
+    return np.where(np.isnan(found).any(axis=-1), np.nan, days)
+
+
+def _mean_factors(link: Link | None, courses: np.ndarray) -> np.ndarray:
+    """What multiplies the hazard, averaged over each step."""
     if link is None:
-        first = second = np.ones((len(exposures), len(steps)))
-        part, mean = first, first
-    elif courses is None:
-        raise ValueError(f"{risk.name} depends on {link.marker}, whose courses are needed")
-    else:
-        first, second, part = _factors(link, courses)
-        mean = (first + second) / 2 if link.below is None else part * first + (1 - part) * second
-    total = np.cumsum(rate * steps * mean, axis=-1)
-    shape = total.shape[:-1]
-    reached = total >= np.broadcast_to(exposures, shape)[..., None]
-    k = np.argmax(reached, axis=-1)[..., None]
-    pick = lambda values: np.take_along_axis(np.broadcast_to(values, total.shape), k, axis=-1)[..., 0]  # noqa: E731
-    left = np.broadcast_to(exposures, shape) - np.where(k[..., 0] > 0, pick(total) - pick(rate * steps * mean), 0.0)
-    inside = _within(link, left, pick(rate), pick(steps), pick(first), pick(second), pick(part))
-    found = np.where(reached.any(axis=-1), pick(times[:-1]) + np.clip(inside, 0.0, pick(steps)), np.inf)
-    return found if courses is None else np.where(np.isnan(courses).any(axis=-1), np.nan, found)
-
-
-def _factors(link: Link, courses: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What multiplies the hazard at the beginning and at the end of each step, and the part of the step for which a
-    threshold's first factor holds."""
+        return np.ones((*courses.shape[:-1], courses.shape[-1] - 1))
     if link.below is None:
-        factor = (np.maximum(courses, link.lowest) / link.reference) ** link.log_ratio
-        return factor[..., :-1], factor[..., 1:], np.ones_like(factor[..., 1:])
-    below, ratio = courses < link.below, np.exp(link.log_ratio)
-    before, after = courses[..., :-1], courses[..., 1:]
-    crosses = below[..., :-1] != below[..., 1:]
-    part = np.where(crosses, (link.below - before) / np.where(crosses, after - before, 1.0), 1.0)
-    factor = np.where(below, ratio, 1.0)
-    return factor[..., :-1], factor[..., 1:], part
+        factor = _per_logarithm(link, courses)
+        return (factor[..., :-1] + factor[..., 1:]) / 2
+    below = courses < link.below
+    mean = np.where(below[..., :-1], np.exp(link.log_ratio), 1.0)
+    crossing = np.nonzero(below[..., :-1] != below[..., 1:])
+    first, second, part = _factors(link, courses[..., :-1][crossing], courses[..., 1:][crossing])
+    mean[crossing] = part * first + (1 - part) * second
+    return mean
+
+
+def _factors(link: Link | None, before: np.ndarray, after: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What multiplies the hazard at the beginning and at the end of a step, by the counts there, and the part of the
+    step for which a threshold's first factor holds."""
+    whole = np.ones_like(before)
+    if link is None:
+        return whole, whole, whole
+    if link.below is None:
+        return _per_logarithm(link, before), _per_logarithm(link, after), whole
+    first, second = (np.where(count < link.below, np.exp(link.log_ratio), 1.0) for count in (before, after))
+    crosses = (before < link.below) != (after < link.below)
+    return first, second, np.where(crosses, (link.below - before) / np.where(crosses, after - before, 1.0), 1.0)
+
+
+def _per_logarithm(link: Link, counts: np.ndarray) -> np.ndarray:
+    return (np.maximum(counts, link.lowest) / link.reference) ** link.log_ratio
 
 
 def _within(link: Link | None, left, rate, step, first, second, part) -> np.ndarray:
