@@ -324,6 +324,14 @@ def test_a_record_that_does_not_verify_exits_with_1(call, tiny_fit, tmp_path):
         assert (status, out) == (1, "") and "table.csv" in err
 
 
+def test_hazards_that_cannot_be_used_are_all_told_of_and_nothing_is_written(call, tiny_fit, tmp_path):
+    out_file = tmp_path / "s.csv"
+    status, out, err = call("scenario", tiny_fit.folder, BAD / "competing.toml", "--csv", out_file)
+    assert (status, out) == (2, "") and not out_file.exists()
+    for place in ("death.hazard.0.per_day", "death.hazard.2.from_day", "death.link.preset", "early.link.marker"):
+        assert f"competing.toml: competing.{place}: " in err
+
+
 def test_good_and_absent_records_are_both_told_of(call, tiny_fit, tmp_path):
     status, out, err = call("verify", tiny_fit.folder, tmp_path)
     assert status == 2 and "no record here" in err

@@ -463,7 +463,15 @@ def scenario(
         return
     print(("From a fit to SIMULATED data. " if result.simulated else "") + result.spec.title)
     _print_rows(_scenario_rows(result))
+    _print_risks(result.spec.competing.values())
     _print_implied_export(result.implied_export)
+
+
+def _print_risks(risks) -> None:
+    from thymodel.results.competing import describe_risk
+
+    for risk in risks:
+        print(f"competing with reconstitution: {describe_risk(risk)}")
 
 
 def _scenario_rows(result) -> list[dict[str, str]]:

@@ -43,6 +43,7 @@ from thymodel.documents.occasions import occasion_names, with_occasions
 from thymodel.documents.priors import Prior
 from thymodel.documents.published import Published, load_published
 from thymodel.documents.regimen import Dose, dose_faults
+from thymodel.documents.risks import Risk, RiskTable, read_risk
 from thymodel.documents.toml import Table, digest, parse_document, read_text
 from thymodel.errors import Fault, InputError
 
@@ -278,6 +279,7 @@ class ScenarioDocument(Table):
     seed: Annotated[int, pydantic.Field(ge=0, lt=2**32)] = 1
     horizon: Positive | None = None
     endpoints: dict[str, EndpointTable] = {}
+    competing: dict[str, RiskTable] = {}
 
 
 # --- as used -------------------------------------------------------------------------------------------------
@@ -445,6 +447,7 @@ class ScenarioSpec:
     seed: int
     horizon: float | None
     endpoints: Mapping[str, Endpoint]
+    competing: Mapping[str, Risk] = field(default_factory=dict)
 
 
 def load_fit_spec(path: str | Path, model_path: Path | None = None) -> FitSpec:
@@ -866,10 +869,11 @@ def load_scenario_spec(path: str | Path, model: Model) -> ScenarioSpec:
     if not arms:
         faults.append(Fault(f"{path}: arms", "no arm"))
     endpoints = _endpoints(str(path), document.endpoints, model, faults)
+    competing = {name: read_risk(str(path), name, table, model, faults) for name, table in document.competing.items()}
     if faults:
         raise InputError(faults)
     return ScenarioSpec(document.title, digest(text), arms, document.subjects, document.draws, document.seed,
-                        document.horizon, endpoints)
+                        document.horizon, endpoints, competing)
 
 
 def _arm(where, name, table: ArmTable, model: Model, faults) -> Arm:

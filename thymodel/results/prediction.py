@@ -96,11 +96,12 @@ class Simulate(Protocol):
 
 
 def simulator(spec: FitSpec, lay: Layout, z: Float[np.ndarray, "draw coordinate"], arms: Sequence[Arm],
-              subjects: VirtualSubjects, times: Float[np.ndarray, " time"]) -> Simulate:
+              subjects: VirtualSubjects, times: Float[np.ndarray, " time"], also: Sequence[str] = ()) -> Simulate:
     """Courses of virtual subjects in every arm, prepared once for all that is asked of them.
 
     Args:
         z: draws like those that will be asked for.
+        also: observables that may be asked for although the fit does not look at them.
 
     Returns:
         A function of draws and observables, array (arm, draw, subject, time, observable). `reduce` is applied to blocks
@@ -114,7 +115,8 @@ def simulator(spec: FitSpec, lay: Layout, z: Float[np.ndarray, "draw coordinate"
                              {name: np.concatenate([people.covariates[name] for people in everyone])
                               for name in spec.model.covariates})
     values = _subject_program(spec, lay, jnp.asarray(joined.standard), len(joined.standard))
-    solve = _solve_for(spec, _schedules(spec, arms, joined, times), in_portions(values, _some(z, _TRIED[True])), True)
+    solve = _solve_for(spec, _schedules(spec, arms, joined, times), in_portions(values, _some(z, _TRIED[True])), True,
+                       also)
 
     def simulate(z, observables, reduce=None, progress=None) -> np.ndarray:
         found = _in_chunks(partial(solve, observables), in_portions(values, z), len(z), reduce, progress)
@@ -141,10 +143,12 @@ def _some(z: np.ndarray, count: int) -> np.ndarray:
 
 
 def _solve_for(spec: FitSpec, schedule: solving.Schedule, likely: Mapping[str, np.ndarray],
-               pooled: bool) -> Callable[[Sequence[str], dict[str, np.ndarray]], np.ndarray]:
+               pooled: bool, also: Sequence[str] = (),
+               ) -> Callable[[Sequence[str], dict[str, np.ndarray]], np.ndarray]:
     """A solve of subjects with one schedule each: (observables, values (draw, subject)) -> (draw, subject, ...)."""
     typical = starting_values(spec)
-    asked, computed = _with_ratios(spec.model), (*observables_of(spec), *ratios(spec.model))
+    asked = _with_ratios(spec.model)
+    computed = tuple(dict.fromkeys([*observables_of(spec), *also, *ratios(spec.model)]))
     solver = solving.prepare(asked, typical, schedule, computed, draws=likely, pooled=pooled,
                              lost=_INEXACT, fixed=settled(spec))
 

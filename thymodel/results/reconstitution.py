@@ -1,13 +1,14 @@
 """From posterior draws to reconstitution times and implied exports of virtual subjects, arm by arm."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from thymodel.documents.model import ratios
 from thymodel.documents.spec import Arm, Endpoint, FitSpec
 from thymodel.inference.population import Layout
+from thymodel.results.competing import Hazards, event_times, hazard_grid
 from thymodel.results.endpoints import crossing_times
 from thymodel.results.exports import Window, look, quantities, window
 from thymodel.results.prediction import Progress, Simulate, VirtualSubjects, simulator
@@ -24,36 +25,47 @@ def endpoint_grid(endpoints: Sequence[Endpoint]) -> np.ndarray:
 @dataclass(frozen=True)
 class Outcomes:
     """Of every arm, draw and subject (arm, draw, subject): crossing times by endpoint, inf where not reached; ratios of
-    implied export by quantity, empty where the model knows no healthy value; and the window of their peaks."""
+    implied export by quantity, empty where the model knows no healthy value; the window of their peaks; and days of
+    competing events by risk, inf where there is none."""
 
     times: Mapping[str, np.ndarray]
     exports: Mapping[str, np.ndarray]
     window: Window
+    events: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 def arm_outcomes(spec: FitSpec, lay: Layout, z: np.ndarray, arms: Sequence[Arm], subjects: VirtualSubjects,
-                 endpoints: Mapping[str, Endpoint], progress: Progress | None = None) -> Outcomes:
+                 endpoints: Mapping[str, Endpoint], progress: Progress | None = None,
+                 hazards: Hazards = Hazards()) -> Outcomes:
     """Outcomes of the latent course (no residual error), all from one simulation."""
-    grid = endpoint_grid(list(endpoints.values()))
-    return outcomes_from(spec, simulator(spec, lay, z, arms, subjects, grid), z, endpoints, grid, progress)
+    grid = hazard_grid(endpoint_grid(list(endpoints.values())), list(endpoints.values()), hazards.risks)
+    markers = (*(endpoint.marker for endpoint in endpoints.values()), *hazards.markers)
+    simulate = simulator(spec, lay, z, arms, subjects, grid, markers)
+    return outcomes_from(spec, simulate, z, endpoints, grid, progress, hazards)
 
 
 def outcomes_from(spec: FitSpec, simulate: Simulate, z: np.ndarray, endpoints: Mapping[str, Endpoint],
-                  grid: np.ndarray, progress: Progress | None = None) -> Outcomes:
-    """`arm_outcomes` from courses on a grid that holds the endpoints' own."""
-    markers, over = list(dict.fromkeys(e.marker for e in endpoints.values())), window(grid, endpoints)
+                  grid: np.ndarray, progress: Progress | None = None, hazards: Hazards = Hazards()) -> Outcomes:
+    """`arm_outcomes` from courses on a grid that holds the endpoints' own, and the days of the hazards."""
+    markers = list(dict.fromkeys([*(e.marker for e in endpoints.values()), *hazards.markers]))
+    over = window(grid, endpoints)
     columns, names = tuple(ratios(spec.model)), quantities(spec.model, over)
 
     def judge(found: np.ndarray) -> np.ndarray:
         by_column = np.ascontiguousarray(np.moveaxis(found, -1, 0))
         times = [crossing_times(e, grid, by_column[markers.index(e.marker)]) for e in endpoints.values()]
+        repeated = np.tile(hazards.exposures, found.shape[1] // max(hazards.exposures.shape[1], 1))  # arm after arm
+        times += [np.broadcast_to(event_times(risk, grid, own, by_column[markers.index(risk.link.marker)]
+                                              if risk.link else None), found.shape[:2])
+                  for risk, own in zip(hazards.risks, repeated, strict=True)]
         return np.stack([*times, *(look(grid, over, by_column[len(markers):]) if columns else ())], axis=-1)
 
     if not endpoints and not columns:
         return Outcomes({}, {}, over)
     found = np.moveaxis(simulate(z, (*markers, *columns), judge, progress), -1, 0)
-    times, exports = found[:len(endpoints)], found[len(endpoints):]
-    return Outcomes(dict(zip(endpoints, times, strict=True)), dict(zip(names, exports, strict=True)), over)
+    times, events, exports = np.split(found, np.cumsum([len(endpoints), len(hazards.risks)]))
+    return Outcomes(dict(zip(endpoints, times, strict=True)), dict(zip(names, exports, strict=True)), over,
+                    dict(zip((risk.name for risk in hazards.risks), events, strict=True)))
 
 
 def arm_times(spec: FitSpec, lay: Layout, z: np.ndarray, arms: Sequence[Arm], subjects: VirtualSubjects,

@@ -13,6 +13,7 @@ from thymodel.errors import Fault, InputError, SolveError
 from thymodel.inference.diagnostics import INTERVAL, INTERVAL_NAME
 from thymodel.inference.sampling import thin
 from thymodel.results import exports
+from thymodel.results.competing import draw_hazards, risk_rows
 from thymodel.results.endpoints import EndpointDraws, quantile_with_never, summarise_draws
 from thymodel.results.prediction import virtual_subjects
 from thymodel.results.reconstitution import arm_outcomes
@@ -56,11 +57,15 @@ def run_scenario(record: FitRecord, path: str | Path,
         raise InputError([Fault(str(path), "no endpoint here, and none in the fit", "add [endpoints.NAME]")])
     z = thin(record.z, scenario.draws)
     people = virtual_subjects(fit, _covariates(record), scenario.subjects, scenario.seed)
-    outcomes = arm_outcomes(fit, record.layout, z, scenario.arms, people, endpoints, progress)
+    hazards = draw_hazards(scenario.competing, scenario.subjects, scenario.seed)
+    outcomes = arm_outcomes(fit, record.layout, z, scenario.arms, people, endpoints, progress, hazards)
     times = dict(outcomes.times)
-    _refuse_failures(scenario, times | dict(outcomes.exports))
+    _refuse_failures(scenario, times | dict(outcomes.exports) | dict(outcomes.events))
     rows = [row for name, endpoint in endpoints.items() for k, arm in enumerate(scenario.arms)
             for row in endpoint_rows(summarise_draws(endpoint, arm.name, times[name][k]))]
+    rows += [row for name, endpoint in endpoints.items() for k, arm in enumerate(scenario.arms) if outcomes.events
+             for row in risk_rows(endpoint, arm.name, times[name][k],
+                                  {risk: days[k] for risk, days in outcomes.events.items()})]
     implied = exports.assess(fit, outcomes.exports, [arm.name for arm in scenario.arms], outcomes.window)
     table = pd.DataFrame(rows + [_table_row(row) for row in implied["rows"]])
     return Scenario(scenario, endpoints, times, table, bool(record.content["simulated"]), implied)
