@@ -463,15 +463,18 @@ def scenario(
         return
     print(("From a fit to SIMULATED data. " if result.simulated else "") + result.spec.title)
     _print_rows(_scenario_rows(result))
+    _print_notes(result)
     _print_implied_export(result.implied_export)
 
 
 def _scenario_rows(result) -> list[dict[str, str]]:
+    from thymodel.results.tables import quantity_text
+
     rows = []
     timed = [row for _, row in result.table.iterrows() if "_over_" not in row["quantity"]]
     for row in timed:
         horizon = result.endpoints[row["endpoint"]].horizon - result.endpoints[row["endpoint"]].clock_start
-        show = _percent if row["quantity"].startswith("P(") else (lambda v, h=horizon: _day(v, h))
+        show: Callable[[float], str] = lambda v, u=row["unit"], h=horizon: quantity_text(v, u, h)  # noqa: E731
         spread = f"{show(row['subjects_q05'])} to {show(row['subjects_q95'])}" if row["subjects_q05"] > 0 else ""
         rows.append({"endpoint": row["endpoint"], "arm": row["arm"], "quantity": row["quantity"],
                      "estimate": show(row["estimate"]),
@@ -479,14 +482,10 @@ def _scenario_rows(result) -> list[dict[str, str]]:
     return rows
 
 
-def _percent(value: float) -> str:
-    return f"{100 * value:.0f}%"
-
-
-def _day(value: float, horizon: float) -> str:
-    from thymodel.results.tables import time_text
-
-    return time_text(value, horizon)
+def _print_notes(result) -> None:
+    """What the numbers do not say: each note once, after the rows it is of."""
+    for note, rows in result.table[result.table["note"] != ""].groupby("note", sort=False):
+        print(f"Note on {'; '.join(f'{e}, {a}: {q}' for e, a, q in rows[['endpoint', 'arm', 'quantity']].values)}: {note}.")
 
 
 # --- models of other tools -------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """From posterior draws to reconstitution times and implied exports of virtual subjects, arm by arm."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -24,36 +24,48 @@ def endpoint_grid(endpoints: Sequence[Endpoint]) -> np.ndarray:
 @dataclass(frozen=True)
 class Outcomes:
     """Of every arm, draw and subject (arm, draw, subject): crossing times by endpoint, inf where not reached; ratios of
-    implied export by quantity, empty where the model knows no healthy value; and the window of their peaks."""
+    implied export by quantity, empty where the model knows no healthy value; and the window of their peaks. `visits`
+    has the marker's own values on the days asked for, by marker (arm, draw, subject, day)."""
 
     times: Mapping[str, np.ndarray]
     exports: Mapping[str, np.ndarray]
     window: Window
+    visits: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 def arm_outcomes(spec: FitSpec, lay: Layout, z: np.ndarray, arms: Sequence[Arm], subjects: VirtualSubjects,
-                 endpoints: Mapping[str, Endpoint], progress: Progress | None = None) -> Outcomes:
-    """Outcomes of the latent course (no residual error), all from one simulation."""
-    grid = endpoint_grid(list(endpoints.values()))
-    return outcomes_from(spec, simulator(spec, lay, z, arms, subjects, grid), z, endpoints, grid, progress)
+                 endpoints: Mapping[str, Endpoint], progress: Progress | None = None,
+                 days: Mapping[str, np.ndarray] | None = None) -> Outcomes:
+    """Outcomes of the latent course (no residual error), all from one simulation.
+
+    Args:
+        days: by marker of an endpoint, days on which its values are wanted too.
+    """
+    grid = np.unique(np.concatenate([endpoint_grid(list(endpoints.values())), *(days or {}).values()]))
+    return outcomes_from(spec, simulator(spec, lay, z, arms, subjects, grid), z, endpoints, grid, progress, days)
 
 
 def outcomes_from(spec: FitSpec, simulate: Simulate, z: np.ndarray, endpoints: Mapping[str, Endpoint],
-                  grid: np.ndarray, progress: Progress | None = None) -> Outcomes:
-    """`arm_outcomes` from courses on a grid that holds the endpoints' own."""
+                  grid: np.ndarray, progress: Progress | None = None,
+                  days: Mapping[str, np.ndarray] | None = None) -> Outcomes:
+    """`arm_outcomes` from courses on a grid that holds the endpoints' own and the days."""
     markers, over = list(dict.fromkeys(e.marker for e in endpoints.values())), window(grid, endpoints)
     columns, names = tuple(ratios(spec.model)), quantities(spec.model, over)
 
     def judge(found: np.ndarray) -> np.ndarray:
         by_column = np.ascontiguousarray(np.moveaxis(found, -1, 0))
         times = [crossing_times(e, grid, by_column[markers.index(e.marker)]) for e in endpoints.values()]
-        return np.stack([*times, *(look(grid, over, by_column[len(markers):]) if columns else ())], axis=-1)
+        judged = np.stack([*times, *(look(grid, over, by_column[len(markers):]) if columns else ())], axis=-1)
+        seen = [by_column[markers.index(name)][..., np.searchsorted(grid, own)] for name, own in (days or {}).items()]
+        return np.concatenate([judged, *seen], axis=-1)
 
     if not endpoints and not columns:
         return Outcomes({}, {}, over)
     found = np.moveaxis(simulate(z, (*markers, *columns), judge, progress), -1, 0)
-    times, exports = found[:len(endpoints)], found[len(endpoints):]
-    return Outcomes(dict(zip(endpoints, times, strict=True)), dict(zip(names, exports, strict=True)), over)
+    times, exports, rest = np.split(found, [len(endpoints), len(endpoints) + len(names)])
+    ends = np.cumsum([len(own) for own in (days or {}).values()])
+    visits = {name: np.moveaxis(part, 0, -1) for name, part in zip(days or {}, np.split(rest, ends), strict=False)}
+    return Outcomes(dict(zip(endpoints, times, strict=True)), dict(zip(names, exports, strict=True)), over, visits)
 
 
 def arm_times(spec: FitSpec, lay: Layout, z: np.ndarray, arms: Sequence[Arm], subjects: VirtualSubjects,
