@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Mapping
 from contextlib import redirect_stderr, redirect_stdout
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, TextIO
 
@@ -474,7 +475,7 @@ def _scenario_rows(result) -> list[dict[str, str]]:
     timed = [row for _, row in result.table.iterrows() if "_over_" not in row["quantity"]]
     for row in timed:
         horizon = result.endpoints[row["endpoint"]].horizon - result.endpoints[row["endpoint"]].clock_start
-        show: Callable[[float], str] = lambda v, u=row["unit"], h=horizon: quantity_text(v, u, h)  # noqa: E731
+        show = partial(quantity_text, unit=row["unit"], horizon=horizon)
         spread = f"{show(row['subjects_q05'])} to {show(row['subjects_q95'])}" if row["subjects_q05"] > 0 else ""
         rows.append({"endpoint": row["endpoint"], "arm": row["arm"], "quantity": row["quantity"],
                      "estimate": show(row["estimate"]),
@@ -485,7 +486,8 @@ def _scenario_rows(result) -> list[dict[str, str]]:
 def _print_notes(result) -> None:
     """What the numbers do not say: each note once, after the rows it is of."""
     for note, rows in result.table[result.table["note"] != ""].groupby("note", sort=False):
-        print(f"Note on {'; '.join(f'{e}, {a}: {q}' for e, a, q in rows[['endpoint', 'arm', 'quantity']].values)}: {note}.")
+        of = "; ".join(f"{row['endpoint']}, {row['arm']}: {row['quantity']}" for _, row in rows.iterrows())
+        print(f"Note on {of}: {note}.")
 
 
 # --- models of other tools -------------------------------------------------------------------------------------

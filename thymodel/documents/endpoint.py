@@ -235,7 +235,7 @@ def _too_few(place: str, endpoint: Endpoint) -> list[Fault]:
     if len(days) < endpoint.consecutive:
         return [Fault(place, f"{len(days)} {window}, where the endpoint takes {endpoint.consecutive} to be shown",
                       "add visits, or say visits = [] to leave out what is observed")]
-    if days[-1] - days[0] < endpoint.apart:
+    if endpoint.consecutive > 1 and days[-1] - days[0] < endpoint.apart:
         return [Fault(place, f"the visits {window} span {days[-1] - days[0]:g} days, and the endpoint takes "
                       f"{endpoint.apart:g} to be shown", "add visits, or say visits = []")]
     return []

@@ -39,8 +39,9 @@ def compare(of: Sequence[Quantity], to: Sequence[Quantity], reference: str) -> l
         with np.errstate(invalid="ignore", divide="ignore"):
             difference, ratio = one.values - other.values, one.values / other.values
         note = _unreached(one, other, reference)
+        of_ratio = note or _by_zero(one, other, reference)
         found += [Quantity(f"{one.name}, difference from {reference}", difference, f"difference, {one.unit}", note),
-                  Quantity(f"{one.name}, ratio to {reference}", ratio, "ratio", note or _by_zero(one, other, reference))]
+                  Quantity(f"{one.name}, ratio to {reference}", ratio, "ratio", of_ratio)]
     return found
 
 

@@ -47,7 +47,8 @@ def dose_quantities(span: DoseRange, name: str, probability: Float[np.ndarray, "
     if span.target is None:
         return found
     reached = dose_reaching(doses, probability, np.full(len(base), span.target))
-    return [*found, Quantity(f"dose for {name} of {100 * span.target:g}%", reached, unit, _target_note(span, span.target, reached))]
+    return [*found, Quantity(f"dose at which {name} reaches {100 * span.target:g}%", reached, unit,
+                             _target_note(span, span.target, reached))]
 
 
 def _target_note(span: DoseRange, target: float, reached: Float[np.ndarray, " draw"]) -> str:
