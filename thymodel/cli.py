@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Mapping
 from contextlib import redirect_stderr, redirect_stdout
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, TextIO
 
@@ -464,6 +465,7 @@ def scenario(
     print(("From a fit to SIMULATED data. " if result.simulated else "") + result.spec.title)
     _print_rows(_scenario_rows(result))
     _print_risks(result.spec.competing.values())
+    _print_notes(result)
     _print_implied_export(result.implied_export)
 
 
@@ -475,11 +477,13 @@ def _print_risks(risks) -> None:
 
 
 def _scenario_rows(result) -> list[dict[str, str]]:
+    from thymodel.results.tables import quantity_text
+
     rows = []
     timed = [row for _, row in result.table.iterrows() if "_over_" not in row["quantity"]]
     for row in timed:
         horizon = result.endpoints[row["endpoint"]].horizon - result.endpoints[row["endpoint"]].clock_start
-        show = _percent if row["quantity"].startswith("P(") else (lambda v, h=horizon: _day(v, h))
+        show = partial(quantity_text, unit=row["unit"], horizon=horizon)
         spread = f"{show(row['subjects_q05'])} to {show(row['subjects_q95'])}" if row["subjects_q05"] > 0 else ""
         rows.append({"endpoint": row["endpoint"], "arm": row["arm"], "quantity": row["quantity"],
                      "estimate": show(row["estimate"]),
@@ -487,14 +491,11 @@ def _scenario_rows(result) -> list[dict[str, str]]:
     return rows
 
 
-def _percent(value: float) -> str:
-    return f"{100 * value:.0f}%"
-
-
-def _day(value: float, horizon: float) -> str:
-    from thymodel.results.tables import time_text
-
-    return time_text(value, horizon)
+def _print_notes(result) -> None:
+    """What the numbers do not say: each note once, after the rows it is of."""
+    for note, rows in result.table[result.table["note"] != ""].groupby("note", sort=False):
+        of = "; ".join(f"{row['endpoint']}, {row['arm']}: {row['quantity']}" for _, row in rows.iterrows())
+        print(f"Note on {of}: {note}.")
 
 
 # --- models of other tools -------------------------------------------------------------------------------------

@@ -77,7 +77,8 @@ def dose_faults(where: str, dose: Dose, model: Model):
         yield Fault(where, f"amount {dose.amount:g}; it must be 0 or more")
     elif dose.amount > 10_000 and model.inputs.get(dose.input) and "Mcell" in model.inputs[dose.input].unit:
         yield Fault(where, f"{dose.amount:g} {model.inputs[dose.input].unit} is more than 1e10 cells/kg",
-                    "doses are in millions of cells per kg: 4e6 cells/kg is 4")
+                    f"doses are in millions of cells: if {dose.amount:g} was meant in cells/kg, write "
+                    f"{dose.amount / 1e6:g}")
     if not math.isfinite(dose.time) or dose.time < model.start:
         yield Fault(where, f"day {dose.time:g} lies before the model's start, {model.start:g}")
 

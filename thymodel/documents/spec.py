@@ -4,7 +4,7 @@ A spec says which data, which parameters are estimated, what varies between subj
 endpoints count, and the gates that the draws must pass. Paths in it are relative to its own file.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -15,6 +15,8 @@ import sympy
 from thymodel.documents import expressions, priors, units
 from thymodel.documents.borrowed import Borrowed
 from thymodel.documents.data import DataColumns
+from thymodel.documents.dose_range import DoseRange, DoseResponseTable, read_dose_range, reference_faults
+from thymodel.documents.endpoint import Endpoint, EndpointTable, read_endpoints, visit_faults, with_visits
 from thymodel.documents.expressions import closest, symbol
 from thymodel.documents.extension import Shift, delivered, with_covariate_effects, with_dose_errors
 from thymodel.documents.measurement import (
@@ -184,19 +186,6 @@ class SharedErrorTable(Table):
     source: Text
 
 
-class EndpointTable(Table):
-    marker: str
-    threshold: Positive
-    unit: str
-    horizon: Positive
-    label: str = ""
-    source: str = ""
-    sustained_for: NonNegative = 0.0
-    clock_start: Number = 0.0
-    after_nadir: bool = True
-    by: list[Number] = []
-
-
 class DataTable(Table):
     file: str
     sha256: Annotated[str, pydantic.Field(pattern=r"^[0-9a-f]{64}$")]
@@ -272,12 +261,18 @@ class ArmTable(Table):
 
 
 class ScenarioDocument(Table):
+    """`visits`: days of measurement of endpoints that name none; `reference`: the arm that others are compared with;
+    `horizon`: the day beyond which no endpoint may look."""
+
     title: Text
     arms: dict[str, ArmTable]
     subjects: Whole = 200
     draws: Whole = 200
     seed: Annotated[int, pydantic.Field(ge=0, lt=2**32)] = 1
     horizon: Positive | None = None
+    visits: list[Number] = []
+    reference: str | None = None
+    dose_response: DoseResponseTable | None = None
     endpoints: dict[str, EndpointTable] = {}
     competing: dict[str, RiskTable] = {}
 
@@ -351,23 +346,6 @@ class Derived:
     value: sympy.Expr
     unit: str
     label: str
-
-
-@dataclass(frozen=True)
-class Endpoint:
-    """Time from `clock_start` to the marker's first lasting crossing of `threshold`; times in the model's unit."""
-
-    name: str
-    marker: str
-    threshold: float
-    unit: str
-    horizon: float
-    label: str
-    source: str
-    sustained_for: float
-    clock_start: float
-    after_nadir: bool
-    by: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -448,6 +426,8 @@ class ScenarioSpec:
     horizon: float | None
     endpoints: Mapping[str, Endpoint]
     competing: Mapping[str, Risk] = field(default_factory=dict)
+    reference: str | None = None
+    dose_range: DoseRange | None = None
 
 
 def load_fit_spec(path: str | Path, model_path: Path | None = None) -> FitSpec:
@@ -520,7 +500,7 @@ def _build_fit(document: FitDocument, model: Model, model_path: Path, path: Path
         derived={name: found for name, table in document.derived.items()
                  if (found := _derived(where, name, table, model, faults)) is not None},
         likelihood=likelihood,
-        endpoints=_endpoints(where, document.endpoints, model, faults),
+        endpoints=read_endpoints(where, document.endpoints, model, faults),
         sampler=document.sampler, solver=document.solver, gates=document.gates,
         shared_errors=shared_errors,
         published=published,
@@ -834,29 +814,11 @@ def _error_model(where, name, table: LikelihoodTable, model: Model, faults) -> E
                       table.scale.value if table.scale else 1.0)
 
 
-def _endpoints(where, tables: Mapping[str, EndpointTable], model: Model, faults) -> dict[str, Endpoint]:
-    result = {}
-    for name, table in tables.items():
-        path, threshold = f"endpoints.{name}", table.threshold
-        if _known(where, f"{path}.marker", table.marker, model.observables, "observable", faults):
-            try:
-                threshold *= units.convert_factor(table.unit, model.observables[table.marker].unit)
-            except ValueError as error:
-                faults.append(Fault(f"{where}: {path}.unit", str(error)))
-        if table.horizon <= table.clock_start:
-            faults.append(Fault(f"{where}: {path}.horizon", "the horizon lies before the clock starts"))
-        elif table.sustained_for >= table.horizon - table.clock_start:
-            faults.append(Fault(f"{where}: {path}.sustained_for", "longer than the time to the horizon"))
-        if any(not table.clock_start < day <= table.horizon for day in table.by):
-            faults.append(Fault(f"{where}: {path}.by", "a day outside clock_start to horizon"))
-        unit = model.observables[table.marker].unit if table.marker in model.observables else table.unit
-        result[name] = Endpoint(name, table.marker, threshold, unit, table.horizon, table.label, table.source,
-                                table.sustained_for, table.clock_start, table.after_nadir, tuple(table.by))
-    return result
-
-
-def load_scenario_spec(path: str | Path, model: Model) -> ScenarioSpec:
+def load_scenario_spec(path: str | Path, model: Model, of_fit: Mapping[str, Endpoint] | None = None) -> ScenarioSpec:
     """A scenario spec, checked against the model of the record it will be used with.
+
+    Args:
+        of_fit: the endpoints of the fit, for a scenario that has none of its own.
 
     Raises:
         InputError: every fault of the file.
@@ -868,12 +830,32 @@ def load_scenario_spec(path: str | Path, model: Model) -> ScenarioSpec:
     arms = tuple(_arm(str(path), name, table, model, faults) for name, table in document.arms.items())
     if not arms:
         faults.append(Fault(f"{path}: arms", "no arm"))
-    endpoints = _endpoints(str(path), document.endpoints, model, faults)
+    faults += reference_faults(str(path), document.reference, list(document.arms))
+    faults += visit_faults(f"{path}: visits", document.visits, model.start)
+    dose_range = read_dose_range(str(path), document.dose_response, {arm.name: arm.doses for arm in arms},
+                                 {arm.name: arm.covariates for arm in arms}, model, faults)
     competing = {name: read_risk(str(path), name, table, model, faults) for name, table in document.competing.items()}
+    endpoints = read_endpoints(str(path), document.endpoints, model, faults, document.visits)
+    if not document.endpoints:
+        endpoints = with_visits(str(path), of_fit or {}, document.visits, faults)
+    faults += _horizon_faults(str(path), arms, endpoints, document.horizon)
     if faults:
         raise InputError(faults)
     return ScenarioSpec(document.title, digest(text), arms, document.subjects, document.draws, document.seed,
-                        document.horizon, endpoints, competing)
+                        document.horizon, endpoints, competing, document.reference, dose_range)
+
+
+def _horizon_faults(where: str, arms: Iterable[Arm], endpoints: Mapping[str, Endpoint], horizon: float | None):
+    """Endpoints that end before an arm begins, or after the scenario does."""
+    for name, endpoint in endpoints.items():
+        for arm in arms:
+            first = min((dose.time for dose in arm.doses), default=-float("inf"))
+            if first >= endpoint.horizon:
+                yield Fault(f"{where}: arms.{arm.name}", f"its first dose, on day {first:g}, is not before the horizon "
+                            f"of endpoint {name}, day {endpoint.horizon:g}", "set a later horizon or an earlier dose")
+        if horizon is not None and endpoint.horizon > horizon:
+            yield Fault(f"{where}: horizon", f"endpoint {name} looks on to day {endpoint.horizon:g}, and the scenario "
+                        f"ends on day {horizon:g}", "set a later horizon here, or an earlier one there")
 
 
 def _arm(where, name, table: ArmTable, model: Model, faults) -> Arm:

@@ -222,7 +222,7 @@ def _endpoints(study: Study, pools: Mapping[str, Pool], limits: Limits) -> tuple
     """Kaplan-Meier curves of each endpoint whose marker was measured, arm by arm, and a question about each."""
     found, questions = {}, []
     for name, endpoint in study.spec.endpoints.items():
-        if endpoint.marker not in _by_observable(study):
+        if endpoint.marker not in _by_observable(study) or endpoint.landmark:
             continue
         arms, distances = {}, []
         for arm in _arms(study.data):
@@ -374,7 +374,8 @@ def _notes(study: Study, limits: Limits, content: Mapping[str, Any]) -> list[str
                          "prediction-corrected VPC")
     if np.isfinite(np.asarray(study.records.limit)).any():
         notes.append("values between two limits (LIMIT) are taken as beyond the one in DV")
-    notes += [f"{name}: its marker {item.marker} is not among the measured observables, so no check"
+    notes += [f"{name}: a landmark, which patients seen on other days do not show, so no check" if item.landmark else
+              f"{name}: its marker {item.marker} is not among the measured observables, so no check"
               for name, item in study.spec.endpoints.items() if name not in content["endpoints"]]
     return notes
 

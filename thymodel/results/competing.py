@@ -296,9 +296,9 @@ def risk_rows(endpoint: Endpoint, arm: str, crossings: Float[np.ndarray, "draw s
 
 def _row(endpoint: Endpoint, arm: str, quantity: str, draws: Float[np.ndarray, " draw"]) -> dict[str, Any]:
     low, middle, high = (quantile_with_never(draws, q) for q in (INTERVAL[0], 0.5, INTERVAL[1]))
-    return {"endpoint": endpoint.name, "arm": arm, "quantity": quantity, "estimate": middle, "lower": low,
-            "upper": high, "interval": f"{INTERVAL_NAME}, parameter uncertainty", "subjects_q05": np.nan,
-            "subjects_q95": np.nan, "p_above_1": np.nan, "warning": ""}
+    return {"endpoint": endpoint.name, "arm": arm, "quantity": quantity, "unit": "probability", "note": "",
+            "estimate": middle, "lower": low, "upper": high, "interval": f"{INTERVAL_NAME}, parameter uncertainty",
+            "subjects_q05": np.nan, "subjects_q95": np.nan, "p_above_1": np.nan, "warning": ""}
 
 
 def describe_risk(risk: Risk) -> str:

@@ -5,6 +5,7 @@ probabilities count it, and the restricted mean takes the horizon for it.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -22,8 +23,11 @@ def crossing_times(endpoint: Endpoint, times: Float[np.ndarray, " time"],
     from there for `sustained_for`, all of it before the horizon; with `after_nadir`, only after the course's lowest
     value between the clock's start and the horizon, so that counts before conditioning are not reconstitution.
     A course that could not be computed (NaN) has no time: NaN here and in every summary of it, never "not reached".
+    A landmark is judged at its one day, the last of the grid up to the horizon.
     """
     inside = (times >= endpoint.clock_start) & (times <= endpoint.horizon)
+    if endpoint.landmark:
+        inside = times == times[inside][-1]
     grid, values = times[inside], courses[..., inside]
     flat = values.reshape(-1, len(grid))
     found = np.where(np.isnan(flat).any(axis=1), np.nan, _first_lasting(endpoint, grid, flat))
@@ -82,6 +86,30 @@ class EndpointDraws:
     never: Float[np.ndarray, " draw"]
     restricted_mean: Float[np.ndarray, " draw"]
     spread: Float[np.ndarray, "draw quantile"]
+
+
+class Quantity(NamedTuple):
+    """A number of which each posterior draw has one: a row of a table. `unit` says how it is read: "time",
+    "probability", "ratio", a dose with its unit, or a difference of one of these."""
+
+    name: str
+    values: Float[np.ndarray, " draw"]
+    unit: str
+    note: str = ""
+    contrasted: bool = False  # whether arms are compared by it
+
+
+def quantities(draws: EndpointDraws, suffix: str = "") -> list[Quantity]:
+    """What a table says of an endpoint in one arm; of a landmark, only the share at or above the threshold."""
+    endpoint = draws.endpoint
+    if endpoint.landmark:
+        return [Quantity(f"P(at or above on day {endpoint.horizon:g}){suffix}", draws.probability_by[endpoint.horizon],
+                         "probability", contrasted=True)]
+    return [Quantity(f"median time{suffix}", draws.median, "time", contrasted=True),
+            Quantity(f"restricted mean time{suffix}", draws.restricted_mean, "time", contrasted=True),
+            *(Quantity(f"P(by day {day:g}){suffix}", values, "probability", contrasted=True)
+              for day, values in draws.probability_by.items()),
+            Quantity(f"P(not by day {endpoint.horizon:g}){suffix}", draws.never, "probability")]
 
 
 def summarise_draws(endpoint: Endpoint, arm: str, times: Times) -> EndpointDraws:

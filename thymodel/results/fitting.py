@@ -226,11 +226,11 @@ def derive(posterior: Posterior, data: StudyData, draws: Draws | Approximation, 
     variables, times = exports.summaries(outcomes.exports), outcomes.times
     for name, endpoint in spec.endpoints.items():
         summaries = [summarise_draws(endpoint, arm.name, times[name][k]) for k, arm in enumerate(arms)]
-        for quantity in ("median", "never", "restricted_mean"):
+        for quantity in ("never",) if endpoint.landmark else ("median", "never", "restricted_mean"):
             variables[f"{name}.{quantity}"] = np.stack([getattr(s, quantity) for s in summaries], axis=1)
         for day in endpoint.by:
             variables[f"{name}.by_{day:g}"] = np.stack([s.probability_by[day] for s in summaries], axis=1)
-        for k, label in enumerate(("q05", "q50", "q95")):
+        for k, label in enumerate(() if endpoint.landmark else ("q05", "q50", "q95")):
             variables[f"{name}.spread_{label}"] = np.stack([s.spread[:, k] for s in summaries], axis=1)
     shaped = {key: (("chain", "draw", "arm"), value.reshape(chains, len(kept), len(arms)))
               for key, value in variables.items()}
@@ -375,7 +375,8 @@ def _data_content(data: StudyData, path: Path, folder: Path | None) -> dict[str,
 
 def _endpoint_content(endpoint) -> dict[str, Any]:
     keys = ("label", "marker", "threshold", "unit", "sustained_for", "clock_start", "after_nadir", "horizon", "source")
-    return {key: getattr(endpoint, key) for key in keys} | {"by": list(endpoint.by)}
+    landmark = {"landmark": True} if endpoint.landmark else {}
+    return {key: getattr(endpoint, key) for key in keys} | {"by": list(endpoint.by)} | landmark
 
 
 def _units(spec: FitSpec) -> dict[str, str]:

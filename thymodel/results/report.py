@@ -101,6 +101,10 @@ def sentences(record: FitRecord) -> list[str]:
 
 def _sentence(table: pd.DataFrame, name: str, endpoint: dict[str, Any], arm: str) -> str:
     horizon, label = endpoint["horizon"], endpoint["label"] or name
+    if endpoint.get("landmark"):
+        row = table.loc[f"{name}.by_{horizon:g}[{arm}]"]
+        middle, low, high = (f"{100 * row[key]:.0f}%" for key in ("median", "q05", "q95"))
+        return f"Arm {arm}: {middle} of the subjects have “{label}” ({INTERVAL_NAME} interval {low} to {high})."
     row, never = table.loc[f"{name}.median[{arm}]"], table.loc[f"{name}.never[{arm}]"]
     length = horizon - endpoint["clock_start"]
     low, middle, high = (tables.time_text(row[key], length) for key in ("q05", "median", "q95"))

@@ -10,19 +10,26 @@ import pandas as pd
 
 from thymodel.documents.spec import Endpoint, ScenarioSpec, load_scenario_spec
 from thymodel.errors import Fault, InputError, SolveError
-from thymodel.inference.diagnostics import INTERVAL, INTERVAL_NAME
+from thymodel.inference.diagnostics import INTERVAL_NAME
 from thymodel.inference.sampling import thin
 from thymodel.results import exports
 from thymodel.results.competing import draw_hazards, risk_rows
-from thymodel.results.endpoints import EndpointDraws, quantile_with_never, summarise_draws
+from thymodel.results.contrasts import compare, estimate
+from thymodel.results.dose_response import dose_quantities
+from thymodel.results.endpoints import Quantity, quantile_with_never, quantities, summarise_draws
+from thymodel.results.observed import Crossing, assay_faults, measurements, visit_crossings, visit_days
 from thymodel.results.prediction import virtual_subjects
 from thymodel.results.reconstitution import arm_outcomes
 from thymodel.results.record import FitRecord, load_group, quotable
 
+OBSERVED = ", as observed"  # of a quantity: at the visits and with the assay error, not of the latent course
+ALL_ARMS = "all arms"
+
 
 @dataclass(frozen=True)
 class Scenario:
-    """`table` has a row an arm and quantity; `times[endpoint]` is (arm, draw, subject).
+    """`table` has a row an arm and quantity; `times[endpoint]` is (arm, draw, subject), of the latent course;
+    `observed[endpoint]` between which visits measurements place it, where visits were asked for.
 
     `implied_export` is what the predictions ask of the thymus, from `exports.assess`; its rows are in `table` too.
     """
@@ -33,6 +40,7 @@ class Scenario:
     table: pd.DataFrame
     simulated: bool
     implied_export: Mapping[str, Any] = field(default_factory=dict)
+    observed: Mapping[str, Crossing] = field(default_factory=dict)
 
     def _repr_html_(self) -> str:
         banner = "<b>From a fit to SIMULATED data.</b>" if self.simulated else ""
@@ -51,30 +59,37 @@ def run_scenario(record: FitRecord, path: str | Path,
     """
     quotable(record)
     fit = record.spec
-    scenario = load_scenario_spec(path, fit.model)
-    endpoints = dict(scenario.endpoints) or dict(fit.endpoints)
+    scenario = load_scenario_spec(path, fit.model, fit.endpoints)
+    endpoints, days = dict(scenario.endpoints), visit_days(scenario.endpoints)
     if not endpoints:
         raise InputError([Fault(str(path), "no endpoint here, and none in the fit", "add [endpoints.NAME]")])
+    if faults := assay_faults(str(path), fit, endpoints):
+        raise InputError(faults)
     z = thin(record.z, scenario.draws)
     people = virtual_subjects(fit, _covariates(record), scenario.subjects, scenario.seed)
     hazards = draw_hazards(scenario.competing, scenario.subjects, scenario.seed)
-    outcomes = arm_outcomes(fit, record.layout, z, scenario.arms, people, endpoints, progress, hazards)
+    outcomes = arm_outcomes(fit, record.layout, z, scenario.arms, people, endpoints, progress, hazards, days)
     times = dict(outcomes.times)
     _refuse_failures(scenario, times | dict(outcomes.exports) | dict(outcomes.events))
-    rows = [row for name, endpoint in endpoints.items() for k, arm in enumerate(scenario.arms)
-            for row in endpoint_rows(summarise_draws(endpoint, arm.name, times[name][k]))]
+    measured = {name: measurements(fit, record.layout, z, name, days[name], outcomes.visits[name], scenario.seed)
+                for name in days}
+    observed = {name: visit_crossings(endpoint, days[endpoint.marker], measured[endpoint.marker])
+                for name, endpoint in endpoints.items() if endpoint.visits}
+    rows = [row for name, endpoint in endpoints.items()
+            for row in endpoint_rows(scenario, endpoint, times[name], observed.get(name))]
     rows += [row for name, endpoint in endpoints.items() for k, arm in enumerate(scenario.arms) if outcomes.events
              for row in risk_rows(endpoint, arm.name, times[name][k],
-                                  {risk: days[k] for risk, days in outcomes.events.items()})]
+                                  {risk: event_days[k] for risk, event_days in outcomes.events.items()})]
     implied = exports.assess(fit, outcomes.exports, [arm.name for arm in scenario.arms], outcomes.window)
     table = pd.DataFrame(rows + [_table_row(row) for row in implied["rows"]])
-    return Scenario(scenario, endpoints, times, table, bool(record.content["simulated"]), implied)
+    table["unit"] = table["unit"].str.replace("time", fit.model.time, regex=False)
+    return Scenario(scenario, endpoints, times, table, bool(record.content["simulated"]), implied, observed)
 
 
 def _table_row(row: Mapping[str, Any]) -> dict[str, Any]:
     """A row of an implied export in the shape of an endpoint's: its observable, then what of it."""
     observable, _, quantity = row["quantity"].partition(".")
-    return {"endpoint": observable, "arm": row["arm"], "quantity": quantity} | {
+    return {"endpoint": observable, "arm": row["arm"], "quantity": quantity, "unit": "ratio", "note": ""} | {
         key: row[key] for key in ("estimate", "lower", "upper", "interval", "subjects_q05", "subjects_q95", "p_above_1",
                                   "warning")}
 
@@ -94,20 +109,44 @@ def _covariates(record: FitRecord) -> dict[str, np.ndarray]:
     return {str(name): np.asarray(values) for name, values in data.data_vars.items()}
 
 
-def endpoint_rows(draws: EndpointDraws) -> list[dict[str, Any]]:
-    """Rows of a table: estimate, its interval over the posterior, and for the median the spread between subjects."""
-    endpoint = draws.endpoint
-    base = {"endpoint": endpoint.name, "arm": draws.arm}
-    no_ratio = {"p_above_1": np.nan, "warning": ""}
-    quantities = {"median time": draws.median, "restricted mean time": draws.restricted_mean}
-    quantities |= {f"P(by day {day:g})": values for day, values in draws.probability_by.items()}
-    quantities[f"P(not by day {endpoint.horizon:g})"] = draws.never
-    rows = []
-    for name, values in quantities.items():
-        low, middle, high = (quantile_with_never(values, q) for q in (INTERVAL[0], 0.5, INTERVAL[1]))
-        rows.append({**base, "quantity": name, "estimate": middle, "lower": low, "upper": high,
-                     "interval": f"{INTERVAL_NAME}, parameter uncertainty",
-                     "subjects_q05": np.nan, "subjects_q95": np.nan, **no_ratio})
-    rows[0] |= {"subjects_q05": quantile_with_never(draws.spread[:, 0], 0.5),
-                "subjects_q95": quantile_with_never(draws.spread[:, 2], 0.5)}
+def endpoint_rows(scenario: ScenarioSpec, endpoint: Endpoint, times: np.ndarray,
+                  observed: Crossing | None = None) -> list[dict[str, Any]]:
+    """Rows of a table of one endpoint: every arm, latent and as observed; against the reference arm; against dose.
+
+    Args:
+        times: crossing times of the latent course (arm, draw, subject).
+        observed: between which visits measurements of the same subjects place them.
+    """
+    arms, rows = [arm.name for arm in scenario.arms], []
+    summaries = [summarise_draws(endpoint, arm, of_arm) for arm, of_arm in zip(arms, times, strict=True)]
+    each = [quantities(one) for one in summaries]
+    if observed is not None:
+        for k, arm in enumerate(arms):
+            each[k] += quantities(summarise_draws(endpoint, arm, observed.at[k]), OBSERVED)
+            if not endpoint.landmark:
+                each[k].append(Quantity(f"last visit before the median time{OBSERVED}",
+                                        quantile_with_never(observed.after[k], 0.5), "time"))
+    for arm, summary, own in zip(arms, summaries, each, strict=True):
+        here = [_row(endpoint, arm, quantity) for quantity in own]
+        if not endpoint.landmark:
+            here[0] |= {"subjects_q05": quantile_with_never(summary.spread[:, 0], 0.5),
+                        "subjects_q95": quantile_with_never(summary.spread[:, 2], 0.5)}
+        rows += here
+    if scenario.reference is not None:
+        base = each[arms.index(scenario.reference)]
+        rows += [_row(endpoint, arm, quantity) for arm, own in zip(arms, each, strict=True)
+                 if arm != scenario.reference for quantity in compare(own, base, scenario.reference)]
+    if scenario.dose_range is not None:
+        rows += [_row(endpoint, ALL_ARMS, quantity) for k, one in enumerate(each[0])
+                 if one.unit == "probability" and one.contrasted for quantity in
+                 dose_quantities(scenario.dose_range, one.name,
+                                 np.stack([each[arm][k].values for arm in scenario.dose_range.arms], axis=1))]
     return rows
+
+
+def _row(endpoint: Endpoint, arm: str, quantity: Quantity) -> dict[str, Any]:
+    """A row of a table: estimate and its interval over the posterior."""
+    low, middle, high = estimate(quantity.values)
+    return {"endpoint": endpoint.name, "arm": arm, "quantity": quantity.name, "estimate": middle, "lower": low,
+            "upper": high, "interval": f"{INTERVAL_NAME}, parameter uncertainty", "subjects_q05": np.nan,
+            "subjects_q95": np.nan, "p_above_1": np.nan, "warning": "", "unit": quantity.unit, "note": quantity.note}

@@ -16,6 +16,23 @@ def time_text(value: float | None, horizon: float) -> str:
     return f"not by {horizon:g}" if value is None or not math.isfinite(value) else f"{value:.0f}"
 
 
+def quantity_text(value: float, unit: str, horizon: float) -> str:
+    """A value of a scenario's table, as its unit is read (`endpoints.Quantity`)."""
+    if math.isnan(value):
+        return "not defined"
+    if unit.startswith("difference"):
+        if math.isinf(value):
+            return "not reached here" if value > 0 else "not reached there"
+        return f"{100 * value:+.0f} points" if unit.endswith("probability") else f"{value:+.0f}"
+    if unit == "probability":
+        return f"{100 * value:.0f}%"
+    if unit == "ratio":
+        return f"{value:.2f}"
+    if unit.startswith("dose"):
+        return f"{value:.3g}" if math.isfinite(value) else "none in range"
+    return time_text(value, horizon)
+
+
 def parameter_rows(record: FitRecord) -> list[dict[str, Any]]:
     """Final parameters: estimate, SD, interval, diagnostics, and the SD over that of the prior, on the prior's scale
     (1: nothing was learned). Random effects are in table.csv. Of a single point (MAP), the values alone."""
@@ -55,7 +72,7 @@ def reconstitution_rows(record: FitRecord) -> list[dict[str, str]]:
 
 def endpoint_arms(record: FitRecord, endpoint: str) -> list[str]:
     """Arms that an endpoint was computed for."""
-    prefix = f"{endpoint}.median["
+    prefix = f"{endpoint}.never["
     return [str(name)[len(prefix):-1] for name in record.table.index if str(name).startswith(prefix)]
 
 
@@ -71,6 +88,9 @@ def _reconstitution(table: pd.DataFrame, name: str, endpoint: Mapping[str, Any],
         row = table.loc[f"{name}.{key}[{arm}]"]
         return f"{100 * row['median']:.0f}% ({100 * row['q05']:.0f} to {100 * row['q95']:.0f})"
 
+    if endpoint.get("landmark"):
+        day = f"{endpoint['horizon']:g}"
+        return {"endpoint": endpoint["label"] or name, "arm": arm, f"at or above on day {day}": share(f"by_{day}")}
     low, middle, high = times("median")
     start = endpoint["clock_start"]  # times count from here, the days of `by` and the horizon from the transplant
     median = f"median, days after day {start:g}" if start else "median day"

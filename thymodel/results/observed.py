@@ -1,0 +1,103 @@
+"""Reconstitution as visits and assays would show it: measurements of virtual subjects, and what they say of a crossing.
+
+A subject's residual errors are the same in every arm (common random numbers), so that arms differ by their doses alone.
+Each error has an address (seed, marker, day): more visits or endpoints leave what was there unchanged.
+"""
+
+import zlib
+from collections.abc import Mapping
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from thymodel.documents.expressions import closest
+from thymodel.documents.spec import Endpoint, FitSpec
+from thymodel.errors import Fault
+from thymodel.inference import likelihood
+from thymodel.inference.population import Layout, error_name, population_values
+
+_TOLERANCE = 1e-9  # days
+
+
+class Crossing(NamedTuple):
+    """Where visits place the crossing: after `after`, at or before `at`, in days since the clock's start. `at` is
+    infinite where no visits showed it; then `after` is the last visit at which it had not begun."""
+
+    after: np.ndarray
+    at: np.ndarray
+
+
+def visit_days(endpoints: Mapping[str, Endpoint]) -> dict[str, np.ndarray]:
+    """Days on which each marker is measured, for all of its endpoints together."""
+    markers = dict.fromkeys(one.marker for one in endpoints.values() if one.visits)
+    return {name: np.unique([day for one in endpoints.values() if one.marker == name for day in one.visits])
+            for name in markers}
+
+
+def assay_faults(where: str, spec: FitSpec, endpoints: Mapping[str, Endpoint]) -> list[Fault]:
+    """Endpoints to be observed whose marker has no residual error in the fit."""
+    return [Fault(f"{where}: endpoints.{name}.visits", f"the fit has no residual error for the marker {one.marker}"
+                  f"{closest(one.marker, spec.likelihood)}, so nothing is known of its assay",
+                  "leave out its visits (visits = []), or use a marker that was measured")
+            for name, one in endpoints.items() if one.visits and one.marker not in spec.likelihood]
+
+
+def measurements(spec: FitSpec, lay: Layout, z: Float[np.ndarray, "draw coordinate"], marker: str,
+                 days: Float[np.ndarray, " visit"], latent: Float[np.ndarray, "arm draw subject visit"],
+                 seed: int) -> Float[np.ndarray, "arm draw subject visit"]:
+    """Measured values, each draw with its own residual error, before any limit of quantification."""
+    error = spec.likelihood[marker]
+    population = jax.jit(jax.vmap(partial(population_values, lay)))(jnp.asarray(z))
+    sigma = {key: population[error_name(marker, key)][:, None] for key in error.parameters}
+    draw = jax.jit(partial(likelihood.draw_observation, error))
+    found = np.empty(latent.shape)
+    for k, day in enumerate(days):
+        key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(f"{marker} {float(day)!r}".encode()))
+        for arm in range(len(latent)):
+            found[arm, :, :, k] = draw(sigma, jnp.asarray(latent[arm, :, :, k]), key)
+    return found
+
+
+def visit_crossings(endpoint: Endpoint, days: Float[np.ndarray, " visit"],
+                    values: Float[np.ndarray, "... visit"]) -> Crossing:
+    """When visits show the endpoint, for each series of measurements.
+
+    It is shown by the first visit from which on every measurement is at or above the threshold until there are
+    `consecutive` of them and the last is `apart` days or more after the first. With `after_nadir` only visits from the
+    lowest measurement on count. A value below the limit of quantification is below the threshold, and lies at the
+    limit. A landmark asks for the one measurement on its day.
+
+    Args:
+        days: of all the measurements; those that are not the endpoint's own visits are not looked at.
+    """
+    mine = np.isin(days, [endpoint.horizon] if endpoint.landmark else endpoint.visits)
+    visits, flat = days[mine], np.asarray(values)[..., mine].reshape(-1, int(mine.sum()))
+    low = min(endpoint.lloq, float(np.nextafter(endpoint.threshold, -np.inf)))
+    flat = np.where(flat < endpoint.lloq, low, flat)
+    above, count = flat >= endpoint.threshold, len(visits)
+    run, length = np.zeros(flat.shape, int), np.zeros(len(flat), int)
+    for k in range(count - 1, -1, -1):
+        length = np.where(above[:, k], length + 1, 0)
+        run[:, k] = length
+    first = np.argmin(flat, axis=1) if endpoint.after_nadir else np.zeros(len(flat), int)
+    last = np.maximum(np.arange(count) + endpoint.consecutive - 1,
+                      np.searchsorted(visits, visits + endpoint.apart - _TOLERANCE))
+    shown = (run > last - np.arange(count)) & (last < count) & (np.arange(count) >= first[:, None])
+    place = np.argmax(shown, axis=1)
+    seen = shown[np.arange(len(flat)), place]
+    before = np.where(seen, place, count - run_at_end(run)) - 1
+    since = visits - endpoint.clock_start
+    after = np.where(before < 0, 0.0, since[np.maximum(before, 0)])
+    at = np.where(seen, since[place], np.inf)
+    shape = np.shape(values)[:-1]
+    return Crossing(after.reshape(shape), at.reshape(shape))
+
+
+def run_at_end(run: np.ndarray) -> np.ndarray:
+    """Visits at or above the threshold up to the last, which may have begun a crossing that none confirmed."""
+    whole = run == run.shape[1] - np.arange(run.shape[1])
+    return np.where(whole, run, 0).max(axis=1)
