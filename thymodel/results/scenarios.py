@@ -1,5 +1,6 @@
 """Posterior x virtual subjects x arms: reconstitution times and implied exports by dose, paired across arms."""
 
+import html
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,8 +13,9 @@ from thymodel.documents.spec import Endpoint, ScenarioSpec, load_scenario_spec
 from thymodel.errors import Fault, InputError, SolveError
 from thymodel.inference.diagnostics import INTERVAL, INTERVAL_NAME
 from thymodel.inference.sampling import thin
-from thymodel.results import exports
+from thymodel.results import exports, extrapolation
 from thymodel.results.endpoints import EndpointDraws, quantile_with_never, summarise_draws
+from thymodel.results.extrapolation import Verdicts
 from thymodel.results.prediction import virtual_subjects
 from thymodel.results.reconstitution import arm_outcomes
 from thymodel.results.record import FitRecord, load_group, quotable
@@ -24,6 +26,7 @@ class Scenario:
     """`table` has a row an arm and quantity; `times[endpoint]` is (arm, draw, subject).
 
     `implied_export` is what the predictions ask of the thymus, from `exports.assess`; its rows are in `table` too.
+    `verdicts` says how far each prediction goes beyond what the fit has seen; every row of `table` has its own.
     """
 
     spec: ScenarioSpec
@@ -32,16 +35,23 @@ class Scenario:
     table: pd.DataFrame
     simulated: bool
     implied_export: Mapping[str, Any] = field(default_factory=dict)
+    verdicts: Verdicts = extrapolation.NONE
 
     def _repr_html_(self) -> str:
         banner = "<b>From a fit to SIMULATED data.</b>" if self.simulated else ""
         warnings = "".join(f"<p><b>Warning.</b> {text}</p>" for text in self.implied_export.get("warnings", []))
+        warnings += "".join(f"<p>{html.escape(text)}</p>" for text in extrapolation.sentences(self.verdicts))
         return f"<p>{banner} {self.spec.title}</p>{warnings}{self.table.to_html(index=False, float_format='%.4g')}"
 
 
 def run_scenario(record: FitRecord, path: str | Path,
-                 progress: Callable[[int, int], None] | None = None) -> Scenario:
+                 progress: Callable[[int, int], None] | None = None, left_out: bool = False,
+                 data_path: Path | None = None) -> Scenario:
     """A scenario under a record's posterior.
+
+    Args:
+        left_out: let each fitted dose be left out in turn for the extrapolation verdict; needs the data, and a while.
+        data_path: the study data, when they are not where the record found them.
 
     Raises:
         RecordError: the record failed its gates or was changed.
@@ -54,16 +64,28 @@ def run_scenario(record: FitRecord, path: str | Path,
     endpoints = dict(scenario.endpoints) or dict(fit.endpoints)
     if not endpoints:
         raise InputError([Fault(str(path), "no endpoint here, and none in the fit", "add [endpoints.NAME]")])
+    if data_path is not None and not left_out:
+        raise InputError([Fault(str(data_path), "a scenario needs the data only to leave doses out", "add --left-out")])
+    doses = extrapolation.leave_doses_out(record, data_path) if left_out else ()
     z = thin(record.z, scenario.draws)
     people = virtual_subjects(fit, _covariates(record), scenario.subjects, scenario.seed)
     outcomes = arm_outcomes(fit, record.layout, z, scenario.arms, people, endpoints, progress)
     times = dict(outcomes.times)
     _refuse_failures(scenario, times | dict(outcomes.exports))
-    rows = [row for name, endpoint in endpoints.items() for k, arm in enumerate(scenario.arms)
-            for row in endpoint_rows(summarise_draws(endpoint, arm.name, times[name][k]))]
+    summaries = {(name, arm.name): summarise_draws(endpoint, arm.name, times[name][k])
+                 for name, endpoint in endpoints.items() for k, arm in enumerate(scenario.arms)}
     implied = exports.assess(fit, outcomes.exports, [arm.name for arm in scenario.arms], outcomes.window)
-    table = pd.DataFrame(rows + [_table_row(row) for row in implied["rows"]])
-    return Scenario(scenario, endpoints, times, table, bool(record.content["simulated"]), implied)
+    predictions = {name: np.stack([summaries[name, arm.name].restricted_mean for arm in scenario.arms], axis=1)
+                   for name in endpoints}
+    ratios = {name: values for name, values in exports.summaries(outcomes.exports).items() if ".spread_" not in name}
+    verdicts = extrapolation.judge(record, fit, scenario.arms, people.covariates, z, predictions | ratios,
+                                   list(endpoints), doses)
+    rows = [row | extrapolation.columns(verdicts.by_prediction[arm, name])
+            for (name, arm), summary in summaries.items() for row in endpoint_rows(summary)]
+    rows += [_table_row(row) | extrapolation.columns(verdicts.by_prediction[row["arm"], row["quantity"]])
+             for row in implied["rows"]]
+    return Scenario(scenario, endpoints, times, pd.DataFrame(rows), bool(record.content["simulated"]), implied,
+                    verdicts)
 
 
 def _table_row(row: Mapping[str, Any]) -> dict[str, Any]:
