@@ -126,7 +126,7 @@ def test_a_covariate_that_all_patients_share_says_nothing_of_another_value():
 
 def test_an_empty_corner_of_two_covariates_is_seen_by_leverage_alone():
     """The old are heavy and the young light: a young heavy patient is within both ranges and unlike any."""
-    fitted = _fitted(BW=AGES + 30 + np.tile([-1.0, 1.0], 10))
+    fitted = replace(_fitted(BW=AGES + 30 + np.tile([-1.0, 1.0], 10)), totals=None)
     inside = _position(fitted=fitted, age=64.0, BW=94.0)
     corner = _position(fitted=fitted, age=26.0, BW=94.0)
     assert inside.level is Level.interpolation
@@ -138,7 +138,7 @@ def test_a_corner_of_dose_and_covariates_is_mild_and_needs_the_doses_of_patients
     fitted = replace(_fitted(), totals=np.array([[9.0 if name == "progenitors" and age < 35 else 0.0
                                                   for name in INPUTS] for age in AGES]))
     corner = _position(_cells(9), fitted=fitted, age=64.0, BW=75.0)
-    assert corner.level is Level.mild and "together in a corner" in corner.text
+    assert corner.level is Level.mild and "together in a corner that it lacks" in corner.text
     assert _position(_cells(9), fitted=fitted, age=30.0, BW=75.0).level is Level.interpolation
     assert _position(_cells(9), fitted=replace(fitted, totals=None), age=64.0, BW=75.0).level is Level.interpolation
 

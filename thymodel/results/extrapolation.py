@@ -233,7 +233,8 @@ def _covariates(fitted: Fitted, model: Model, people: Float[np.ndarray, "subject
     ratio = leverage(people, design) / leverage(design, design).max()
     share, far = float(np.mean(ratio > 1 + 1e-9)), float(np.mean(ratio > TWICE))
     if share >= SOME:
-        told = (f"leverage of {', '.join(fitted.names)} above that of any fitted patient in {100 * share:.0f}% of "
+        varied = ", ".join(name for name, a, b in zip(fitted.names, low, high, strict=True) if a < b)
+        told = (f"leverage of {varied or 'covariates'} above that of any fitted patient in {100 * share:.0f}% of "
                 f"subjects, {np.median(ratio):.2g} times the largest at their median")
         found.append(_Found(Level.strong if far >= MOST else Level.mild, told))
     if any(one.level is Level.strong for one in found):  # say the range too, which a reader knows better than leverage
@@ -254,7 +255,7 @@ def _corner(fitted: Fitted, arm: Arm, people: Float[np.ndarray, "subject covaria
     ratio = leverage(points, design) / leverage(design, design).max()
     if np.mean(ratio > 1 + 1e-9) < MOST:
         return []
-    return [_Found(Level.mild, f"dose and {', '.join(fitted.names)} are each within the fit, together in a corner: "
+    return [_Found(Level.mild, "dose and covariates are each within the fit, together in a corner that it lacks: "
                    f"{np.median(ratio):.2g} times the largest leverage of a fitted patient")]
 
 
@@ -432,7 +433,7 @@ def judge(record: FitRecord, spec: FitSpec, arms: Sequence[Arm], covariates: Map
                                      Component("left-out dose", None, NOT_ASKED))}
         for name in endpoints:
             for c in found[arm.name, name].components[1:]:
-                if _rank(c) >= _rank(parts[c.name]):
+                if _rank(c) > _rank(parts[c.name]) or (c.level is None and parts[c.name].level is None):
                     parts[c.name] = Component(c.name, c.level, f"{name}: {c.text}" if c.level is not None else c.text)
         worst[arm.name] = Verdict(arm.name, "", tuple(parts.values()))
     return Verdicts(found, worst)
