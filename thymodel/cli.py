@@ -478,7 +478,7 @@ def _print_extrapolation(verdicts, implied: Mapping[str, Any]) -> None:
     if not verdicts.arms:
         return
     print("\nextrapolation (docs/extrapolation.md)")
-    _print_rows(extrapolation.rows(verdicts, implied))
+    _print_rows(extrapolation.verdict_rows(verdicts, implied))
     for sentence in extrapolation.sentences(verdicts):
         print(sentence)
 

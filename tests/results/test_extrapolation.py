@@ -308,7 +308,7 @@ def test_the_committed_record_extrapolates_to_a_high_dose_and_to_a_child_and_not
         "four": ["interpolation"], "thirty": ["strong"], "child": ["strong"]}
     assert set(found.table["decided_by"][found.table["arm"] != "four"]) == {"position"}
     assert set(found.table["parameters"][found.table["endpoint"] == "rte4_2"]) == {"interpolation"}
-    rows = beyond.rows(found.verdicts, found.implied_export)
+    rows = beyond.verdict_rows(found.verdicts, found.implied_export)
     assert [row["extrapolation"] for row in rows] == ["interpolation", "strong", "strong"]
     assert all(0.3 < float(row["export / healthy"]) < 1 for row in rows)
     assert "30 Mcell/kg of progenitors in all is 3.3 times the most" in found.verdicts.arms["thirty"].text

@@ -479,7 +479,7 @@ def mark(verdicts: Verdicts, arm: str) -> str:
     return " [interpolation]" if found.level is Level.interpolation else f" [{found.level.name} extrapolation]"
 
 
-def rows(verdicts: Verdicts, implied: Mapping[str, Any]) -> list[dict[str, str]]:
+def verdict_rows(verdicts: Verdicts, implied: Mapping[str, Any]) -> list[dict[str, str]]:
     """A row an arm for reading, with the peak of its implied thymic export over a healthy one beside it."""
     peaks = {row["arm"]: row for row in implied["rows"] if row["quantity"].endswith(".peak_over_healthy")}
     found = []

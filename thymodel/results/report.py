@@ -126,7 +126,7 @@ def _extrapolation(record: FitRecord) -> dict[str, list[Any]]:
     """How far the fit's own arms go beyond what it has seen; the peak of their implied export beside it."""
     verdicts = extrapolation.judge_fit(record)
     implied = record.content.get("implied_export") or {"rows": []}
-    return {"table": extrapolation.rows(verdicts, implied), "sentences": extrapolation.sentences(verdicts)}
+    return {"table": extrapolation.verdict_rows(verdicts, implied), "sentences": extrapolation.sentences(verdicts)}
 
 
 def _arms(record: FitRecord) -> list[str]:
