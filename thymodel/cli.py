@@ -285,7 +285,7 @@ class _FitDisplay:
 
 
 def _print_fit(record) -> None:
-    from thymodel.results import tables
+    from thymodel.results import extrapolation, tables
 
     content = record.content
     if content["simulated"]:
@@ -299,6 +299,7 @@ def _print_fit(record) -> None:
     print(f"\nreconstitution times ({tables.interval_note(record)})")
     _print_rows(tables.reconstitution_rows(record))
     _print_implied_export(content["implied_export"])
+    _print_extrapolation(extrapolation.judge_fit(record), content["implied_export"])
     print("\nparameters")
     _print_rows(tables.parameter_rows(record))
     print(f"\nrecord: {record.folder} (sha256 {record.digest[:16]})")
@@ -446,17 +447,20 @@ def _shown(value: float | None) -> str:
 def scenario(
     record: Annotated[Path, typer.Argument(help="directory of the record")],
     scenario_file: Annotated[Path, typer.Argument(metavar="SCENARIO", help="scenario .toml")],
+    left_out: Annotated[bool, typer.Option("--left-out", help="for the extrapolation verdict, leave each fitted dose "
+                                           "out in turn; needs the data, and a while")] = False,
+    data: Data = None,
     csv_: Csv = None,
     json_: Json = False,
 ) -> None:
-    """Reconstitution times of dose scenarios under a record's posterior."""
+    """Reconstitution times of dose scenarios under a record's posterior, and how far they extrapolate."""
     from thymodel.results.record import load_record
     from thymodel.results.scenarios import run_scenario
 
     with Bars(console=_err, disable=not _err.is_terminal) as bars:
         task = bars.add_task("simulating", total=None)
         show: Callable[[int, int], None] = lambda done, total: bars.update(task, completed=done, total=total)  # noqa: E731
-        result = run_scenario(load_record(record), scenario_file, show)
+        result = run_scenario(load_record(record), scenario_file, show, left_out, data)
     if csv_ is not None:
         _write_csv(result.table, csv_)
     if json_:
@@ -467,6 +471,19 @@ def scenario(
     _print_risks(result.spec.competing.values())
     _print_notes(result)
     _print_implied_export(result.implied_export)
+    _print_extrapolation(result.verdicts, result.implied_export)
+
+
+def _print_extrapolation(verdicts, implied: Mapping[str, Any]) -> None:
+    """How far each arm goes beyond what the fit has seen, and why."""
+    from thymodel.results import extrapolation
+
+    if not verdicts.arms:
+        return
+    print("\nextrapolation (docs/extrapolation.md)")
+    _print_rows(extrapolation.verdict_rows(verdicts, implied))
+    for sentence in extrapolation.sentences(verdicts):
+        print(sentence)
 
 
 def _print_risks(risks) -> None:

@@ -26,6 +26,7 @@ from thymodel.errors import Fault, InputError
 from thymodel.inference import borrowing
 from thymodel.inference.diagnostics import INTERVAL, INTERVAL_NAME
 from thymodel.inference.population import Layout, quantile
+from thymodel.results import extrapolation
 from thymodel.results.curves import INCIDENCE, INDIVIDUALS, POPULATION, incidence_curves
 from thymodel.results.frames import (
     BLACK,
@@ -250,7 +251,7 @@ def plot_reconstitution(source: FitRecord | Scenario) -> Figure:
             raise InputError([Fault(str(source.folder), "the fit has no endpoint")])
     else:
         endpoints, unit = source.endpoints, "day"
-        arms = {arm.name: arm.label for arm in source.spec.arms}
+        arms = {arm.name: arm.label + extrapolation.mark(source.verdicts, arm.name) for arm in source.spec.arms}
         curves = incidence_curves(endpoints, source.times, list(arms))
     height = 1.7 + 3.0 * math.ceil(len(endpoints) / 2)
     width = 9.0 if len(endpoints) > 1 else 6.5

@@ -21,7 +21,7 @@ from thymodel.documents.toml import digest
 from thymodel.errors import Fault, InputError
 from thymodel.inference.approximation import NUTS
 from thymodel.inference.diagnostics import INTERVAL_NAME
-from thymodel.results import exports, plots, tables
+from thymodel.results import exports, extrapolation, plots, tables
 from thymodel.results.record import FitRecord, find_data, write_file
 
 REPORT = "report.html"
@@ -65,7 +65,8 @@ def report_html(record: FitRecord, data: Path | None = None, figures: bool = Tru
     return environment.get_template("report.html.j2").render(
         record=record, content=content, sentences=sentences(record), interval_note=tables.interval_note(record),
         interval_name=INTERVAL_NAME, reconstitution=_by_columns(tables.reconstitution_rows(record)),
-        implied=_implied_export(record), parameters=tables.parameter_rows(record), modes=tables.mode_rows(record),
+        implied=_implied_export(record), extrapolated=_extrapolation(record),
+        parameters=tables.parameter_rows(record), modes=tables.mode_rows(record),
         disposition=_disposition(content["data"]["disposition"]),
         exclusions=_exclusions(content["data"]["exclusions"]), residuals=_residuals(record),
         figures=_figures(record, study) if figures else [], shown=study is not None,
@@ -123,6 +124,13 @@ def _implied_export(record: FitRecord) -> dict[str, Any]:
     """What the record says of it, with rows to print; a record made before it was computed says just that."""
     found = record.content.get("implied_export") or {"known": False, "note": exports.ABSENT, "rows": [], "warnings": []}
     return {**found, "table": tables.export_rows(found)}
+
+
+def _extrapolation(record: FitRecord) -> dict[str, list[Any]]:
+    """How far the fit's own arms go beyond what it has seen; the peak of their implied export beside it."""
+    verdicts = extrapolation.judge_fit(record)
+    implied = record.content.get("implied_export") or {"rows": []}
+    return {"table": extrapolation.verdict_rows(verdicts, implied), "sentences": extrapolation.sentences(verdicts)}
 
 
 def _arms(record: FitRecord) -> list[str]:

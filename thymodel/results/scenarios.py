@@ -1,5 +1,6 @@
 """Posterior x virtual subjects x arms: reconstitution times and implied exports by dose, paired across arms."""
 
+import html
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,16 +8,18 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
 
 from thymodel.documents.spec import Endpoint, ScenarioSpec, load_scenario_spec
 from thymodel.errors import Fault, InputError, SolveError
 from thymodel.inference.diagnostics import INTERVAL_NAME
 from thymodel.inference.sampling import thin
-from thymodel.results import exports
+from thymodel.results import exports, extrapolation
 from thymodel.results.competing import draw_hazards, risk_rows
 from thymodel.results.contrasts import compare, estimate
 from thymodel.results.dose_response import dose_quantities
 from thymodel.results.endpoints import Quantity, quantile_with_never, quantities, summarise_draws
+from thymodel.results.extrapolation import Verdicts
 from thymodel.results.observed import Crossing, assay_faults, measurements, visit_crossings, visit_days
 from thymodel.results.prediction import virtual_subjects
 from thymodel.results.reconstitution import arm_outcomes
@@ -32,6 +35,7 @@ class Scenario:
     `observed[endpoint]` between which visits measurements place it, where visits were asked for.
 
     `implied_export` is what the predictions ask of the thymus, from `exports.assess`; its rows are in `table` too.
+    `verdicts` says how far each prediction goes beyond what the fit has seen; every row of `table` has its own.
     """
 
     spec: ScenarioSpec
@@ -41,16 +45,23 @@ class Scenario:
     simulated: bool
     implied_export: Mapping[str, Any] = field(default_factory=dict)
     observed: Mapping[str, Crossing] = field(default_factory=dict)
+    verdicts: Verdicts = extrapolation.NONE
 
     def _repr_html_(self) -> str:
         banner = "<b>From a fit to SIMULATED data.</b>" if self.simulated else ""
         warnings = "".join(f"<p><b>Warning.</b> {text}</p>" for text in self.implied_export.get("warnings", []))
+        warnings += "".join(f"<p>{html.escape(text)}</p>" for text in extrapolation.sentences(self.verdicts))
         return f"<p>{banner} {self.spec.title}</p>{warnings}{self.table.to_html(index=False, float_format='%.4g')}"
 
 
 def run_scenario(record: FitRecord, path: str | Path,
-                 progress: Callable[[int, int], None] | None = None) -> Scenario:
+                 progress: Callable[[int, int], None] | None = None, left_out: bool = False,
+                 data_path: Path | None = None) -> Scenario:
     """A scenario under a record's posterior.
+
+    Args:
+        left_out: let each fitted dose be left out in turn for the extrapolation verdict; needs the data, and a while.
+        data_path: the study data, when they are not where the record found them.
 
     Raises:
         RecordError: the record failed its gates or was changed.
@@ -65,6 +76,9 @@ def run_scenario(record: FitRecord, path: str | Path,
         raise InputError([Fault(str(path), "no endpoint here, and none in the fit", "add [endpoints.NAME]")])
     if faults := assay_faults(str(path), fit, endpoints):
         raise InputError(faults)
+    if data_path is not None and not left_out:
+        raise InputError([Fault(str(data_path), "a scenario needs the data only to leave doses out", "add --left-out")])
+    doses = extrapolation.leave_doses_out(record, data_path) if left_out else ()
     z = thin(record.z, scenario.draws)
     people = virtual_subjects(fit, _covariates(record), scenario.subjects, scenario.seed)
     hazards = draw_hazards(scenario.competing, scenario.subjects, scenario.seed)
@@ -81,9 +95,29 @@ def run_scenario(record: FitRecord, path: str | Path,
              for row in risk_rows(endpoint, arm.name, times[name][k],
                                   {risk: event_days[k] for risk, event_days in outcomes.events.items()})]
     implied = exports.assess(fit, outcomes.exports, [arm.name for arm in scenario.arms], outcomes.window)
-    table = pd.DataFrame(rows + [_table_row(row) for row in implied["rows"]])
+    ratios = {name: values for name, values in exports.summaries(outcomes.exports).items() if ".spread_" not in name}
+    verdicts = extrapolation.judge(record, fit, scenario.arms, people.covariates, z,
+                                   _told(scenario, endpoints, times) | ratios, list(endpoints), doses)
+    rows = [row | _verdict(verdicts, row["arm"], row["endpoint"]) for row in rows]
+    rows += [_table_row(row) | _verdict(verdicts, row["arm"], row["quantity"]) for row in implied["rows"]]
+    table = pd.DataFrame(rows)
     table["unit"] = table["unit"].str.replace("time", fit.model.time, regex=False)
-    return Scenario(scenario, endpoints, times, table, bool(record.content["simulated"]), implied, observed)
+    return Scenario(scenario, endpoints, times, table, bool(record.content["simulated"]), implied, observed, verdicts)
+
+
+def _told(scenario: ScenarioSpec, endpoints: Mapping[str, Endpoint],
+          times: Mapping[str, np.ndarray]) -> dict[str, Float[np.ndarray, "draw arm"]]:
+    """What a verdict looks at of each endpoint: the restricted mean, or the share not reached where one day decides."""
+    found = {}
+    for name, endpoint in endpoints.items():
+        summaries = [summarise_draws(endpoint, arm.name, times[name][k]) for k, arm in enumerate(scenario.arms)]
+        found[name] = np.stack([one.never if endpoint.landmark else one.restricted_mean for one in summaries], axis=1)
+    return found
+
+
+def _verdict(verdicts: Verdicts, arm: str, prediction: str) -> dict[str, Any]:
+    """Columns of a row; empty where it is of no arm alone."""
+    return extrapolation.columns(verdicts.by_prediction.get((arm, prediction)))
 
 
 def _table_row(row: Mapping[str, Any]) -> dict[str, Any]:

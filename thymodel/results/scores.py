@@ -7,6 +7,7 @@ score of a patient.
 
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -142,11 +143,16 @@ def _groups(data: StudyData, by: Unit) -> dict[str, list[int]]:
     return found
 
 
-def _dose(subject: Subject) -> str:
+def _dose_totals(subject: Subject) -> dict[str, float]:
     """Total amount of each input, in its own unit."""
     totals: dict[str, float] = {}
     for dose in subject.doses:
         totals[dose.input] = totals.get(dose.input, 0.0) + dose.amount
+    return totals
+
+
+def _dose(subject: Subject) -> str:
+    totals = _dose_totals(subject)
     told = [f"{name} {amount:g}" for name, amount in sorted(totals.items()) if amount]
     return ", ".join(told) or "no dose"
 
@@ -212,6 +218,34 @@ def _by_observation(posterior: Posterior, z: np.ndarray) -> Float[np.ndarray, "c
     program = jax.jit(lambda points: jax.lax.map(posterior.log_likelihood, points))
     found = np.asarray(program(z.reshape(-1, z.shape[-1])))
     return np.where(np.isnan(found), -np.inf, found).reshape(*z.shape[:2], -1)
+
+
+@dataclass(frozen=True)
+class DoseUnit:
+    """Subjects of one total dose: their arm (the commonest), totals by input, and log likelihood under draws."""
+
+    arm: str
+    totals: Mapping[str, float]
+    values: Float[np.ndarray, "chain draw"]
+
+
+def dose_log_likelihood(record: FitRecord, data_path: Path | None, kept: Sequence[int]) -> dict[str, DoseUnit]:
+    """Log likelihood of all subjects of each dose together, random effects integrated out, under some draws.
+
+    Args:
+        kept: which draws of every chain.
+
+    Raises:
+        InputError: the data are not there, or not those of the record; all subjects had the same dose.
+    """
+    spec, data = study_of(record, data_path)
+    units = _groups(data, Unit.dose)
+    posterior = make_posterior(spec, data, thin(record.z, _LIKELY))
+    some = record.z[:, np.asarray(kept)]
+    summed = _summed(_integrated(posterior, some, record.z).value, list(units.values()), some.shape[:2])
+    return {name: DoseUnit(Counter(data.subjects[k].arm or "all" for k in places).most_common(1)[0][0],
+                           _dose_totals(data.subjects[places[0]]), summed[..., column])
+            for column, (name, places) in enumerate(units.items())}
 
 
 # --- refits --------------------------------------------------------------------------------------------------
