@@ -3,11 +3,13 @@
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from thymodel.documents.spec import Endpoint
+from thymodel.results import report, tables
 from thymodel.results.endpoints import crossing_times, incidence, quantile_with_never, summarise_draws
 
 ENDPOINT = Endpoint("cd4_200", "cd4", threshold=200.0, unit="cell/uL", horizon=100.0, label="", source="",
@@ -170,3 +172,15 @@ def test_no_summary_takes_a_course_that_could_not_be_computed_for_one_that_never
     summaries = (found.median, found.never, found.restricted_mean, found.probability_by[40.0], found.spread)
     for summary in (*summaries, incidence(np.array([[np.nan, 1.0], [2.0, 1.0]]), np.array([5.0]))):
         assert np.isnan(summary[0]).all() and np.isfinite(summary[1]).all()
+
+
+# --- landmarks in a record -----------------------------------------------------------------------------------
+
+
+def test_a_record_says_the_share_at_a_landmark_and_no_time():
+    table = pd.DataFrame({"q05": [0.4], "median": [0.5], "q95": [0.62]}, index=["e.by_100[control]"])
+    content = {"label": "", "horizon": 100.0, "clock_start": 0.0, "by": [100.0], "landmark": True}
+    row = tables._reconstitution(table, "e", content, "control")
+    assert row == {"endpoint": "e", "arm": "control", "at or above on day 100": "50% (40 to 62)"}
+    said = report._sentence(table, "e", content, "control")
+    assert said.startswith("Arm control: 50% of the subjects have “e” (") and "40% to 62%" in said
