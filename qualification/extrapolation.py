@@ -186,7 +186,8 @@ def report(rows: list[dict], command: str, seconds: float) -> str:
              "often the 90% interval made without the dose holds the true mean there, and of how many. Columns: the "
              "shape of the truth; “as fitted” is drawn from the fit's own prior. The shapes called moderate were added "
              "after a first run with the gross ones alone, under which nearly every interval failed and nothing could "
-             "be told apart.", ""]
+             "be told apart; the rule was changed then too: mild counts with strong, and a difference has to be 3 "
+             "standard errors, no longer 4.", ""]
     for key in ("verdict", "position", "parameters", "left-out dose"):
         lines += [f"## By {key}", "", *_table(rows, key, shapes)]
     lines += ["## By the dose that was left out", "", "| dose | " + " | ".join(shapes) + " |",
