@@ -1,6 +1,7 @@
 """Studies that differ: patients and published figures of one study share its effect; exact where all is normal."""
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ import scipy.stats
 from thymodel.documents.spec import load_fit_spec
 from thymodel.errors import InputError
 from thymodel.inference import checking
+from thymodel.inference.population import population_values
 from thymodel.inference.posterior import Posterior, constrain, in_portions, layout_of, make_posterior
 from thymodel.results.fitting import load_study
 from thymodel.results.identifiability import identify
@@ -156,6 +158,11 @@ def test_new_subjects_are_of_a_study_in_the_middle_and_replicates_of_their_own(p
     arms = observed_arms(spec, data)
     found = simulator(spec, lay, z, arms, people, np.array([0.0, 5.0]))(z, ("count",))
     assert found[0, 0] == pytest.approx(found[0, 1])
+    own = [replace(arm, study=name) for arm in arms[:1] for name in ("", "One")]  # as of a published cohort
+    middle, one = simulator(spec, lay, z, own, people, np.array([0.0, 5.0]))(z, ("count",))
+    shift = [float(population_values(lay, jnp.asarray(point))["study_x0_One"]) for point in z]
+    assert middle == pytest.approx(found[0])
+    np.testing.assert_allclose(one - middle, np.reshape(shift, (2, 1, 1, 1)) + np.zeros_like(one), atol=1e-6)
     again = checking.new_subjects(lay, z, np.random.default_rng(1))
     head = len(lay.population)
     assert (again[:, :head] == z[:, :head]).all() and (again[:, head:] != z[:, head:]).all()

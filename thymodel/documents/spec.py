@@ -409,10 +409,13 @@ class FitSpec:
 
 @dataclass(frozen=True)
 class Arm:
+    """`study`: whose effects its subjects have; none is a study in the middle of all."""
+
     name: str
     label: str
     doses: tuple[Dose, ...]
     covariates: Mapping[str, float]
+    study: str = ""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import Protocol
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from scipy.stats import norm, qmc
 
 from thymodel.documents.data import StudyData, arm_doses
@@ -75,10 +75,10 @@ def baseline_covariates(spec: FitSpec, data: StudyData) -> dict[str, np.ndarray]
 
 def observed_arms(spec: FitSpec, data: StudyData) -> tuple[Arm, ...]:
     """The arms of a study as scenario arms, with the doses that most of their subjects were given. Without patients,
-    the published cohorts, at the means of their covariates."""
+    the published cohorts, at the means of their covariates and each with the effects of its study."""
     if not data.subjects:
         return tuple(Arm(cohort.name, cohort.label, cohort.doses,
-                         {name: item.mean for name, item in cohort.covariates.items()})
+                         {name: item.mean for name, item in cohort.covariates.items()}, cohort.study)
                      for table in spec.published for cohort in table.cohorts)
     return tuple(Arm(name or "all", name or "all", doses, {}) for name, doses in arm_doses(data).items())
 
@@ -114,7 +114,9 @@ def simulator(spec: FitSpec, lay: Layout, z: Float[np.ndarray, "draw coordinate"
     joined = VirtualSubjects(np.concatenate([people.standard for people in everyone]),
                              {name: np.concatenate([people.covariates[name] for people in everyone])
                               for name in spec.model.covariates})
-    values = _subject_program(spec, lay, jnp.asarray(joined.standard), len(joined.standard))
+    study = np.repeat([lay.studies.index(arm.study) if arm.study in lay.studies else -1 for arm in arms],
+                      len(subjects.standard))
+    values = _subject_program(spec, lay, jnp.asarray(joined.standard), study)
     solve = _solve_for(spec, _schedules(spec, arms, joined, times), in_portions(values, _some(z, _TRIED[True])), True,
                        also)
 
@@ -206,22 +208,23 @@ def patient_courses(spec: FitSpec, lay: Layout, z: Float[np.ndarray, "draw coord
                     observables: Sequence[str], schedule: solving.Schedule,
                     ) -> Float[np.ndarray, "draw subject visit observable"]:
     """`individual_courses` at the visits of each patient's own schedule."""
-    values = in_portions(_subject_program(spec, lay, None, len(data.subjects)), z)
+    study = np.array(lay.study or [-1] * len(data.subjects), int)
+    values = in_portions(_subject_program(spec, lay, None, study), z)
     likely = {name: _some(value, _TRIED[False]) for name, value in values.items()}
     solve = _solve_for(spec, schedule, likely, False)
     return _in_chunks(partial(solve, observables), values, len(z), None, None)
 
 
-def _subject_program(spec: FitSpec, lay: Layout, standard, count: int):
-    """Points -> parameters (point, subject) of new subjects with the given etas, of a study in the middle of all, or
-    (None) of the fitted ones with the etas in the points and in their own studies."""
+def _subject_program(spec: FitSpec, lay: Layout, standard, study: Int[np.ndarray, " subject"]):
+    """Points -> parameters (point, subject) of subjects of studies of these numbers (-1: one in the middle of all): new
+    ones with the given etas, or (None) the fitted ones with those in the points."""
     @jax.jit
     @jax.vmap
     def values(point):
         population = population_values(lay, point)
-        shifts = study_shifts(lay, population, np.array(lay.study, int)) if standard is None else {}
+        shifts = study_shifts(lay, population, study)
         found = subject_values(spec, population, random_effects(lay, point, population, standard), shifts)
-        return {name: jnp.broadcast_to(v, (count,)) for name, v in found.items()}
+        return {name: jnp.broadcast_to(v, study.shape) for name, v in found.items()}
 
     return values
 
