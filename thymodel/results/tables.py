@@ -23,7 +23,7 @@ def quantity_text(value: float, unit: str, horizon: float) -> str:
     if unit.startswith("difference"):
         if math.isinf(value):
             return "not reached here" if value > 0 else "not reached there"
-        return f"{100 * value:+.0f} points" if unit.endswith("probability") else f"{value:+.0f}"
+        return f"{100 * value:+z.0f} points" if unit.endswith("probability") else f"{value:+z.0f}"
     if unit == "probability":
         return f"{100 * value:.0f}%"
     if unit == "ratio":
