@@ -48,7 +48,7 @@ def test_a_bad_dose_says_why(text, sentence):
 
 
 def test_cells_written_out_in_full_are_refused():
-    with pytest.raises(InputError, match="4e6 cells/kg is 4"):
+    with pytest.raises(InputError, match="if 4e\\+06 was meant in cells/kg, write 4"):
         parse_dose("4e6@7", load_model("homing_wave"))
 
 
