@@ -7,12 +7,14 @@ can be asked of these draws, so that no number of them may be quoted.
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import arviz as az
 import numpy as np
 from jaxtyping import Float
 
 from thymodel.errors import Fault, InputError
-from thymodel.inference.diagnostics import Verdict
+from thymodel.inference.diagnostics import (
+    Verdict,
+    az,  # imported there without its daily notice
+)
 
 NUTS = "nuts"
 NAMES = {"map": "MAP (the highest mode, a single point)",
