@@ -22,6 +22,7 @@ DOSES = {
     "ptcy": (Dose(3, "ptcy", 50), Dose(4, "ptcy", 50), Dose(30, "ptcy", 10)),
     "atg": (Dose(0, "atg", 10),),
 }
+# libsbml takes the unit of one function for that of another where an expression calls two: so each here calls one.
 _TEXT = """
 title = "Two pools <a> & b"
 description = "for a test"
@@ -31,7 +32,8 @@ k = { unit = "1/day", value = 0.5, source = "made up" }
 n = { unit = "1", value = 2.5, source = "made up" }
 [expressions]
 twice = "2*k"
-wave = "k*expit(n*t*k) + hill(x/x0, 0.5, n)*k"
+crest = "hill(x/x0, 0.5, n)*k"
+wave = "k*expit(n*t*k) + crest"
 [constants]
 x0 = { unit = "cell/uL", value = 3, source = "made up" }
 [covariates]
