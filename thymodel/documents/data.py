@@ -386,7 +386,8 @@ def _check_subjects(events: list[Event], faults: list[Fault]) -> None:
         _check_same(STUDY, group, faults)
         for name in group[0].row.reading.model.covariates:
             _check_covariate(identity, name, group, faults)
-    for name in sorted(events[0].row.reading.columns.missing if events else ()):
+    columns = events[0].row.reading.columns if events else None
+    for name in sorted(set(columns.missing) - columns.kinds if columns else ()):
         _check_known_of_some(name, events, faults)
     if events and not any(event.observation for event in events):
         faults.append(Fault(events[0].row.reading.file, "no observation to use", "check DV, EVID and MDV"))
@@ -518,7 +519,7 @@ def _notes(subjects: tuple[Subject, ...], sheet: Sheet, reading: Reading) -> lis
     if unused:
         notes.append(f"columns not used: {', '.join(unused)}")
     for name, covariate in model.covariates.items():
-        if name not in reading.place and name not in columns.constant:
+        if name not in {*reading.place, *columns.constant, *columns.kinds}:
             notes.append(
                 f"covariate {name}: no column, the model's value {covariate.value:g}"
                 f"{'' if covariate.unit == '1' else f' {covariate.unit}'} for every subject"
@@ -540,7 +541,9 @@ def _notes_on_covariates(subjects: tuple[Subject, ...], reading: Reading) -> lis
         courses = {subject.id: dict(subject.covariates)[name] for subject in subjects}
         lacking = [key for key, course in courses.items() if math.isnan(course[0][1])]
         changing = [key for key, course in courses.items() if len(course) > 1]
-        if lacking:
+        if lacking and name in reading.columns.kinds:
+            notes.append(f"kind {name}: not known of {len(lacking)} of {len(subjects)} subjects, summed over")
+        elif lacking:
             notes.append(f"covariate {name}: not known of {len(lacking)} of {len(subjects)} subjects, an unknown of "
                          f"the fit for each: {shorten(', '.join(lacking), 200)}")
         if changing:

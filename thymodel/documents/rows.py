@@ -60,6 +60,7 @@ class DataColumns:
         event_limits: observable -> the events from which on a sample shows it; these read the column EVENTS.
         counts: observables whose assay counts: whole numbers.
         missing: covariates that a subject may lack -> the values that they can have, or none where they may have any.
+        kinds: those of them that say of which kind of a mixture a subject is, which a file need not tell of anybody.
         studies: those known beside the file's own, where subjects belong to studies (these read the column STUDY); None
             where they do not.
     """
@@ -73,6 +74,7 @@ class DataColumns:
     event_limits: Mapping[str, EventLimit] = field(default_factory=dict)
     counts: frozenset[str] = frozenset()
     missing: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    kinds: frozenset[str] = frozenset()
     studies: tuple[str, ...] | None = None
 
     @property

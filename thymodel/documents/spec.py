@@ -32,6 +32,7 @@ from thymodel.documents.measurement import (
     read_scale,
     shared_error_faults,
 )
+from thymodel.documents.mixtures import MixtureTable, kind_faults, with_kinds
 from thymodel.documents.model import (
     Model,
     Number,
@@ -240,6 +241,7 @@ class FitDocument(Table):
     residual_correlation: list[SharedErrorTable] = []
     covariate_effects: dict[str, CovariateEffectTable] = {}
     missing_covariates: dict[str, MissingCovariateTable] = {}
+    mixtures: dict[str, MixtureTable] = {}
     dose_error: dict[str, DoseErrorTable] = {}
     study_effect: dict[str, StudyEffectTable] = {}
     derived: dict[str, DerivedTable] = {}
@@ -306,13 +308,19 @@ class BetweenSubject:
 class MissingCovariate:
     """The distribution of a covariate over subjects; `numbers` are `typical_<name>` and `sd_<name>`, or
     `probability_<name>`, priors or what is stated. `levels` are the values of one that has but a few, `weights` their
-    probabilities, but for a Bernoulli one."""
+    probabilities, but for a Bernoulli one. `kind`: of a mixture, which a data file need not have."""
 
     family: str
     numbers: Mapping[str, Prior | float]
     source: str
     levels: tuple[float, ...] = ()
     weights: tuple[float, ...] = ()
+    kind: bool = False
+
+    @property
+    def section(self) -> str:
+        """Where the spec has it."""
+        return "mixtures" if self.kind else "missing_covariates"
 
 
 @dataclass(frozen=True)
@@ -447,15 +455,66 @@ def load_fit_spec(path: str | Path, model_path: Path | None = None) -> FitSpec:
     text = read_text(path)
     document = parse_document(text, FitDocument, str(path))
     model_path = model_path or _model_path(path, document.model)
-    model = load_model(model_path)
     faults: list[Fault] = []
+    document, model = _with_mixtures(str(path), document, load_model(model_path), faults)
     spec = _build_fit(document, model, model_path, path, text, faults)
     if faults:
         raise InputError(faults)
+    model = spec.model
     shifts = [effect.shift(name) for name, effect in spec.covariate_effects.items()]
     levels = {name: (item.scale, item.parameters) for name, item in spec.between_occasion.items()}
     solved = with_occasions(with_covariate_effects(model, shifts), levels, spec.occasions)
     return replace(spec, model=with_dose_errors(solved, document.dose_error))
+
+
+def _with_mixtures(where: str, document: FitDocument, model: Model, faults) -> tuple[FitDocument, Model]:
+    """The spec whose mixtures are covariates that may be missing, with effects on what differs; and the model that has
+    these covariates. A mixture with a fault is left out."""
+    effects, missing, sound = dict(document.covariate_effects), dict(document.missing_covariates), []
+    for name, table in document.mixtures.items():
+        found = list(_mixture_faults(where, name, table, document, model))
+        faults += found
+        if found:
+            continue
+        sound.append(name)
+        missing[name] = MissingCovariateTable(distribution="bernoulli", probability=table.probability,
+                                              source=table.source)
+        effects |= {f"{name}_{parameter}": CovariateEffectTable(
+            parameter=parameter, covariate=name, form="linear", reference=0.0, prior=prior, source=table.source)
+            for parameter, prior in table.shift.items()}
+    update = {"covariate_effects": effects, "missing_covariates": missing}
+    return document.model_copy(update=update), with_kinds(model, sound)
+
+
+def _mixture_faults(where: str, name: str, table: MixtureTable, document: FitDocument, model: Model):
+    path, faults = f"mixtures.{name}", list[Fault]()
+    _unused(where, path, name, model, faults)
+    if name in document.missing_covariates:
+        faults.append(Fault(f"{where}: {path}", f"[missing_covariates.{name}] has its name", "leave one of them out"))
+    if not name.isidentifier():
+        faults.append(Fault(f"{where}: {path}", f"'{name}' cannot be part of a parameter's name",
+                            "use letters, digits and underscores"))
+    if document.published:
+        faults.append(Fault(f"{where}: {path}", "how many of a published cohort are of which kind is not modelled",
+                            "leave [published] or the mixture out"))
+    if document.data is None:
+        faults.append(Fault(f"{where}: {path}", "no patients who could be of two kinds", "add [data]"))
+    shifts = {parameter: _prior(where, f"{path}.shift.{parameter}", prior, faults)
+              for parameter, prior in table.shift.items()}
+    for parameter in shifts:
+        if not _known(where, f"{path}.shift", parameter, model.parameters, "parameter", faults):
+            continue
+        if f"{name}_{parameter}" in document.covariate_effects:
+            faults.append(Fault(f"{where}: {path}.shift.{parameter}", f"[covariate_effects.{name}_{parameter}] has its "
+                                "name", "rename that one"))
+        if parameter in model.chain_lengths:
+            faults.append(Fault(f"{where}: {path}.shift.{parameter}", "it sets the length of a chain and cannot vary"))
+        low, high = _support_of(parameter, document, model)
+        if low < 0 or high < float("inf"):
+            faults.append(Fault(f"{where}: {path}.shift.{parameter}", f"'{parameter}' has support ({low:g}, {high:g}), "
+                                "and a ratio needs one from 0 to infinity", "choose another parameter or prior"))
+    _probability(where, f"{path}.probability", table.probability, faults)
+    return [*faults, *kind_faults(f"{where}: {path}.shift", name, shifts)]
 
 
 def _model_path(path: Path, name: str) -> Path:
@@ -581,6 +640,7 @@ def _columns(where, document: FitDocument, model: Model, published: tuple[Publis
                        event_limits={name: limit for name, limit in limits.items() if limit is not None},
                        counts=frozenset(name for name, table in tables.items() if table.error in COUNTS),
                        missing={name: tuple(_levels(table)) for name, table in document.missing_covariates.items()},
+                       kinds=frozenset(document.mixtures),
                        studies=_studies(published) if document.study_effect else None)
 
 
@@ -723,14 +783,15 @@ def _stated_or_prior(where: str, path: str, value: str | float, least: float, fa
 
 def _missing_covariate(where, name, table: MissingCovariateTable, document: FitDocument, model: Model,
                        faults) -> MissingCovariate:
-    path = f"missing_covariates.{name}"
+    path = f"{'mixtures' if name in document.mixtures else 'missing_covariates'}.{name}"
     _known(where, path, name, model.covariates, "covariate", faults)
     _unused(where, path, f"typical_{name}", model, faults)
     _unused(where, path, f"sd_{name}", model, faults)
     if document.data is None:
         faults.append(Fault(f"{where}: {path}", "no patients who could lack it", "add [data], or leave it out"))
     if table.distribution in ("bernoulli", "categorical"):
-        return _missing_level(where, name, table, model, faults)
+        found = _missing_level(where, path, name, table, model, faults)
+        return replace(found, kind=name in document.mixtures)
     for key in ("typical", "sd"):
         if getattr(table, key) is None:
             faults.append(Fault(f"{where}: {path}.{key}", "missing", f"say {key} = a number, or its prior"))
@@ -755,8 +816,8 @@ def _levels(table: MissingCovariateTable) -> list[float]:
     return {"bernoulli": [0.0, 1.0], "categorical": found}.get(table.distribution, [])
 
 
-def _missing_level(where, name, table: MissingCovariateTable, model: Model, faults) -> MissingCovariate:
-    path, levels = f"missing_covariates.{name}", tuple(_levels(table))
+def _missing_level(where, path, name, table: MissingCovariateTable, model: Model, faults) -> MissingCovariate:
+    levels = tuple(_levels(table))
     if table.distribution == "categorical":
         weights = tuple(weight for _, weight in sorted((float(text), weight) for text, weight in
                                                        table.probabilities.items())) if levels else ()
@@ -770,11 +831,16 @@ def _missing_level(where, name, table: MissingCovariateTable, model: Model, faul
     if table.probability is None:
         faults.append(Fault(f"{where}: {path}.probability", "missing", "say probability = a number, or its prior"))
         return MissingCovariate(table.distribution, {}, table.source, levels)
-    found = _stated_or_prior(where, f"{path}.probability", table.probability, 0.0, faults)
+    found = _probability(where, f"{path}.probability", table.probability, faults)
+    return MissingCovariate(table.distribution, {f"probability_{name}": found}, table.source, levels)
+
+
+def _probability(where: str, path: str, value: str | float, faults: list[Fault]) -> Prior | float:
+    found = _stated_or_prior(where, path, value, 0.0, faults)
     highest = priors.support(found)[1] if isinstance(found, Prior) else found
     if highest > 1 or not isinstance(found, Prior) and found == 1:
-        faults.append(Fault(f"{where}: {path}.probability", f"{found} is not, or not always, a probability below 1"))
-    return MissingCovariate(table.distribution, {f"probability_{name}": found}, table.source, levels)
+        faults.append(Fault(f"{where}: {path}", f"{found} is not, or not always, a probability below 1"))
+    return found
 
 
 def _dose_error(where, name, table: DoseErrorTable, document: FitDocument, model: Model, faults) -> BetweenSubject:

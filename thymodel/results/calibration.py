@@ -117,7 +117,7 @@ def calibrate(spec_path: str | Path, replicates: int, data_path: str | Path | No
 
 def _refuse_estimated_covariates(spec: FitSpec) -> None:
     """Studies are drawn with the covariates of the design; a fit that learns their distribution asks for others."""
-    faults = [Fault(f"{spec.path}: missing_covariates.{name}", "its distribution is "
+    faults = [Fault(f"{spec.path}: {item.section}.{name}", "its distribution is "
                     f"{'discrete' if item.levels else 'estimated'}, which the studies drawn here cannot follow",
                     "state one that is continuous, in numbers")
               for name, item in spec.missing_covariates.items()

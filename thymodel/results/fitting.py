@@ -24,7 +24,7 @@ import thymodel
 from thymodel.documents.borrowed import borrowed_text
 from thymodel.documents.data import StudyData, disposition
 from thymodel.documents.priors import Prior
-from thymodel.documents.spec import FitSpec, SamplerTable, load_fit_spec
+from thymodel.documents.spec import FitSpec, MissingCovariate, SamplerTable, load_fit_spec
 from thymodel.documents.toml import digest, read_text
 from thymodel.errors import Fault, InputError
 from thymodel.inference import approximation, centring, certificate, diagnostics, levels, sampling
@@ -409,7 +409,7 @@ def _priors(spec: FitSpec) -> list[dict[str, Any]]:
     rows += [{"name": f"gamma_{name}", **plain, "prior": str(b.sd), "source": f"between occasions: {b.source}"}
              for name, b in spec.between_occasion.items()]
     rows += [{"name": key, **plain, "unit": _units(spec).get(key, "1"), "prior": _as_prior(value),
-              "source": f"{item.family} distribution of {name}, missing in some: {item.source}"}
+              "source": f"{_what_is_unknown(name, item)}: {item.source}"}
              for name, item in spec.missing_covariates.items() for key, value in item.numbers.items()]
     if spec.correlated:
         rows.append({"name": "corr", **plain, "prior": f"lkj(shape={spec.correlation_shape:g})",
@@ -422,6 +422,12 @@ def _priors(spec: FitSpec) -> list[dict[str, Any]]:
         rows += [{"name": f"{key} of {observable}", **plain, "unit": unit.get(key, "1"), "prior": str(prior),
                   "source": error.sources[key]} for key, prior in error.parameters.items()]
     return rows if spec.borrowed is None else [_joint_prior(spec, row) for row in rows]
+
+
+def _what_is_unknown(name: str, item: MissingCovariate) -> str:
+    if item.kind:
+        return f"share of the second kind of {name}"
+    return f"{item.family} distribution of {name}, missing in some"
 
 
 def _joint_prior(spec: FitSpec, row: dict[str, Any]) -> dict[str, Any]:
@@ -443,7 +449,8 @@ def _missing_covariates(posterior: Posterior, table) -> list[dict[str, Any]]:
     for name, who in posterior.missing.items():
         for subject in (posterior.layout.subjects[k] for k in who):
             found = table.loc[f"{missing_name(name)}[{subject}]"]
-            rows.append({"covariate": name, "subject": subject, "unit": units.get(missing_name(name), "1"),
+            rows.append({"covariate": name, "kind": posterior.spec.missing_covariates[name].kind, "subject": subject,
+                         "unit": units.get(missing_name(name), "1"),
                          "mean": float(found["mean"]), "sd": float(found["sd"])})
     return rows
 

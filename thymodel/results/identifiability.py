@@ -96,9 +96,9 @@ def load_plan(spec: FitSpec, data_path: str | Path | None) -> tuple[Plan, Design
     levels = {"study_effect": spec.study_effects, "between_occasion": spec.between_occasion}
     faults = [Fault(f"{spec.path}: {name}", "what is learned between these is not computed here",
                     "leave it out to see what the rest can teach") for name, level in levels.items() if level]
-    if spec.missing_covariates:
-        faults.append(Fault(f"{spec.path}: missing_covariates", "what it costs that a covariate is missing is not "
-                            "computed here", "leave the table out, and the subjects who lack it"))
+    faults += [Fault(f"{spec.path}: {item.section}.{name}", "what it costs that this is not known of subjects is not "
+                     "computed here", "leave the table out, and the subjects who lack it")
+               for name, item in spec.missing_covariates.items()]
     if faults:
         raise InputError(faults)
     if data_path is None and not (spec.path.parent / spec.data_file).is_file():
