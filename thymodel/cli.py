@@ -467,6 +467,8 @@ def scenario(
         print(result.table.to_json(orient="records", indent=1))
         return
     print(("From a fit to SIMULATED data. " if result.simulated else "") + result.spec.title)
+    for sentence in result.people:
+        print(sentence)
     _print_rows(_scenario_rows(result))
     _print_risks(result.spec.competing.values())
     _print_notes(result)

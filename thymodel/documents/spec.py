@@ -45,9 +45,10 @@ from thymodel.documents.model import (
 from thymodel.documents.occasions import occasion_names, with_occasions
 from thymodel.documents.priors import Prior
 from thymodel.documents.published import Published, load_published
-from thymodel.documents.regimen import Dose, dose_faults
+from thymodel.documents.regimen import Dose, dose_faults, repeat
 from thymodel.documents.risks import Risk, RiskTable, read_risk
 from thymodel.documents.toml import Table, digest, parse_document, read_text
+from thymodel.documents.virtual import NominalDoseTable, Population, PopulationTable, read_population
 from thymodel.errors import Fault, InputError
 
 Whole = Annotated[int, pydantic.Field(ge=1, le=1_000_000)]
@@ -251,9 +252,14 @@ class FitDocument(Table):
 
 
 class DoseTable(Table):
+    """`times` doses alike, `every` so many days; each is given over `duration`, or at once."""
+
     amount: NonNegative
     day: Number
     input: str | None = None
+    times: Annotated[int, pydantic.Field(ge=1, le=1000)] = 1
+    every: Positive | None = None
+    duration: NonNegative = 0.0
 
 
 class ArmTable(Table):
@@ -264,7 +270,8 @@ class ArmTable(Table):
 
 class ScenarioDocument(Table):
     """`visits`: days of measurement of endpoints that name none; `reference`: the arm that others are compared with;
-    `horizon`: the day beyond which no endpoint may look."""
+    `horizon`: the day beyond which no endpoint may look; `population`: whose covariates the virtual patients have, in
+    place of those of the patients of the fit; `dose_error`: how far doses scatter about those of the arms."""
 
     title: Text
     arms: dict[str, ArmTable]
@@ -274,6 +281,8 @@ class ScenarioDocument(Table):
     horizon: Positive | None = None
     visits: list[Number] = []
     reference: str | None = None
+    population: PopulationTable | None = None
+    dose_error: dict[str, NominalDoseTable] = {}
     dose_response: DoseResponseTable | None = None
     endpoints: dict[str, EndpointTable] = {}
     competing: dict[str, RiskTable] = {}
@@ -439,6 +448,8 @@ class ScenarioSpec:
     competing: Mapping[str, Risk] = field(default_factory=dict)
     reference: str | None = None
     dose_range: DoseRange | None = None
+    population: Population | None = None
+    dose_errors: Mapping[str, float] = field(default_factory=dict)
 
 
 def load_fit_spec(path: str | Path, model_path: Path | None = None) -> FitSpec:
@@ -908,10 +919,23 @@ def load_scenario_spec(path: str | Path, model: Model, of_fit: Mapping[str, Endp
     if not document.endpoints:
         endpoints = with_visits(str(path), of_fit or {}, document.visits, faults)
     faults += _horizon_faults(str(path), arms, endpoints, document.horizon)
+    population = read_population(path, document.population, model, faults)
+    faults += _dose_error_faults(str(path), document.dose_error, model)
     if faults:
         raise InputError(faults)
     return ScenarioSpec(document.title, digest(text), arms, document.subjects, document.draws, document.seed,
-                        document.horizon, endpoints, competing, document.reference, dose_range)
+                        document.horizon, endpoints, competing, document.reference, dose_range, population,
+                        {name: table.sd for name, table in document.dose_error.items()})
+
+
+def _dose_error_faults(where: str, tables: Iterable[str], model: Model):
+    for name in tables:
+        if name not in model.inputs:
+            yield Fault(f"{where}: dose_error.{name}", f"the model has no input '{name}'{closest(name, model.inputs)}",
+                        f"inputs: {', '.join(model.inputs)}")
+        elif delivered(name) in model.parameters:
+            yield Fault(f"{where}: dose_error.{name}", "the fit has an error of these doses, which acts here too",
+                        "leave the table out")
 
 
 def _horizon_faults(where: str, arms: Iterable[Arm], endpoints: Mapping[str, Endpoint], horizon: float | None):
@@ -928,11 +952,14 @@ def _horizon_faults(where: str, arms: Iterable[Arm], endpoints: Mapping[str, End
 
 
 def _arm(where, name, table: ArmTable, model: Model, faults) -> Arm:
-    path, doses = f"{where}: arms.{name}", []
+    path, doses = f"{where}: arms.{name}", list[Dose]()
     for k, item in enumerate(table.doses):
-        dose = Dose(item.day, item.input or next(iter(model.inputs), ""), item.amount)
+        dose = Dose(item.day, item.input or next(iter(model.inputs), ""), item.amount, item.duration)
         faults.extend(dose_faults(f"{path}.doses.{k}", dose, model))
-        doses.append(dose)
+        if (item.times > 1) != (item.every is not None):
+            faults.append(Fault(f"{path}.doses.{k}", "of times and every, one is missing",
+                                "for example times = 3, every = 14"))
+        doses += repeat(dose, item.times - 1, item.every or 0.0)
     for covariate in table.covariates:
         _known(where, f"arms.{name}.covariates", covariate, model.covariates, "covariate", faults)
     return Arm(name, table.label or name, tuple(doses), dict(table.covariates))

@@ -8,7 +8,7 @@ import contextlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Protocol
 
@@ -21,6 +21,7 @@ from scipy.stats import norm, qmc
 from thymodel.documents.data import StudyData, arm_doses
 from thymodel.documents.model import Model, ratios
 from thymodel.documents.spec import Arm, FitSpec
+from thymodel.documents.virtual import Population
 from thymodel.dynamics import solving
 from thymodel.errors import SolveError
 from thymodel.inference.population import (
@@ -43,26 +44,45 @@ _INEXACT = 0.01  # a course wrong by this part of a state is solved again by its
 
 @dataclass(frozen=True)
 class VirtualSubjects:
-    """`standard` are standard normals for the columns of `Layout`, `covariates` a value a subject."""
+    """`standard` are standard normals for the columns of `Layout`, `covariates` a value a subject; `delivered` what
+    part of the amounts of an input acts, 1 where it is not there."""
 
     standard: Float[np.ndarray, "subject column"]
     covariates: Mapping[str, Float[np.ndarray, " subject"]]
+    delivered: Mapping[str, Float[np.ndarray, " subject"]] = field(default_factory=dict)
 
 
-def virtual_subjects(spec: FitSpec, data_covariates: Mapping[str, np.ndarray], count: int,
-                     seed: int) -> VirtualSubjects:
-    """New subjects: scrambled Sobol normals for the random effects, covariates drawn from the fitted patients.
+def virtual_subjects(spec: FitSpec, data_covariates: Mapping[str, np.ndarray], count: int, seed: int,
+                     population: Population | None = None, dose_errors: Mapping[str, float] | None = None,
+                     ) -> VirtualSubjects:
+    """New subjects: scrambled Sobol normals for the random effects, covariates drawn from the fitted patients or from a
+    population.
 
     Args:
         data_covariates: baseline value of each covariate, a value a fitted patient; patients are drawn whole. One
             that a patient lacks (NaN) is drawn from its distribution under each draw.
+        population: whose covariates to take in place of the patients', where it has them.
+        dose_errors: SD of the log of acting over nominal amount, by input.
     """
     effects = max(spec.effect_count + len(spec.missing_covariates), 1)
-    uniform = qmc.Sobol(effects, rng=np.random.default_rng(seed)).random(1 << max(count - 1, 1).bit_length())[:count]
+    own = len(population.distributions) if population else 0
+    uniform = qmc.Sobol(effects + own + len(dose_errors or {}), rng=np.random.default_rng(seed)).random(
+        1 << max(count - 1, 1).bit_length())[:count]
     standard = norm.ppf(np.clip(uniform, 1e-9, 1 - 1e-9))
-    patients = len(next(iter(data_covariates.values()))) if data_covariates else 1
-    chosen = np.random.default_rng(seed + 1).permutation(np.arange(count) % patients)
-    return VirtualSubjects(standard, {name: values[chosen] for name, values in data_covariates.items()})
+    covariates = _resampled(data_covariates, count, seed + 1)
+    if population is not None:
+        covariates |= _resampled(population.patients, count, seed + 2) | population.drawn(
+            standard[:, effects: effects + own])
+    delivered = {name: np.exp(sd * standard[:, effects + own + k]) for k, (name, sd) in enumerate(
+        (dose_errors or {}).items())}
+    return VirtualSubjects(standard[:, :effects], covariates, delivered)
+
+
+def _resampled(people: Mapping[str, np.ndarray], count: int, seed: int) -> dict[str, np.ndarray]:
+    """People drawn whole, each about as often as others."""
+    size = len(next(iter(people.values()))) if people else 1
+    chosen = np.random.default_rng(seed).permutation(np.arange(count) % size)
+    return {name: values[chosen] for name, values in people.items()}
 
 
 def baseline_covariates(spec: FitSpec, data: StudyData) -> dict[str, np.ndarray]:
@@ -113,7 +133,8 @@ def simulator(spec: FitSpec, lay: Layout, z: Float[np.ndarray, "draw coordinate"
     everyone = [_in_arm(spec, arm, subjects) for arm in arms]
     joined = VirtualSubjects(np.concatenate([people.standard for people in everyone]),
                              {name: np.concatenate([people.covariates[name] for people in everyone])
-                              for name in spec.model.covariates})
+                              for name in spec.model.covariates},
+                             {name: np.tile(values, len(arms)) for name, values in subjects.delivered.items()})
     study = np.repeat([lay.studies.index(arm.study) if arm.study in lay.studies else -1 for arm in arms],
                       len(subjects.standard))
     values = _subject_program(spec, lay, jnp.asarray(joined.standard), study)
@@ -135,8 +156,12 @@ def _schedules(spec: FitSpec, arms: Sequence[Arm], joined: VirtualSubjects, time
                              for arm in arms])
     each = len(joined.standard) // len(arms)
     repeated = jax.tree.map(lambda a: np.repeat(a, each, axis=0), planned)
-    segments = repeated.ends.shape[1]
-    return repeated._replace(covariates=repeated.covariates | {
+    segments, names = repeated.ends.shape[1], list(spec.model.inputs)
+    amount, infusion = np.array(repeated.amount, float), np.array(repeated.infusion, float)
+    for name, part in joined.delivered.items():
+        amount *= np.where(repeated.jump == names.index(name), part[:, None], 1.0)
+        infusion[:, :, names.index(name)] *= part[:, None]
+    return repeated._replace(amount=amount, infusion=infusion, covariates=repeated.covariates | {
         name: np.repeat(values[:, None], segments, axis=1) for name, values in joined.covariates.items()})
 
 
@@ -188,7 +213,7 @@ def _in_arm(spec: FitSpec, arm: Arm, subjects: VirtualSubjects) -> VirtualSubjec
     count = len(subjects.standard)
     known = {name: np.full(count, item.value) for name, item in spec.model.covariates.items()}
     known |= dict(subjects.covariates) | {name: np.full(count, value) for name, value in arm.covariates.items()}
-    return VirtualSubjects(subjects.standard, known)
+    return replace(subjects, covariates=known)
 
 
 def individual_courses(spec: FitSpec, lay: Layout, z: Float[np.ndarray, "draw coordinate"], data: StudyData,

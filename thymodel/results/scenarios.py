@@ -47,10 +47,18 @@ class Scenario:
     observed: Mapping[str, Crossing] = field(default_factory=dict)
     verdicts: Verdicts = extrapolation.NONE
 
+    @property
+    def people(self) -> list[str]:
+        """Sentences on who the virtual patients are, where they are not those of the fit."""
+        told = [f"Virtual patients: {self.spec.population}."] if self.spec.population else []
+        return told + [f"Doses of {name} act with a factor of log SD {sd:g} about those of the arms."
+                       for name, sd in self.spec.dose_errors.items()]
+
     def _repr_html_(self) -> str:
         banner = "<b>From a fit to SIMULATED data.</b>" if self.simulated else ""
         warnings = "".join(f"<p><b>Warning.</b> {text}</p>" for text in self.implied_export.get("warnings", []))
         warnings += "".join(f"<p>{html.escape(text)}</p>" for text in extrapolation.sentences(self.verdicts))
+        warnings += "".join(f"<p>{html.escape(text)}</p>" for text in self.people)
         return f"<p>{banner} {self.spec.title}</p>{warnings}{self.table.to_html(index=False, float_format='%.4g')}"
 
 
@@ -80,7 +88,8 @@ def run_scenario(record: FitRecord, path: str | Path,
         raise InputError([Fault(str(data_path), "a scenario needs the data only to leave doses out", "add --left-out")])
     doses = extrapolation.leave_doses_out(record, data_path) if left_out else ()
     z = thin(record.z, scenario.draws)
-    people = virtual_subjects(fit, _covariates(record), scenario.subjects, scenario.seed)
+    people = virtual_subjects(fit, _covariates(record), scenario.subjects, scenario.seed, scenario.population,
+                              scenario.dose_errors)
     hazards = draw_hazards(scenario.competing, scenario.subjects, scenario.seed)
     outcomes = arm_outcomes(fit, record.layout, z, scenario.arms, people, endpoints, progress, hazards, days)
     times = dict(outcomes.times)
