@@ -283,6 +283,7 @@ BAD_ROWS = {
         "row 8, column ARM: arm 'low' where subject 2 is in 'high'",
     ),
     "two values at once": ("2,30,0,.,.,.,.,.,rte4,1,0,.,.,high,51", "row 8, column age: age = 51, but 50"),
+    "age of nobody": ("2,40,0,.,.,.,.,.,cd4,1,0,.,.,high,510", "row 8, column age: age is 510 year, and nobody's lies"),
     "covariate as text": ("2,40,0,.,.,.,.,.,cd4,1,0,.,.,high,old", "row 8, column age: 'old'"),
     "covariate missing for a subject": (
         "3,40,0,.,.,.,.,.,cd4,1,0,.,.,high,.",

@@ -135,6 +135,12 @@ def test_every_fault_of_a_population_is_told(tmp_path, model):
         assert words in str(error.value), words
 
 
+def test_an_arm_of_nobody_is_refused(tmp_path, model):
+    for own, words in (("age = -5", "age is -5 year"), ("age = 500, BW = 70000", "BW is 70000 kg")):
+        with pytest.raises(InputError, match=words):
+            load_scenario_spec(write(tmp_path, _TEXT + f"covariates = {{ {own} }}\n"), model)
+
+
 def test_people_who_lack_a_value_are_refused_with_their_rows(tmp_path, model):
     text = "years,kg\n40,x\n50,\n60,70\n"
     (tmp_path / "people.csv").write_text(text)

@@ -83,6 +83,22 @@ def dose_faults(where: str, dose: Dose, model: Model):
         yield Fault(where, f"day {dose.time:g} lies before the model's start, {model.start:g}")
 
 
+# (least, most) of what anybody can be. Source: the longest verified human life is 122 years, the greatest recorded body
+# weight 635 kg (both from memory); a mouse weighs 0.02 kg
+_POSSIBLE = {("age", "year"): (0.0, 122.0), ("BW", "kg"): (0.001, 635.0)}
+
+
+def covariate_faults(where: str, name: str, value: float, model: Model):
+    """What is wrong with a covariate's value, if anything: a number, and one that somebody can have."""
+    least, most = _POSSIBLE.get((name, str(model.covariates[name].unit)), (-math.inf, math.inf))
+    if not math.isfinite(value):
+        yield Fault(where, f"{name} is {value:g}, a number was expected")
+    elif not least <= value <= most:
+        unit = model.covariates[name].unit
+        yield Fault(where, f"{name} is {value:g} {unit}, and nobody's lies outside {least:g} to {most:g} {unit}",
+                    f"the model has it in {unit}")
+
+
 def parse_course(text: str) -> tuple[str, Course]:
     """A covariate from NAME=VALUE or NAME=VALUE@DAY,VALUE@DAY,...; without a day the value holds throughout.
 

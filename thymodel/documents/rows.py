@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from thymodel.documents.measurement import EventLimit, Scale
 from thymodel.documents.model import Model
-from thymodel.documents.regimen import Dose, dose_faults, repeat
+from thymodel.documents.regimen import Dose, covariate_faults, dose_faults, repeat
 from thymodel.documents.sheet import Line
 from thymodel.errors import Fault
 
@@ -264,7 +264,11 @@ def _read_evid(row: Row, faults: list[Fault]) -> int:
 
 def _read_covariates(row: Row, faults: list[Fault]) -> dict[str, float]:
     names = [name for name in row.reading.model.covariates if row.cells.get(name, "")]
-    return {name: _number(row, name, faults) * row.reading.factor.get(name, math.nan) for name in names}
+    found = {name: _number(row, name, faults) * row.reading.factor.get(name, math.nan) for name in names}
+    for name, value in found.items():
+        if not math.isnan(value):  # then it has its fault
+            faults += covariate_faults(at(row, name), name, value, row.reading.model)
+    return found
 
 
 def _check_start(event: Event, what: str, faults: list[Fault]) -> float:

@@ -45,7 +45,7 @@ from thymodel.documents.model import (
 from thymodel.documents.occasions import occasion_names, with_occasions
 from thymodel.documents.priors import Prior
 from thymodel.documents.published import Published, load_published
-from thymodel.documents.regimen import Dose, dose_faults, repeat
+from thymodel.documents.regimen import Dose, covariate_faults, dose_faults, repeat
 from thymodel.documents.risks import Risk, RiskTable, read_risk
 from thymodel.documents.toml import Table, digest, parse_document, read_text
 from thymodel.documents.virtual import NominalDoseTable, Population, PopulationTable, read_population
@@ -960,6 +960,7 @@ def _arm(where, name, table: ArmTable, model: Model, faults) -> Arm:
             faults.append(Fault(f"{path}.doses.{k}", "of times and every, one is missing",
                                 "for example times = 3, every = 14"))
         doses += repeat(dose, item.times - 1, item.every or 0.0)
-    for covariate in table.covariates:
-        _known(where, f"arms.{name}.covariates", covariate, model.covariates, "covariate", faults)
+    for covariate, value in table.covariates.items():
+        if _known(where, f"arms.{name}.covariates", covariate, model.covariates, "covariate", faults):
+            faults += covariate_faults(f"{path}.covariates.{covariate}", covariate, value, model)
     return Arm(name, table.label or name, tuple(doses), dict(table.covariates))

@@ -9,7 +9,7 @@ import pandas as pd
 from thymodel.documents.expressions import closest
 from thymodel.documents.model import Model, load_model
 from thymodel.documents.priors import support
-from thymodel.documents.regimen import Course, Dose, parse_course, parse_dose
+from thymodel.documents.regimen import Course, Dose, covariate_faults, parse_course, parse_dose
 from thymodel.dynamics import solving
 from thymodel.errors import Fault, InputError
 
@@ -63,6 +63,8 @@ def _faults(model: Model, times, courses, values, names) -> list[Fault]:
                          f"one of: {', '.join(known)}") for name in given if name not in known]
     faults += [Fault(f"--set {name}", "it sets the length of a chain and cannot be changed here", "edit the model file")
                for name in values if name in model.chain_lengths]
+    faults += [fault for name, course in courses.items() if name in model.covariates for _, value in course
+               for fault in covariate_faults(f"--covariate {name}", name, value, model)]
     for name, value in values.items():
         prior = model.parameters[name].prior if name in model.parameters else None
         low, high = support(prior) if prior is not None else (-math.inf, math.inf)
