@@ -144,9 +144,9 @@ def test_draws_that_lack_something_go_on_and_say_why():
     np.testing.assert_array_equal(draws.z[:, :100], _longer(100)[0].z)  # the same chains, continued
 
 
-def test_there_are_never_more_than_twice_the_draws_asked_for():
+def test_there_are_never_more_than_four_times_the_draws_asked_for():
     draws, looks = _longer(10_000)
-    assert looks == [100, 150] and draws.z.shape[1] == 200
+    assert looks == [100, 150, 225, 338] and draws.z.shape[1] == 400
 
 
 def test_a_run_that_went_on_is_read_back_from_its_checkpoint(tmp_path):

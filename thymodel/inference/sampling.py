@@ -45,7 +45,7 @@ _CURVED_AT = 3  # draws of each chain, or of each mode, whose curvature is avera
 _LIKELY = 128  # of the pilot's draws, handed to `refine`
 _UNFIT = 0.5  # of the pilot's draws divergent or not moved from the last: no more than chance shows where the mass is
 _DIVERGENT = 0.001  # of the draws: so many happen in a good run, and a plain one, many times as long, has them as well
-_LONGEST = 2  # times the draws that were asked for: what mixes too slowly for that wants another model or prior
+_LONGEST = 4  # times the draws that were asked for: what mixes too slowly for that wants another model or prior
 _HALTED = 0.1  # of the draws: each is but a rejection; so many orbits end at a step that cannot be retraced
 _STUCK = 1.05  # R-hat that only chains in different places reach when they are long; _FEW / draws is for chance
 _LEAST_MODE = 0.01  # of the mass: what 400 independent draws say of a tail of 5% is wrong by as much
@@ -208,7 +208,7 @@ def sample(log_density: LogDensity, size: int, free: np.ndarray, settings: Setti
         machine: of the same log density, coordinates, warm-up and target, for fits that differ in tables and seed
             alone: nothing is compiled again.
         lacks: of draws (chain, draw, coordinate), in words what makes them too few; empty if they are enough. Chains
-            without another flaw then go on, by half of what was asked for each time, to at most twice as many.
+            without another flaw then go on, each time by half of what there is, to at most four times as many.
 
     Raises:
         InputError: the checkpoint belongs to another fit.
@@ -249,7 +249,7 @@ def _run(machine: "Machine", start: tuple[Frame, Array], settings: Settings, tab
     """
     frame, places = start
     states, blocks = store.load_blocks(_begin(machine, frame, places, settings.seed, tables))
-    most, asked, longer = _LONGEST * settings.draws, settings.draws, ""
+    most, longer = _LONGEST * settings.draws, ""
     while True:
         total = settings.warmup + settings.draws
         while len(blocks) * BLOCK < total:
@@ -262,7 +262,7 @@ def _run(machine: "Machine", start: tuple[Frame, Array], settings: Settings, tab
         why = "" if lacks is None or settings.draws >= most or _flaw(draws) else lacks(draws.z)
         if not why:
             return draws._replace(longer=longer)
-        more = min(most, settings.draws + -(-asked // 2))
+        more = min(most, settings.draws + -(-settings.draws // 2))
         longer = f"{more} draws a chain were made, for after {settings.draws} the {why}"
         settings = settings._replace(draws=more)
 
