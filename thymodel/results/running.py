@@ -5,7 +5,7 @@ whatever ran them.
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from thymodel.errors import Fault, InputError
@@ -35,9 +35,10 @@ def on_cluster(work: Callable[[_Item], _Result], items: Sequence[_Item],
     so that it is sent to each worker once, and again to one that comes later.
 
     Raises:
-        InputError: no scheduler at the address, no worker, or workers without this package.
+        InputError: no scheduler at the address, no worker, or workers without this package; a scheduler that went away,
+            or gave up on a piece because too many workers died of it.
     """
-    client = _connected(address)
+    client, where = _connected(address), f"--cluster {address}"
     try:
         tool = client.submit(_itself, work, pure=False)
 
@@ -49,10 +50,19 @@ def on_cluster(work: Callable[[_Item], _Result], items: Sequence[_Item],
 
         yield from _windowed(submit, items, room)
     except ImportError as error:
-        raise InputError([Fault(f"--cluster {address}", f"a worker cannot run the work: {error}", "install the same "
-                                "thymodel, with its extra 'dask', where the workers run")]) from error
+        raise InputError([Fault(where, f"a worker cannot run the work: {error}", "install the same thymodel, with its "
+                                "extra 'dask', where the workers run")]) from error
+    except (_killed_worker(), CancelledError) as error:
+        raise InputError([Fault(where, f"the cluster gave up ({type(error).__name__}: {_first_line(error)})",
+                                "start again with the same --out: what was finished is kept there")]) from error
     finally:
         client.close()
+
+
+def _killed_worker() -> type[Exception]:
+    from distributed import KilledWorker
+
+    return KilledWorker
 
 
 def _itself(work):

@@ -19,7 +19,7 @@ from thymodel.results import exports, extrapolation
 from thymodel.results.competing import draw_hazards, risk_rows
 from thymodel.results.contrasts import compare, estimate
 from thymodel.results.dose_response import dose_quantities
-from thymodel.results.endpoints import Quantity, quantile_with_never, quantities, summarise_draws
+from thymodel.results.endpoints import Quantity, by_draws, quantile_with_never, quantities, summarise_draws
 from thymodel.results.extrapolation import Verdicts
 from thymodel.results.kept import Place, outcomes_at
 from thymodel.results.observed import Crossing, assay_faults
@@ -152,10 +152,11 @@ def _table_row(row: Mapping[str, Any]) -> dict[str, Any]:
 def _refuse_failures(scenario: ScenarioSpec, times: dict[str, np.ndarray]) -> None:
     """A course that could not be computed is NaN: a scenario with one has no answer."""
     for name, values in times.items():
-        if np.isnan(values).any():
-            arm, draw, subject = np.argwhere(np.isnan(values))[0]
-            raise SolveError(f"{subject + 1} of arm {scenario.arms[arm].name}, draw {draw + 1}", 0.0,
-                             f"the integration failed ({name})")
+        for arm, of_arm in zip(scenario.arms, values, strict=True):
+            if (lost := by_draws(lambda some: np.isnan(some).any(axis=1), of_arm)).any():
+                draw = int(np.argmax(lost))
+                raise SolveError(f"{np.argmax(np.isnan(of_arm[draw])) + 1} of arm {arm.name}, draw {draw + 1}", 0.0,
+                                 f"the integration failed ({name})")
 
 
 def _covariates(record: FitRecord) -> dict[str, np.ndarray]:
