@@ -96,7 +96,7 @@ def _connected(address: str):
     try:
         client = Client(address, timeout=_ANSWER, set_as_default=False)
     except (OSError, ValueError) as error:
-        raise InputError([Fault(where, f"no Dask scheduler answered within {_ANSWER} s ({_first_line(error)})",
+        raise InputError([Fault(where, f"no Dask scheduler there ({_first_line(error)})",
                                 "start one with `dask scheduler`, and give the address that it prints")]) from error
     try:
         client.wait_for_workers(1, timeout=_PRESENT)
