@@ -450,6 +450,12 @@ def scenario(
     left_out: Annotated[bool, typer.Option("--left-out", help="for the extrapolation verdict, leave each fitted dose "
                                            "out in turn; needs the data, and a while")] = False,
     data: Data = None,
+    workers: Annotated[int | None, typer.Option(metavar="N", help="threads on this machine; one a core by default"
+                                                )] = None,
+    cluster: Annotated[str | None, typer.Option(metavar="ADDRESS", help="of the scheduler of a Dask cluster, such as "
+                                                "tcp://host:8786: compute there")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FOLDER", help="keep what is finished here, and go on from it "
+                                             "when started again")] = None,
     csv_: Csv = None,
     json_: Json = False,
 ) -> None:
@@ -457,10 +463,11 @@ def scenario(
     from thymodel.results.record import load_record
     from thymodel.results.scenarios import run_scenario
 
+    place = _place(workers, cluster, out)
     with Bars(console=_err, disable=not _err.is_terminal) as bars:
         task = bars.add_task("simulating", total=None)
         show: Callable[[int, int], None] = lambda done, total: bars.update(task, completed=done, total=total)  # noqa: E731
-        result = run_scenario(load_record(record), scenario_file, show, left_out, data)
+        result = run_scenario(load_record(record), scenario_file, show, left_out, data, place)
     if csv_ is not None:
         _write_csv(result.table, csv_)
     if json_:
@@ -474,6 +481,23 @@ def scenario(
     _print_notes(result)
     _print_implied_export(result.implied_export)
     _print_extrapolation(result.verdicts, result.implied_export)
+
+
+def _place(workers: int | None, cluster: str | None, out: Path | None):
+    """Where a scenario is to be computed, from the options."""
+    from thymodel.results.kept import Place
+
+    faults = []
+    if workers is not None and workers < 1:
+        faults.append(Fault(f"--workers {workers}", "not a number of threads", "1 or more"))
+    if workers is not None and cluster is not None:
+        faults.append(Fault(f"--workers {workers}", "a cluster has the workers that it has",
+                            "leave out --workers or --cluster"))
+    if out is not None and out.exists() and not out.is_dir():
+        faults.append(Fault(f"--out {out}", "not a folder", "name a new folder"))
+    if faults:
+        raise InputError(faults)
+    return Place(workers, cluster, out)
 
 
 def _print_extrapolation(verdicts, implied: Mapping[str, Any]) -> None:

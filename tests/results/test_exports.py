@@ -17,7 +17,7 @@ from thymodel.inference.population import layout
 from thymodel.results import exports, scenarios, tables
 from thymodel.results.exports import Window, assess, look, quantities, window
 from thymodel.results.prediction import VirtualSubjects, virtual_subjects
-from thymodel.results.reconstitution import arm_outcomes
+from thymodel.results.reconstitution import outcomes, prepare_judging
 from thymodel.results.record import load_record
 from thymodel.results.report import report_html
 from thymodel.results.scenarios import run_scenario
@@ -62,7 +62,7 @@ def _outcomes(spec: FitSpec, arms, draws: int = 5, subjects: int = 9, spread: fl
     z = np.zeros((draws, lay.size))
     z[:, 0] = spread * np.linspace(-1, 1, draws)
     people = virtual_subjects(spec, {}, subjects, 1) if subjects > 1 else VirtualSubjects(np.zeros((1, 1)), {})
-    return arm_outcomes(spec, lay, z, arms, people, spec.endpoints)
+    return outcomes(prepare_judging(spec, lay, z, arms, people, spec.endpoints))
 
 
 def _arm(name: str, amount: float = 0.0, before=(), **covariates: float) -> Arm:

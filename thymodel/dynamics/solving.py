@@ -8,7 +8,7 @@ the same time are zero-length segments and cost nothing.
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -227,7 +227,8 @@ class Tables(NamedTuple):
 class Solver:
     """A solver prepared for one model, its observables and a stacked schedule.
 
-    `native` is None where diffrax does the work; `why` says which is in use and for what reason.
+    `native` is None where diffrax does the work; `why` says which is in use and for what reason. It can be pickled:
+    the machine code is then made again from the model and its `fixed` values, the steps are carried along.
     """
 
     model: Model
@@ -236,10 +237,22 @@ class Solver:
     method: Method
     why: str
     native: kernel.Native | None = None
+    fixed: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def kind(self) -> str:
         return "jax" if self.native is None else "native"
+
+    def __reduce__(self):
+        return _restored, (self.kind, *(getattr(self, item.name) for item in fields(self) if item.name != "native"))
+
+
+def _restored(kind: str, model: Model, observables, tables: Tables, method: Method, why: str, fixed) -> Solver:
+    """A pickled solver, here: with the kernel where it had one, for diffrax would give other digits."""
+    native, trouble = _compiled(model, observables, fixed) if kind == "native" else (None, "")
+    if trouble:
+        raise RuntimeError(f"this machine cannot go on with another's work: the native kernel {trouble}")
+    return Solver(model, observables, tables, method, why, native, fixed)
 
 
 def prepare(model: Model, values: Mapping[str, Any], schedule: Schedule, observables: Sequence[str],
@@ -278,7 +291,19 @@ def prepare(model: Model, values: Mapping[str, Any], schedule: Schedule, observa
     tables = Tables(schedule, grid.tolerance[:-1] / steps.atol, accuracy, grid, lost)
     if _if_sound(native, values, grid, steps.rtol) is None:  # the adaptive method says where, or copes
         return _prepare_jax(model, values, schedule, observables, accuracy, "diffrax: fixed steps failed")
-    return Solver(model, tuple(observables), tables, "implicit", "native kernel", native)
+    return Solver(model, tuple(observables), tables, "implicit", "native kernel", native, dict(fixed or {}))
+
+
+def spread(solver: Solver, schedule: Schedule, first: np.ndarray, which: np.ndarray, parts: np.ndarray) -> Solver:
+    """The solver for further subjects, each with the steps of one that does the same at the same times.
+
+    Args:
+        schedule: stacked, of the new subjects.
+        first, which, parts: as in `kernel.spread`; `parts` are those already in the amounts of `schedule`.
+    """
+    grid = solver.tables.grid
+    taken = None if grid is None else kernel.spread(grid, first, which, schedule, parts)
+    return replace(solver, tables=solver.tables._replace(schedule=schedule, grid=taken))
 
 
 def _if_sound(native: kernel.Native, values: Mapping[str, Any], grid: kernel.Grid, rtol: float) -> np.ndarray | None:

@@ -276,11 +276,11 @@ def risk_rows(endpoint: Endpoint, arm: str, crossings: Float[np.ndarray, "draw s
     """Rows by day of `endpoint.by` and horizon: incidence of reconstitution (Aalen-Johansen), the naive Kaplan-Meier
     estimate beside it, and incidence of each competing event, with intervals over draws."""
     days = np.unique([*endpoint.by, endpoint.horizon])
-    times, causes = first_events(endpoint, crossings, list(events.values()))
     count = RECONSTITUTED + len(events)
-    proper = np.empty((len(times), count, len(days)))
-    naive = np.empty((len(times), len(days)))
-    for k, (time, cause) in enumerate(zip(times, causes, strict=True)):
+    proper = np.empty((len(crossings), count, len(days)))
+    naive = np.empty((len(crossings), len(days)))
+    for k, crossing in enumerate(crossings):
+        time, cause = first_events(endpoint, crossing, [days_of[k] for days_of in events.values()])
         found = aalen_johansen(time, cause, count)
         proper[k] = value_at(found.times, found.incidence, days, 0.0)
         single = kaplan_meier(time, cause == RECONSTITUTED)

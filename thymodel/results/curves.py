@@ -19,7 +19,7 @@ from thymodel.inference.population import Layout
 from thymodel.inference.sampling import thin
 from thymodel.results.endpoints import incidence
 from thymodel.results.prediction import (
-    Simulate,
+    Simulation,
     individual_courses,
     observables_of,
     observed_arms,
@@ -34,16 +34,15 @@ _DAYS = 181  # of an incidence curve
 
 
 def make_curves(spec: FitSpec, lay: Layout, z: Float[np.ndarray, "chain draw coordinate"], data: StudyData,
-                times: Mapping[str, np.ndarray], simulate: Simulate,
-                grid: Float[np.ndarray, " time"]) -> dict[str | None, xr.Dataset]:
+                times: Mapping[str, np.ndarray], simulation: Simulation) -> dict[str | None, xr.Dataset]:
     """Everything that the figures of a fit draw beside data and draws, group by group.
 
     Args:
         times: endpoint -> crossing times (arm, draw, subject), arms as in the data.
-        simulate: courses of virtual subjects in those arms, at the times of `grid`.
+        simulation: of virtual subjects in those arms.
     """
     some, arms = thin(z, _DRAWS), observed_arms(spec, data)
-    return {POPULATION: _population(spec, simulate, some, arms, grid),
+    return {POPULATION: _population(spec, simulation, some, arms),
             INDIVIDUALS: _individuals(spec, lay, some, data, time_grid(spec, data)),
             INCIDENCE: incidence_curves(spec.endpoints, times, [arm.name for arm in arms])}
 
@@ -70,9 +69,9 @@ def joint_grid(spec: FitSpec, data: StudyData) -> np.ndarray:
     return np.unique(np.concatenate([own, grid[~even | (grid < own[0]) | (grid > own[-1])]]))
 
 
-def _population(spec: FitSpec, simulate: Simulate, z, arms: Sequence[Arm], grid) -> xr.Dataset:
+def _population(spec: FitSpec, simulation: Simulation, z, arms: Sequence[Arm]) -> xr.Dataset:
     observables = observables_of(spec)
-    found = simulate(z, observables)  # arm draw subject time observable
+    found = simulation(z, observables)  # arm draw subject time observable
     by_draw = np.quantile(found, QUANTILES, axis=2)  # quantile arm draw time observable
     uncertain = np.moveaxis(np.quantile(by_draw[1], QUANTILES, axis=1), 0, -1)  # arm time observable quantile
     spread = np.moveaxis(np.median(by_draw, axis=2), 0, -1)
@@ -80,7 +79,7 @@ def _population(spec: FitSpec, simulate: Simulate, z, arms: Sequence[Arm], grid)
     variables = {f"{name}.{kind}": (dims, values[:, :, k]) for k, name in enumerate(observables)
                  for kind, values in (("median", uncertain), ("subjects", spread))}
     doses = {arm.name: [[dose.time, dose.input, dose.amount] for dose in arm.doses] for arm in arms}
-    coords = {"arm": _texts(arm.name for arm in arms), "time": grid, "quantile": list(QUANTILES)}
+    coords = {"arm": _texts(arm.name for arm in arms), "time": simulation.times, "quantile": list(QUANTILES)}
     return xr.Dataset(variables, coords=coords, attrs={"doses": json.dumps(doses)})
 
 

@@ -4,6 +4,7 @@ A time that is not reached by the horizon is censored there (infinite in these a
 probabilities count it, and the restricted mean takes the horizon for it.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ from jaxtyping import Float
 from thymodel.documents.spec import Endpoint
 
 Times = Float[np.ndarray, "draw subject"]
+_AT_ONCE = 1 << 21  # numbers: 17 MB
 
 
 def crossing_times(endpoint: Endpoint, times: Float[np.ndarray, " time"],
@@ -67,7 +69,7 @@ def _crossing(threshold: float, grid: np.ndarray, values: np.ndarray, k: np.ndar
     return grid[k] + np.where(step == 0, 1.0, fraction) * (grid[after] - grid[k])
 
 
-def quantile_with_never(times: np.ndarray, probability: float, axis: int = -1) -> np.ndarray:
+def quantile_with_never(times: np.ndarray, probability: float | tuple[float, ...], axis: int = -1) -> np.ndarray:
     """Quantile of times of which some are infinite: an order statistic, so no average of a number and infinity."""
     return np.quantile(times, probability, axis=axis, method="inverted_cdf")
 
@@ -118,13 +120,20 @@ def summarise_draws(endpoint: Endpoint, arm: str, times: Times) -> EndpointDraws
     Args:
         times: crossing times, a row a posterior draw, a column a virtual subject.
     """
-    horizon = endpoint.horizon - endpoint.clock_start
+    start, horizon = endpoint.clock_start, endpoint.horizon - endpoint.clock_start
+    spread = by_draws(lambda some: quantile_with_never(some, (0.05, 0.5, 0.95)).T, times)
     return EndpointDraws(
-        endpoint, arm, median=quantile_with_never(times, 0.5),
-        probability_by={day: _share(times <= day - endpoint.clock_start, times) for day in endpoint.by},
-        never=_share(np.isinf(times), times),
-        restricted_mean=np.mean(np.minimum(times, horizon), axis=1),
-        spread=np.stack([quantile_with_never(times, q) for q in (0.05, 0.5, 0.95)], axis=1))
+        endpoint, arm, median=spread[:, 1],
+        probability_by={day: by_draws(lambda some, day=day: _share(some <= day - start, some), times)
+                        for day in endpoint.by},
+        never=by_draws(lambda some: _share(np.isinf(some), some), times),
+        restricted_mean=by_draws(lambda some: np.mean(np.minimum(some, horizon), axis=1), times), spread=spread)
+
+
+def by_draws(summary: Callable[[np.ndarray], np.ndarray], values: Float[np.ndarray, "draw subject"]) -> np.ndarray:
+    """A summary of every row, some rows at a time: what it makes on the way does not grow with the number of draws."""
+    some = max(_AT_ONCE // max(values.shape[1], 1), 1)
+    return np.concatenate([summary(values[k: k + some]) for k in range(0, max(len(values), 1), some)])
 
 
 def incidence(times: Times, days: Float[np.ndarray, " day"]) -> Float[np.ndarray, "draw day"]:

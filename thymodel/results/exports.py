@@ -17,6 +17,7 @@ from jaxtyping import Float
 from thymodel.documents.model import Model, ratios
 from thymodel.documents.spec import Endpoint, FitSpec
 from thymodel.inference.diagnostics import INTERVAL, INTERVAL_NAME
+from thymodel.results.endpoints import by_draws
 
 DAY = 100.0  # the day of the family's tables and of the clinic's question
 PEAK, ON_DAY = "peak", f"day_{DAY:g}"
@@ -72,8 +73,9 @@ def summaries(exports: Exports) -> dict[str, Float[np.ndarray, "draw arm"]]:
     """Draw by draw: the median subject, and the 5% and 95% quantiles over subjects, of every quantity."""
     result: dict[str, np.ndarray] = {}
     for name, values in exports.items():
-        low, middle, high = np.quantile(values, (0.05, 0.5, 0.95), axis=2)
-        result |= {name: middle.T, f"{name}.spread_q05": low.T, f"{name}.spread_q95": high.T}
+        low, middle, high = np.moveaxis(np.stack([by_draws(
+            lambda some: np.quantile(some, (0.05, 0.5, 0.95), axis=1).T, arm) for arm in values], axis=1), -1, 0)
+        result |= {name: middle, f"{name}.spread_q05": low, f"{name}.spread_q95": high}
     return result
 
 

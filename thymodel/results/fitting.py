@@ -38,8 +38,8 @@ from thymodel.results import borrowing, comparison, exports
 from thymodel.results import record as records
 from thymodel.results.curves import joint_grid, make_curves
 from thymodel.results.endpoints import summarise_draws
-from thymodel.results.prediction import Simulate, baseline_covariates, observed_arms, simulator, virtual_subjects
-from thymodel.results.reconstitution import Outcomes, outcomes_from
+from thymodel.results.prediction import Simulation, baseline_covariates, observed_arms, simulator, virtual_subjects
+from thymodel.results.reconstitution import Judging, Outcomes, outcomes
 from thymodel.results.record import FitRecord
 from thymodel.results.residuals import misfit
 from thymodel.results.study import load_study
@@ -92,14 +92,14 @@ def fit(spec_path: str | Path, data_path: str | Path | None = None, out: str | P
     draws, posterior = read_posterior(posterior, data, folder / CHECKPOINT, progress, method)
     clock.lap("sample")
     progress.stage("reconstitution times")
-    simulate, grid = simulate_arms(posterior, data, draws)
-    derived, outcomes = derive(posterior, data, draws, simulate, grid)
+    simulation = simulate_arms(posterior, data, draws)
+    derived, found = derive(posterior, data, draws, simulation)
     clock.lap("endpoints")
     progress.stage("curves")
-    curves = make_curves(spec, posterior.layout, draws.z, data, outcomes.times, simulate, grid)
+    curves = make_curves(spec, posterior.layout, draws.z, data, found.times, simulation)
     clock.lap("curves")
     files = _files(posterior, data, draws, derived, curves)
-    record = _write(posterior, data, data_file, draws, outcomes, files, folder, clock, overrides or {})
+    record = _write(posterior, data, data_file, draws, found, files, folder, clock, overrides or {})
     shutil.rmtree(folder / CHECKPOINT, ignore_errors=True)
     return record
 
@@ -205,16 +205,16 @@ def _identity(spec: FitSpec, data: StudyData) -> str:
     return digest("\n".join(parts))
 
 
-def simulate_arms(posterior: Posterior, data: StudyData, draws: Draws | Approximation) -> tuple[Simulate, np.ndarray]:
-    """Courses of virtual subjects in the study's arms, and the times at which they are looked at."""
+def simulate_arms(posterior: Posterior, data: StudyData, draws: Draws | Approximation) -> Simulation:
+    """Courses of virtual subjects in the study's arms."""
     spec, grid = posterior.spec, joint_grid(posterior.spec, data)
     people = virtual_subjects(spec, baseline_covariates(spec, data), _ENDPOINT_SUBJECTS, spec.sampler.seed)
     z = draws.z.reshape(-1, draws.z.shape[-1])
-    return simulator(spec, posterior.layout, z, observed_arms(spec, data), people, grid), grid
+    return simulator(spec, posterior.layout, z, observed_arms(spec, data), people, grid)
 
 
-def derive(posterior: Posterior, data: StudyData, draws: Draws | Approximation, simulate: Simulate,
-            grid: np.ndarray) -> tuple[xr.Dataset, Outcomes]:
+def derive(posterior: Posterior, data: StudyData, draws: Draws | Approximation,
+           simulation: Simulation) -> tuple[xr.Dataset, Outcomes]:
     """Summaries of endpoints and implied exports, draw by draw, for every arm: dims (chain, draw, arm); and the
     outcomes themselves (arm, draw, subject)."""
     spec = posterior.spec
@@ -222,8 +222,9 @@ def derive(posterior: Posterior, data: StudyData, draws: Draws | Approximation, 
     kept = np.unique(np.linspace(0, count - 1, min(count, _ENDPOINT_DRAWS // chains)).astype(int))
     z = draws.z[:, kept].reshape(chains * len(kept), -1)
     arms = observed_arms(spec, data)
-    outcomes = outcomes_from(spec, simulate, z, spec.endpoints, grid)
-    variables, times = exports.summaries(outcomes.exports), outcomes.times
+    latent = {name: replace(endpoint, visits=()) for name, endpoint in spec.endpoints.items()}
+    found = outcomes(Judging(simulation, z, latent))
+    variables, times = exports.summaries(found.exports), found.times
     for name, endpoint in spec.endpoints.items():
         summaries = [summarise_draws(endpoint, arm.name, times[name][k]) for k, arm in enumerate(arms)]
         for quantity in ("never",) if endpoint.landmark else ("median", "never", "restricted_mean"):
@@ -235,7 +236,7 @@ def derive(posterior: Posterior, data: StudyData, draws: Draws | Approximation, 
     shaped = {key: (("chain", "draw", "arm"), value.reshape(chains, len(kept), len(arms)))
               for key, value in variables.items()}
     coords = {"chain": np.arange(chains), "draw": kept, "arm": [arm.name for arm in arms]}
-    return xr.Dataset(shaped, coords=coords), outcomes
+    return xr.Dataset(shaped, coords=coords), found
 
 
 def _files(posterior: Posterior, data: StudyData, draws: Draws | Approximation, derived: xr.Dataset,

@@ -1,7 +1,7 @@
 """Reconstitution as visits and assays would show it: measurements of virtual subjects, and what they say of a crossing.
 
 A subject's residual errors are the same in every arm (common random numbers), so that arms differ by their doses alone.
-Each error has an address (seed, marker, day): more visits or endpoints leave what was there unchanged.
+Each error has an address (seed, marker, day, draw, subject): more visits or endpoints leave what was there unchanged.
 """
 
 import zlib
@@ -19,6 +19,7 @@ from thymodel.documents.spec import Endpoint, FitSpec
 from thymodel.errors import Fault
 from thymodel.inference import likelihood
 from thymodel.inference.population import Layout, error_name, population_values
+from thymodel.results.prediction import CELL
 
 _TOLERANCE = 1e-9  # days
 
@@ -47,18 +48,34 @@ def assay_faults(where: str, spec: FitSpec, endpoints: Mapping[str, Endpoint]) -
 
 
 def measurements(spec: FitSpec, lay: Layout, z: Float[np.ndarray, "draw coordinate"], marker: str,
-                 days: Float[np.ndarray, " visit"], latent: Float[np.ndarray, "arm draw subject visit"],
-                 seed: int) -> Float[np.ndarray, "arm draw subject visit"]:
-    """Measured values, each draw with its own residual error, before any limit of quantification."""
+                 days: Float[np.ndarray, " visit"], latent: Float[np.ndarray, "arm draw subject visit"], seed: int,
+                 first_draw: int = 0, first_subject: int = 0) -> Float[np.ndarray, "arm draw subject visit"]:
+    """Measured values, each draw with its own residual error, before any limit of quantification.
+
+    Args:
+        first_draw, first_subject: numbers of the first draw and subject here, which a scenario has cut into blocks; the
+            subject's is a multiple of CELL. Errors do not depend on the cuts.
+    """
     error = spec.likelihood[marker]
     population = jax.jit(jax.vmap(partial(population_values, lay)))(jnp.asarray(z))
-    sigma = {key: population[error_name(marker, key)][:, None] for key in error.parameters}
-    draw = jax.jit(partial(likelihood.draw_observation, error))
+    sigma = {key: population[error_name(marker, key)] for key in error.parameters}
+    _, draws, subjects, _ = latent.shape
+    cells = -(-subjects // CELL)
+
+    def drawn(own, prediction, key, draw):
+        keys = jax.vmap(lambda cell: jax.random.fold_in(jax.random.fold_in(key, draw), cell))(
+            first_subject // CELL + jnp.arange(cells))
+        return jax.vmap(lambda part, one: likelihood.draw_observation(error, own, part, one))(prediction, keys)
+
+    draw = jax.jit(jax.vmap(drawn, in_axes=(0, 0, None, 0)))
+    padded = np.pad(latent, ((0, 0), (0, 0), (0, cells * CELL - subjects), (0, 0)), mode="edge")
     found = np.empty(latent.shape)
     for k, day in enumerate(days):
         key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(f"{marker} {float(day)!r}".encode()))
         for arm in range(len(latent)):
-            found[arm, :, :, k] = draw(sigma, jnp.asarray(latent[arm, :, :, k]), key)
+            values = draw(sigma, jnp.asarray(padded[arm, :, :, k]).reshape(draws, cells, CELL), key,
+                          first_draw + jnp.arange(draws))
+            found[arm, :, :, k] = np.asarray(values).reshape(draws, -1)[:, :subjects]
     return found
 
 

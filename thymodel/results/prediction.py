@@ -1,16 +1,14 @@
-"""Posterior draws x virtual subjects x arms -> courses, in chunks of one shape so that one program serves all.
+"""Posterior draws x virtual subjects x arms -> courses, in blocks of one shape so that one program serves all.
 
 Arms are paired: the same virtual subjects (random effects and covariates) appear in every arm and under every draw, so
 that differences between arms and between draws are not blurred by who was drawn.
 """
 
 import contextlib
-import os
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
-from typing import Protocol
+from functools import lru_cache, partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -34,10 +32,13 @@ from thymodel.inference.population import (
     subject_values,
 )
 from thymodel.inference.posterior import in_portions
+from thymodel.results.running import in_turn
 
-Reduce = Callable[[np.ndarray], np.ndarray]
-Progress = Callable[[int, int], None]  # draws done, draws in all
-_CHUNK = 16  # draws a call: enough to fill a core, small enough for memory
+CELL = 64  # subjects: what is drawn for a subject, or cut into blocks, goes by whole cells
+_VALUES = 1 << 22  # numbers in a block of courses: 34 MB, and some times that while they are judged
+_MOST_DRAWS = 16  # of a block, so that even a small scenario has something for every core
+_LAID = CELL  # subjects of each arm for which steps are laid
+_CHUNK = 16  # draws of fitted patients a call: enough to fill a core, small enough for memory
 _TRIED = (24, 8)  # draws for which the solver's steps are made: one by one, and where many subjects share steps
 _INEXACT = 0.01  # a course wrong by this part of a state is solved again by itself
 
@@ -108,45 +109,134 @@ def observables_of(spec: FitSpec) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*spec.likelihood, *(endpoint.marker for endpoint in spec.endpoints.values())]))
 
 
-class Simulate(Protocol):
-    """Observables without residual error: see `simulator`."""
+class Block(NamedTuple):
+    """Some draws by number and some subjects, each in every arm: what is computed at once."""
 
-    def __call__(self, z: Float[np.ndarray, "draw coordinate"], observables: Sequence[str],
-                 reduce: Reduce | None = None, progress: Progress | None = None) -> np.ndarray: ...
+    draws: slice
+    subjects: slice
+
+
+@dataclass(frozen=True, eq=False)
+class Simulation:
+    """Courses of virtual subjects in every arm, prepared once for all that is asked of them; it can be pickled.
+
+    `solver` has the steps of some subjects of each arm, which all others take; `size` draws and subjects make a block.
+    """
+
+    spec: FitSpec
+    layout: Layout
+    arms: tuple[Arm, ...]
+    subjects: VirtualSubjects
+    times: Float[np.ndarray, " time"]
+    solver: solving.Solver
+    size: tuple[int, int]
+
+    def __call__(self, z: Float[np.ndarray, "draw coordinate"], observables: Sequence[str]) -> np.ndarray:
+        """Observables without residual error of all subjects: array (arm, draw, subject, time, observable)."""
+        shape = (len(self.arms), len(z), len(self.subjects.standard), len(self.times), len(observables))
+        found = np.empty(shape)
+        for block, values in in_turn(lambda block: courses(self, z, block, observables), blocks(self, len(z))):
+            found[:, block.draws, block.subjects] = values
+        return found
 
 
 def simulator(spec: FitSpec, lay: Layout, z: Float[np.ndarray, "draw coordinate"], arms: Sequence[Arm],
-              subjects: VirtualSubjects, times: Float[np.ndarray, " time"], also: Sequence[str] = ()) -> Simulate:
-    """Courses of virtual subjects in every arm, prepared once for all that is asked of them.
+              subjects: VirtualSubjects, times: Float[np.ndarray, " time"],
+              observables: Sequence[str] | None = None) -> Simulation:
+    """A simulation of virtual subjects in every arm.
+
+    Its steps are laid from some of the draws and some of the subjects, and its blocks are cut by its shape: whoever
+    computes a block, and whatever was computed before, finds the same in it to the last bit (on processors of a kind).
 
     Args:
         z: draws like those that will be asked for.
-        also: observables that may be asked for although the fit does not look at them.
-
-    Returns:
-        A function of draws and observables, array (arm, draw, subject, time, observable). `reduce` is applied to blocks
-        (draw, subject, time, observable) as they come, so that only its result is kept.
+        observables: that may be asked for, beside implied exports: the fewer, the less work; by default those that the
+            fit looks at.
 
     Raises:
         SolveError: the model cannot be integrated at the values of the model file.
     """
+    count = len(subjects.standard)
+    some = replace(_part(subjects, slice(0, _LAID)), delivered={})
+    joined = _joined(spec, arms, some)
+    known = _subject_program(spec, lay)
+    studies = _studies(lay, arms, len(some.standard))
+    likely = in_portions(lambda points: known(points, joined.standard, studies), _some(z, _TRIED[True]))
+    computed = tuple(dict.fromkeys([*(observables_of(spec) if observables is None else observables),
+                                    *ratios(spec.model)]))
+    solver = _prepared(spec, _schedules(spec, arms, joined, times), likely, True, computed)
+    return Simulation(spec, lay, tuple(arms), subjects, np.asarray(times), solver,
+                      _block_size(len(z), len(arms), count, len(times) * len(computed)))
+
+
+def _block_size(draws: int, arms: int, subjects: int, values: int) -> tuple[int, int]:
+    """Draws and subjects of a block: whole populations where they are not too large, else in units of CELL."""
+    room = max(_VALUES // (values * arms), 1)  # for a draw of a subject
+    if subjects <= max(room, CELL):
+        return min(max(room // subjects, 1), _MOST_DRAWS, draws), subjects
+    return 1, max(room // CELL, 1) * CELL
+
+
+def blocks(simulation: Simulation, draws: int) -> list[Block]:
+    """All of a simulation in order; those of the same subjects, which share their tables, follow each other."""
+    size, many = simulation.size
+    count = len(simulation.subjects.standard)
+    return [Block(slice(draw, min(draw + size, draws)), slice(begin, min(begin + many, count)))
+            for begin in range(0, count, many) for draw in range(0, draws, size)]
+
+
+def courses(simulation: Simulation, z: Float[np.ndarray, "draw coordinate"], block: Block,
+            observables: Sequence[str]) -> Float[np.ndarray, "arm draw subject time observable"]:
+    """The courses of a block, of all draws `z`; NaN where one could not be computed. The last block of a kind is filled
+    up with repeats, for one program serves all."""
+    sim, (size, many) = simulation, simulation.size
+    rows = np.minimum(block.draws.start + np.arange(size), len(z) - 1)
+    values, run = _program(sim)
+    schedule, standard, studies, tables = _of_subjects(sim, block.subjects.start)
+    columns = tuple(sim.solver.observables.index(name) for name in observables)
+    known = values(jnp.asarray(z[rows]), standard, studies)
+    found = np.asarray(run(columns, known, tables))
+    found = _again(sim.solver.model, schedule, known, observables, found)
+    found = np.moveaxis(found.reshape(size, len(sim.arms), many, *found.shape[2:]), 1, 0)
+    return found[:, : block.draws.stop - block.draws.start, : block.subjects.stop - block.subjects.start]
+
+
+@lru_cache(maxsize=4)
+def _program(simulation: Simulation):
+    """The parameters of subjects under draws, and their observables: compiled once a simulation."""
+    return _subject_program(simulation.spec, simulation.layout), _run_program(simulation.solver)
+
+
+@lru_cache(maxsize=4)
+def _of_subjects(simulation: Simulation, begin: int):
+    """What all blocks of the same subjects share: schedules, random effects, studies and the solver's tables."""
+    sim, (_, many), arms = simulation, simulation.size, len(simulation.arms)
+    count = len(sim.subjects.standard)
+    joined = _joined(sim.spec, sim.arms, _part(sim.subjects, np.minimum(begin + np.arange(many), count - 1)))
+    schedule = _schedules(sim.spec, sim.arms, joined, sim.times)
+    parts = np.stack([joined.delivered.get(name, np.ones(arms * many)) for name in sim.spec.model.inputs]
+                     or [np.ones(arms * many)], axis=1)
+    solver = solving.spread(sim.solver, schedule, min(count, _LAID) * np.arange(arms), np.repeat(np.arange(arms), many),
+                            parts)
+    return schedule, jnp.asarray(joined.standard), _studies(sim.layout, sim.arms, many), jax.device_put(solver.tables)
+
+
+def _part(subjects: VirtualSubjects, rows: slice | np.ndarray) -> VirtualSubjects:
+    return VirtualSubjects(subjects.standard[rows], {name: own[rows] for name, own in subjects.covariates.items()},
+                           {name: own[rows] for name, own in subjects.delivered.items()})
+
+
+def _joined(spec: FitSpec, arms: Sequence[Arm], subjects: VirtualSubjects) -> VirtualSubjects:
+    """The same subjects in every arm, arm after arm."""
     everyone = [_in_arm(spec, arm, subjects) for arm in arms]
-    joined = VirtualSubjects(np.concatenate([people.standard for people in everyone]),
-                             {name: np.concatenate([people.covariates[name] for people in everyone])
-                              for name in spec.model.covariates},
-                             {name: np.tile(values, len(arms)) for name, values in subjects.delivered.items()})
-    study = np.repeat([lay.studies.index(arm.study) if arm.study in lay.studies else -1 for arm in arms],
-                      len(subjects.standard))
-    values = _subject_program(spec, lay, jnp.asarray(joined.standard), study)
-    solve = _solve_for(spec, _schedules(spec, arms, joined, times), in_portions(values, _some(z, _TRIED[True])), True,
-                       also)
+    return VirtualSubjects(np.concatenate([people.standard for people in everyone]),
+                           {name: np.concatenate([people.covariates[name] for people in everyone])
+                            for name in spec.model.covariates},
+                           {name: np.tile(values, len(arms)) for name, values in subjects.delivered.items()})
 
-    def simulate(z, observables, reduce=None, progress=None) -> np.ndarray:
-        found = _in_chunks(partial(solve, observables), in_portions(values, z), len(z), reduce, progress)
-        found = found.reshape(len(z), len(arms), len(subjects.standard), *found.shape[2:])
-        return np.moveaxis(found, 1, 0)
 
-    return simulate
+def _studies(lay: Layout, arms: Sequence[Arm], each: int) -> np.ndarray:
+    return np.repeat([lay.studies.index(arm.study) if arm.study in lay.studies else -1 for arm in arms], each)
 
 
 def _schedules(spec: FitSpec, arms: Sequence[Arm], joined: VirtualSubjects, times) -> solving.Schedule:
@@ -169,25 +259,19 @@ def _some(z: np.ndarray, count: int) -> np.ndarray:
     return z[:: max(len(z) // count, 1)]
 
 
-def _solve_for(spec: FitSpec, schedule: solving.Schedule, likely: Mapping[str, np.ndarray],
-               pooled: bool, also: Sequence[str] = (),
-               ) -> Callable[[Sequence[str], dict[str, np.ndarray]], np.ndarray]:
-    """A solve of subjects with one schedule each: (observables, values (draw, subject)) -> (draw, subject, ...)."""
-    typical = starting_values(spec)
-    asked = _with_ratios(spec.model)
-    computed = tuple(dict.fromkeys([*observables_of(spec), *also, *ratios(spec.model)]))
-    solver = solving.prepare(asked, typical, schedule, computed, draws=likely, pooled=pooled,
-                             lost=_INEXACT, fixed=settled(spec))
+def _prepared(spec: FitSpec, schedule: solving.Schedule, likely: Mapping[str, np.ndarray], pooled: bool,
+              computed: Sequence[str]) -> solving.Solver:
+    return solving.prepare(_with_ratios(spec.model), starting_values(spec), schedule, computed, draws=likely,
+                           pooled=pooled, lost=_INEXACT, fixed=settled(spec))
 
+
+def _run_program(solver: solving.Solver):
+    """Some of the solver's observables: (columns, values (draw, subject), tables) -> (draw, subject, time, column)."""
     @partial(jax.jit, static_argnums=0)
     def run(columns: tuple[int, ...], values, tables):
         return solving.solve_sets(solver, values, tables)[..., list(columns)]
 
-    def solve(observables: Sequence[str], values: dict[str, np.ndarray]) -> np.ndarray:
-        columns = tuple(computed.index(name) for name in observables)
-        return _again(asked, schedule, values, observables, np.asarray(run(columns, values, solver.tables)))
-
-    return solve
+    return run
 
 
 def _with_ratios(model: Model) -> Model:
@@ -201,7 +285,7 @@ def _again(model: Model, schedule: solving.Schedule, values: Mapping[str, np.nda
     draw, subject = np.nonzero(np.isnan(found).any(axis=(2, 3)))
     found = found if len(draw) == 0 else np.array(found)  # JAX's own memory may not be written to
     for k, j in zip(draw, subject, strict=True):
-        own = {name: value[k, j] for name, value in values.items()}
+        own = {name: float(value[k, j]) for name, value in values.items()}
         with contextlib.suppress(SolveError):
             alone = jax.tree.map(lambda a, j=j: a[j], schedule)
             found[k, j] = solving.trajectories(model, own, [alone], observables, solving.Accuracy(1e-5, 1e-6))[0]
@@ -234,39 +318,30 @@ def patient_courses(spec: FitSpec, lay: Layout, z: Float[np.ndarray, "draw coord
                     ) -> Float[np.ndarray, "draw subject visit observable"]:
     """`individual_courses` at the visits of each patient's own schedule."""
     study = np.array(lay.study or [-1] * len(data.subjects), int)
-    values = in_portions(_subject_program(spec, lay, None, study), z)
+    known = _subject_program(spec, lay)
+    values = in_portions(lambda points: known(points, None, study), z)
     likely = {name: _some(value, _TRIED[False]) for name, value in values.items()}
-    solve = _solve_for(spec, schedule, likely, False)
-    return _in_chunks(partial(solve, observables), values, len(z), None, None)
+    computed = tuple(dict.fromkeys([*observables_of(spec), *ratios(spec.model)]))
+    solver = _prepared(spec, schedule, likely, False, computed)
+    run, columns = _run_program(solver), tuple(computed.index(name) for name in observables)
+
+    def some(rows: np.ndarray) -> np.ndarray:
+        own = {name: value[rows] for name, value in values.items()}
+        return _again(solver.model, schedule, own, observables, np.asarray(run(columns, own, solver.tables)))
+
+    chunks = [np.minimum(np.arange(begin, begin + _CHUNK), len(z) - 1) for begin in range(0, len(z), _CHUNK)]
+    return np.concatenate([found for _, found in in_turn(some, chunks)])[: len(z)]
 
 
-def _subject_program(spec: FitSpec, lay: Layout, standard, study: Int[np.ndarray, " subject"]):
-    """Points -> parameters (point, subject) of subjects of studies of these numbers (-1: one in the middle of all): new
-    ones with the given etas, or (None) the fitted ones with those in the points."""
+def _subject_program(spec: FitSpec, lay: Layout):
+    """Points, standard normals and numbers of studies -> parameters (point, subject): of new subjects with these etas
+    and of these studies (-1: one in the middle of all), or (None) of the fitted ones with the etas in the points."""
     @jax.jit
-    @jax.vmap
-    def values(point):
+    @partial(jax.vmap, in_axes=(0, None, None))
+    def values(point, standard: Float[np.ndarray, "subject column"] | None, study: Int[np.ndarray, " subject"]):
         population = population_values(lay, point)
         shifts = study_shifts(lay, population, study)
         found = subject_values(spec, population, random_effects(lay, point, population, standard), shifts)
         return {name: jnp.broadcast_to(v, study.shape) for name, v in found.items()}
 
     return values
-
-
-def _in_chunks(solve, values: Mapping[str, np.ndarray], draws: int, reduce: Reduce | None,
-               progress: Progress | None) -> np.ndarray:
-    """All draws, a fixed number at a time on as many threads as cores; the last chunk is filled up with repeats."""
-    chunks = [np.minimum(np.arange(begin, begin + _CHUNK), draws - 1) for begin in range(0, draws, _CHUNK)]
-
-    def one(rows: np.ndarray) -> np.ndarray:
-        found = solve({name: value[rows] for name, value in values.items()})
-        return found if reduce is None else reduce(found)
-
-    pieces = [one(chunks[0])]  # compiles, before the threads would each begin to
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for k, piece in enumerate(pool.map(one, chunks[1:])):
-            pieces.append(piece)
-            if progress is not None:
-                progress(min((k + 2) * _CHUNK, draws), draws)
-    return np.concatenate(pieces)[:draws]

@@ -271,8 +271,7 @@ def _refitter(record: FitRecord, question: Question, data_path: Path | None,
 
 def _refit(spec: FitSpec, data: StudyData, prior: Prior, question: Question) -> _Base:
     draws, posterior = sample_posterior(make_posterior(spec, data, least_rows=ROOM), data, None, FitProgress())
-    simulate, grid = simulate_arms(posterior, data, draws)
-    derived, _ = derive(posterior, data, draws, simulate, grid)
+    derived, _ = derive(posterior, data, draws, simulate_arms(posterior, data, draws))
     return _base_of(prior, posterior.layout, draws.z, records.named_draws(derived), derived["draw"].values, question)
 
 

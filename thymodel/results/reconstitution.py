@@ -1,18 +1,24 @@
 """From posterior draws to reconstitution times and implied exports of virtual subjects, arm by arm."""
 
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from jaxtyping import Float
 
 from thymodel.documents.model import ratios
 from thymodel.documents.spec import Arm, Endpoint, FitSpec
 from thymodel.inference.population import Layout
+from thymodel.results import exports
 from thymodel.results.competing import Hazards, event_times, hazard_grid
 from thymodel.results.endpoints import crossing_times
-from thymodel.results.exports import Window, look, quantities, window
-from thymodel.results.prediction import Progress, Simulate, VirtualSubjects, simulator
+from thymodel.results.exports import Window
+from thymodel.results.observed import Crossing, measurements, visit_crossings, visit_days
+from thymodel.results.prediction import Block, Simulation, VirtualSubjects, blocks, courses, simulator
+from thymodel.results.running import in_turn
 
+_IN_MEMORY = 1 << 28  # bytes of outcomes; more are kept in a file
 GRID_POINTS = 181  # every two days over a year: a course is straight enough between them
 
 
@@ -25,63 +31,108 @@ def endpoint_grid(endpoints: Sequence[Endpoint]) -> np.ndarray:
 @dataclass(frozen=True)
 class Outcomes:
     """Of every arm, draw and subject (arm, draw, subject): crossing times by endpoint, inf where not reached; ratios of
-    implied export by quantity, empty where the model knows no healthy value; the window of their peaks; and days of
-    competing events by risk, inf where there is none. `visits` has the marker's own values on the days asked for, by
-    marker (arm, draw, subject, day)."""
+    implied export by quantity, empty where the model knows no healthy value; the window of their peaks; days of
+    competing events by risk, inf where there is none; and between which visits measurements place the crossing, by
+    endpoint that has visits. Arrays that would fill the memory are kept on disk (`numpy.memmap`)."""
 
     times: Mapping[str, np.ndarray]
     exports: Mapping[str, np.ndarray]
     window: Window
     events: Mapping[str, np.ndarray] = field(default_factory=dict)
-    visits: Mapping[str, np.ndarray] = field(default_factory=dict)
+    observed: Mapping[str, Crossing] = field(default_factory=dict)
 
 
-def arm_outcomes(spec: FitSpec, lay: Layout, z: np.ndarray, arms: Sequence[Arm], subjects: VirtualSubjects,
-                 endpoints: Mapping[str, Endpoint], progress: Progress | None = None,
-                 hazards: Hazards = Hazards(), days: Mapping[str, np.ndarray] | None = None) -> Outcomes:
-    """Outcomes of the latent course (no residual error), all from one simulation.
+@dataclass(frozen=True, eq=False)
+class Judging:
+    """Simulates a block of draws and subjects and judges its courses: all that happens to a block, wherever that is.
+
+    Its result has a row for each of `quantities`: crossing times, events, exports, then what visits show.
+    """
+
+    simulation: Simulation
+    z: Float[np.ndarray, "draw coordinate"]
+    endpoints: Mapping[str, Endpoint]
+    hazards: Hazards = Hazards()
+    seed: int = 0
+
+    @property
+    def quantities(self) -> tuple[str, ...]:
+        names = exports.quantities(self.simulation.spec.model, self.window)
+        seen = [f"{end}: {name}" for name, one in self.endpoints.items() if one.visits for end in Crossing._fields]
+        return (*self.endpoints, *(risk.name for risk in self.hazards.risks), *names, *seen)
+
+    @property
+    def window(self) -> Window:
+        return exports.window(self.simulation.times, self.endpoints)
+
+    @property
+    def blocks(self) -> list[Block]:
+        return blocks(self.simulation, len(self.z))
+
+    def __call__(self, block: Block) -> Float[np.ndarray, "quantity arm draw subject"]:
+        sim, grid = self.simulation, self.simulation.times
+        markers = list(dict.fromkeys([*(e.marker for e in self.endpoints.values()), *self.hazards.markers]))
+        columns = tuple(ratios(sim.spec.model))
+        found = courses(sim, self.z, block, (*markers, *columns))
+        found = np.ascontiguousarray(np.moveaxis(found, -1, 0))
+        judged = [crossing_times(e, grid, found[markers.index(e.marker)]) for e in self.endpoints.values()]
+        judged += [np.broadcast_to(event_times(risk, grid, own[block.subjects], found[markers.index(risk.link.marker)]
+                                               if risk.link else None), found.shape[1:4])
+                   for risk, own in zip(self.hazards.risks, self.hazards.exposures, strict=True)]
+        judged += [*exports.look(grid, self.window, found[len(markers):])] if columns else []
+        days = visit_days(self.endpoints)
+        measured = {name: measurements(sim.spec, sim.layout, self.z[block.draws], name, own,
+                                       found[markers.index(name)][..., np.searchsorted(grid, own)], self.seed,
+                                       block.draws.start, block.subjects.start) for name, own in days.items()}
+        for one in self.endpoints.values():
+            if one.visits:
+                judged += visit_crossings(one, days[one.marker], measured[one.marker])
+        return np.stack(judged)
+
+
+def prepare_judging(spec: FitSpec, lay: Layout, z: np.ndarray, arms: Sequence[Arm], subjects: VirtualSubjects,
+                    endpoints: Mapping[str, Endpoint], hazards: Hazards = Hazards(), seed: int = 0) -> Judging:
+    """What outcomes of the latent course need (no residual error but where there are visits), in one simulation.
 
     Args:
-        days: by marker of an endpoint, days on which its values are wanted too.
+        seed: of the residual errors of visits.
     """
     grid = hazard_grid(endpoint_grid(list(endpoints.values())), list(endpoints.values()), hazards.risks)
-    grid = np.unique(np.concatenate([grid, *(days or {}).values()]))
+    grid = np.unique(np.concatenate([grid, *visit_days(endpoints).values()]))
     markers = (*(endpoint.marker for endpoint in endpoints.values()), *hazards.markers)
-    simulate = simulator(spec, lay, z, arms, subjects, grid, markers)
-    return outcomes_from(spec, simulate, z, endpoints, grid, progress, hazards, days)
+    return Judging(simulator(spec, lay, z, arms, subjects, grid, markers), z, endpoints, hazards, seed)
 
 
-def outcomes_from(spec: FitSpec, simulate: Simulate, z: np.ndarray, endpoints: Mapping[str, Endpoint],
-                  grid: np.ndarray, progress: Progress | None = None, hazards: Hazards = Hazards(),
-                  days: Mapping[str, np.ndarray] | None = None) -> Outcomes:
-    """`arm_outcomes` from courses on a grid that holds the days of endpoints and hazards, and those asked for."""
-    markers = list(dict.fromkeys([*(e.marker for e in endpoints.values()), *hazards.markers]))
-    over = window(grid, endpoints)
-    columns, names = tuple(ratios(spec.model)), quantities(spec.model, over)
+def gather(judging: Judging, found: Iterable[tuple[Block, np.ndarray]]) -> Outcomes:
+    """The outcomes of all blocks, whatever their order."""
+    sim, names = judging.simulation, judging.quantities
+    whole = _room((len(names), len(sim.arms), len(judging.z), len(sim.subjects.standard)))
+    for block, values in found:
+        whole[:, :, block.draws, block.subjects] = values
+    by_name = dict(zip(names, whole, strict=True))
+    return Outcomes({name: by_name[name] for name in judging.endpoints},
+                    {name: by_name[name] for name in exports.quantities(sim.spec.model, judging.window)},
+                    judging.window, {risk.name: by_name[risk.name] for risk in judging.hazards.risks},
+                    {name: Crossing(*(by_name[f"{end}: {name}"] for end in Crossing._fields))
+                     for name, one in judging.endpoints.items() if one.visits})
 
-    def judge(found: np.ndarray) -> np.ndarray:
-        by_column = np.ascontiguousarray(np.moveaxis(found, -1, 0))
-        times = [crossing_times(e, grid, by_column[markers.index(e.marker)]) for e in endpoints.values()]
-        repeated = np.tile(hazards.exposures, found.shape[1] // max(hazards.exposures.shape[1], 1))  # arm after arm
-        times += [np.broadcast_to(event_times(risk, grid, own, by_column[markers.index(risk.link.marker)]
-                                              if risk.link else None), found.shape[:2])
-                  for risk, own in zip(hazards.risks, repeated, strict=True)]
-        judged = np.stack([*times, *(look(grid, over, by_column[len(markers):]) if columns else ())], axis=-1)
-        seen = [by_column[markers.index(name)][..., np.searchsorted(grid, own)] for name, own in (days or {}).items()]
-        return np.concatenate([judged, *seen], axis=-1)
 
-    if not endpoints and not columns:
-        return Outcomes({}, {}, over)
-    found = np.moveaxis(simulate(z, (*markers, *columns), judge, progress), -1, 0)
-    ends = np.cumsum([len(endpoints), len(hazards.risks), len(names)])
-    times, events, exports, rest = np.split(found, ends)
-    cuts = np.cumsum([len(own) for own in (days or {}).values()])
-    visits = {name: np.moveaxis(part, 0, -1) for name, part in zip(days or {}, np.split(rest, cuts), strict=False)}
-    return Outcomes(dict(zip(endpoints, times, strict=True)), dict(zip(names, exports, strict=True)), over,
-                    dict(zip((risk.name for risk in hazards.risks), events, strict=True)), visits)
+def _room(shape: tuple[int, ...]) -> np.ndarray:
+    """An array to be filled: in memory, or where it is large in a file without a name, which ends with it."""
+    if np.prod(shape) * 8 <= _IN_MEMORY:
+        return np.empty(shape)
+    with tempfile.TemporaryFile() as file:
+        return np.memmap(file, float, "w+", shape=shape)
 
 
 def arm_times(spec: FitSpec, lay: Layout, z: np.ndarray, arms: Sequence[Arm], subjects: VirtualSubjects,
               endpoints: Mapping[str, Endpoint]) -> Mapping[str, np.ndarray]:
     """Crossing times alone: endpoint -> array (arm, draw, subject)."""
-    return arm_outcomes(spec, lay, z, arms, subjects, endpoints).times if endpoints else {}
+    return outcomes(prepare_judging(spec, lay, z, arms, subjects, endpoints)).times if endpoints else {}
+
+
+def outcomes(judging: Judging) -> Outcomes:
+    """Of all blocks, on the cores of this machine; nothing where nothing is asked."""
+    if not judging.quantities:
+        return Outcomes({}, {}, judging.window)
+    return gather(judging, in_turn(judging, judging.blocks))

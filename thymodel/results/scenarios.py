@@ -1,15 +1,16 @@
 """Posterior x virtual subjects x arms: reconstitution times and implied exports by dose, paired across arms."""
 
 import html
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+import thymodel
 from thymodel.documents.spec import Endpoint, ScenarioSpec, load_scenario_spec
 from thymodel.errors import Fault, InputError, SolveError
 from thymodel.inference.diagnostics import INTERVAL_NAME
@@ -18,15 +19,17 @@ from thymodel.results import exports, extrapolation
 from thymodel.results.competing import draw_hazards, risk_rows
 from thymodel.results.contrasts import compare, estimate
 from thymodel.results.dose_response import dose_quantities
-from thymodel.results.endpoints import Quantity, quantile_with_never, quantities, summarise_draws
+from thymodel.results.endpoints import Quantity, by_draws, quantile_with_never, quantities, summarise_draws
 from thymodel.results.extrapolation import Verdicts
-from thymodel.results.observed import Crossing, assay_faults, measurements, visit_crossings, visit_days
+from thymodel.results.kept import Place, outcomes_at
+from thymodel.results.observed import Crossing, assay_faults
 from thymodel.results.prediction import virtual_subjects
-from thymodel.results.reconstitution import arm_outcomes
+from thymodel.results.reconstitution import gather, prepare_judging
 from thymodel.results.record import FitRecord, load_group, quotable
 
 OBSERVED = ", as observed"  # of a quantity: at the visits and with the assay error, not of the latent course
 ALL_ARMS = "all arms"
+_Found = TypeVar("_Found")
 
 
 @dataclass(frozen=True)
@@ -64,22 +67,24 @@ class Scenario:
 
 def run_scenario(record: FitRecord, path: str | Path,
                  progress: Callable[[int, int], None] | None = None, left_out: bool = False,
-                 data_path: Path | None = None) -> Scenario:
+                 data_path: Path | None = None, place: Place = Place()) -> Scenario:
     """A scenario under a record's posterior.
 
     Args:
+        progress: is told how many blocks of patients are done, of how many.
+        place: where it is computed, and where what is done is kept; the numbers are the same everywhere.
         left_out: let each fitted dose be left out in turn for the extrapolation verdict; needs the data, and a while.
         data_path: the study data, when they are not where the record found them.
 
     Raises:
         RecordError: the record failed its gates or was changed.
         SolveError: a course could not be computed.
-        InputError: every fault of the scenario file.
+        InputError: every fault of the scenario file; a cluster that is not there; a folder of another scenario.
     """
     quotable(record)
     fit = record.spec
     scenario = load_scenario_spec(path, fit.model, fit.endpoints)
-    endpoints, days = dict(scenario.endpoints), visit_days(scenario.endpoints)
+    endpoints = dict(scenario.endpoints)
     if not endpoints:
         raise InputError([Fault(str(path), "no endpoint here, and none in the fit", "add [endpoints.NAME]")])
     if faults := assay_faults(str(path), fit, endpoints):
@@ -91,15 +96,13 @@ def run_scenario(record: FitRecord, path: str | Path,
     people = virtual_subjects(fit, _covariates(record), scenario.subjects, scenario.seed, scenario.population,
                               scenario.dose_errors)
     hazards = draw_hazards(scenario.competing, scenario.subjects, scenario.seed)
-    outcomes = arm_outcomes(fit, record.layout, z, scenario.arms, people, endpoints, progress, hazards, days)
+    judging = prepare_judging(fit, record.layout, z, scenario.arms, people, endpoints, hazards, scenario.seed)
+    identity = {"scenario": scenario.digest, "record": record.digest, "version": thymodel.__version__}
+    outcomes = gather(judging, _counted(outcomes_at(place, judging, identity), len(judging.blocks), progress))
     times = dict(outcomes.times)
     _refuse_failures(scenario, times | dict(outcomes.exports) | dict(outcomes.events))
-    measured = {name: measurements(fit, record.layout, z, name, days[name], outcomes.visits[name], scenario.seed)
-                for name in days}
-    observed = {name: visit_crossings(endpoint, days[endpoint.marker], measured[endpoint.marker])
-                for name, endpoint in endpoints.items() if endpoint.visits}
     rows = [row for name, endpoint in endpoints.items()
-            for row in endpoint_rows(scenario, endpoint, times[name], observed.get(name))]
+            for row in endpoint_rows(scenario, endpoint, times[name], outcomes.observed.get(name))]
     rows += [row for name, endpoint in endpoints.items() for k, arm in enumerate(scenario.arms) if outcomes.events
              for row in risk_rows(endpoint, arm.name, times[name][k],
                                   {risk: event_days[k] for risk, event_days in outcomes.events.items()})]
@@ -111,7 +114,16 @@ def run_scenario(record: FitRecord, path: str | Path,
     rows += [_table_row(row) | _verdict(verdicts, row["arm"], row["quantity"]) for row in implied["rows"]]
     table = pd.DataFrame(rows)
     table["unit"] = table["unit"].str.replace("time", fit.model.time, regex=False)
-    return Scenario(scenario, endpoints, times, table, bool(record.content["simulated"]), implied, observed, verdicts)
+    return Scenario(scenario, endpoints, times, table, bool(record.content["simulated"]), implied, outcomes.observed,
+                    verdicts)
+
+
+def _counted(found: Iterable[_Found], total: int, progress: Callable[[int, int], None] | None) -> Iterator[_Found]:
+    """What is found, with the progress told at each."""
+    for done, one in enumerate(found, 1):
+        if progress is not None:
+            progress(done, total)
+        yield one
 
 
 def _told(scenario: ScenarioSpec, endpoints: Mapping[str, Endpoint],
@@ -140,10 +152,11 @@ def _table_row(row: Mapping[str, Any]) -> dict[str, Any]:
 def _refuse_failures(scenario: ScenarioSpec, times: dict[str, np.ndarray]) -> None:
     """A course that could not be computed is NaN: a scenario with one has no answer."""
     for name, values in times.items():
-        if np.isnan(values).any():
-            arm, draw, subject = np.argwhere(np.isnan(values))[0]
-            raise SolveError(f"{subject + 1} of arm {scenario.arms[arm].name}, draw {draw + 1}", 0.0,
-                             f"the integration failed ({name})")
+        for arm, of_arm in zip(scenario.arms, values, strict=True):
+            if (lost := by_draws(lambda some: np.isnan(some).any(axis=1), of_arm)).any():
+                draw = int(np.argmax(lost))
+                raise SolveError(f"{np.argmax(np.isnan(of_arm[draw])) + 1} of arm {arm.name}, draw {draw + 1}", 0.0,
+                                 f"the integration failed ({name})")
 
 
 def _covariates(record: FitRecord) -> dict[str, np.ndarray]:

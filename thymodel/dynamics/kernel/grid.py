@@ -127,6 +127,27 @@ def halved(grid: Grid) -> Grid:
     return grid._replace(rows=_halved(grid.rows, len(grid.stored)), dense=_halved(grid.dense, len(grid.stored)))
 
 
+def spread(grid: Grid, first: np.ndarray, which: np.ndarray, schedule: Schedule, parts: np.ndarray) -> Grid:
+    """The steps of some subjects of a grid, taken by others that do the same at the same times.
+
+    Args:
+        first: numbers of subjects of the grid.
+        which: of the new subjects, whose steps each takes, as a place in `first`.
+        schedule: of the new subjects; their covariates are from here.
+        parts: (subject, input), what part of the amounts in the grid each new subject is given.
+    """
+    lanes = np.moveaxis(np.asarray(grid.rows), -1, 1).reshape(-1, *grid.rows.shape[1:3])
+    filled = np.append(np.arange(len(which)), np.repeat(len(which) - 1, -len(which) % LANES))
+    rows, parts = lanes[first[which]][filled], parts[filled]
+    jump, amount = rows[:, :, ROW.index("jump")].astype(int), ROW.index("amount")
+    rows[:, :, amount] *= np.where(jump >= 0, np.take_along_axis(parts, np.maximum(jump, 0), axis=1), 1.0)
+    rows[:, :, len(ROW):] *= parts[:, None]
+    rows = np.moveaxis(rows.reshape(-1, LANES, *rows.shape[1:]), 1, -1)
+    rows[:, :, ROW.index("flags")] = _flags(rows, len(grid.stored))[:, :, None]
+    return grid._replace(rows=np.ascontiguousarray(rows), place=grid.place[first[which]],
+                         covariates=covariates_of(schedule), dense=np.zeros((len(rows), 0, *rows.shape[2:])))
+
+
 def _halved(rows, stored: int) -> np.ndarray:
     rows = np.asarray(rows)
     item = {name: ROW.index(name) for name in ROW}
@@ -258,16 +279,21 @@ def _assemble(native: Native, schedule: Schedule, paths: Sequence[Path], which: 
     rows = np.moveaxis(rows.reshape(-1, LANES, *rows.shape[1:]), 1, -1)
     rows[:, :, ROW.index("flags")] = _flags(rows, stored)[:, :, None]
     places = np.stack([path.place for path in paths])[which]
-    return Grid(np.ascontiguousarray(rows), places, _covariates(schedule), limits, np.zeros(stored),
+    return Grid(np.ascontiguousarray(rows), places, covariates_of(schedule), limits, np.zeros(stored),
                 np.zeros((len(rows), 0, *rows.shape[2:])), np.full(LANES, np.inf))
 
 
-def _covariates(schedule: Schedule) -> dict[str, np.ndarray]:
+def covariates_of(schedule: Schedule) -> dict[str, np.ndarray]:
     """Covariates of each subject's regimes, the last repeated where others have more."""
-    tables = [_regimes(jax.tree.map(lambda a, k=k: a[k], schedule))[1] for k in range(len(schedule.start))]
-    most = max((len(c) for table in tables for c in table.values()), default=1)
-    return {name: np.stack([np.pad(table[name], (0, most - len(table[name])), mode="edge") for table in tables])
-            for name in schedule.covariates}
+    columns = {name: np.asarray(values) for name, values in schedule.covariates.items()}
+    numbers = np.zeros(np.shape(schedule.ends), int)
+    if columns:
+        changes = np.any([_differ(values[:, 1:], values[:, :-1]) for values in columns.values()], axis=0)
+        numbers[:, 1:] = np.cumsum(changes, axis=1)
+    last = numbers[:, -1:]
+    first = np.concatenate([np.argmax(numbers == np.minimum(number, last), axis=1)[:, None]
+                            for number in range(last.max() + 1)], axis=1)
+    return {name: np.take_along_axis(values, first, axis=1) for name, values in columns.items()}
 
 
 def _padded(table: np.ndarray, length: int) -> np.ndarray:
