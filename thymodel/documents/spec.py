@@ -896,7 +896,7 @@ def load_scenario_spec(path: str | Path, model: Model, of_fit: Mapping[str, Endp
     faults: list[Fault] = []
     text = read_text(path)
     document = parse_document(text, ScenarioDocument, str(path))
-    arms = tuple(_arm(str(path), name, table, model, faults) for name, table in document.arms.items())
+    arms = tuple(read_arm(str(path), name, table, model, faults) for name, table in document.arms.items())
     if not arms:
         faults.append(Fault(f"{path}: arms", "no arm"))
     faults += reference_faults(str(path), document.reference, list(document.arms))
@@ -907,14 +907,14 @@ def load_scenario_spec(path: str | Path, model: Model, of_fit: Mapping[str, Endp
     endpoints = read_endpoints(str(path), document.endpoints, model, faults, document.visits)
     if not document.endpoints:
         endpoints = with_visits(str(path), of_fit or {}, document.visits, faults)
-    faults += _horizon_faults(str(path), arms, endpoints, document.horizon)
+    faults += horizon_faults(str(path), arms, endpoints, document.horizon)
     if faults:
         raise InputError(faults)
     return ScenarioSpec(document.title, digest(text), arms, document.subjects, document.draws, document.seed,
                         document.horizon, endpoints, competing, document.reference, dose_range)
 
 
-def _horizon_faults(where: str, arms: Iterable[Arm], endpoints: Mapping[str, Endpoint], horizon: float | None):
+def horizon_faults(where: str, arms: Iterable[Arm], endpoints: Mapping[str, Endpoint], horizon: float | None):
     """Endpoints that end before an arm begins, or after the scenario does."""
     for name, endpoint in endpoints.items():
         for arm in arms:
@@ -927,7 +927,8 @@ def _horizon_faults(where: str, arms: Iterable[Arm], endpoints: Mapping[str, End
                         f"ends on day {horizon:g}", "set a later horizon here, or an earlier one there")
 
 
-def _arm(where, name, table: ArmTable, model: Model, faults) -> Arm:
+def read_arm(where: str, name: str, table: ArmTable, model: Model, faults: list[Fault]) -> Arm:
+    """An arm with its doses checked against the model; what is wrong is added to `faults`."""
     path, doses = f"{where}: arms.{name}", []
     for k, item in enumerate(table.doses):
         dose = Dose(item.day, item.input or next(iter(model.inputs), ""), item.amount)

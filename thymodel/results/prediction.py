@@ -121,7 +121,7 @@ def simulator(spec: FitSpec, lay: Layout, z: Float[np.ndarray, "draw coordinate"
                        also)
 
     def simulate(z, observables, reduce=None, progress=None) -> np.ndarray:
-        found = _in_chunks(partial(solve, observables), in_portions(values, z), len(z), reduce, progress)
+        found = in_chunks(partial(solve, observables), in_portions(values, z), len(z), reduce, progress)
         found = found.reshape(len(z), len(arms), len(subjects.standard), *found.shape[2:])
         return np.moveaxis(found, 1, 0)
 
@@ -212,7 +212,42 @@ def patient_courses(spec: FitSpec, lay: Layout, z: Float[np.ndarray, "draw coord
     values = in_portions(_subject_program(spec, lay, None, study), z)
     likely = {name: _some(value, _TRIED[False]) for name, value in values.items()}
     solve = _solve_for(spec, schedule, likely, False)
-    return _in_chunks(partial(solve, observables), values, len(z), None, None)
+    return in_chunks(partial(solve, observables), values, len(z), None, None)
+
+
+Courses = Callable[[Int[np.ndarray, " row"]], Float[np.ndarray, "arm row subject time observable"]]
+
+
+def new_courses(spec: FitSpec, lay: Layout, z: Float[np.ndarray, "draw coordinate"], arms: Sequence[Arm],
+                covariates: Mapping[str, np.ndarray], observables: Sequence[str],
+                times: Float[np.ndarray, " time"]) -> Courses:
+    """Courses of subjects that are new under every draw, each in every arm, some draws at a time.
+
+    Args:
+        lay, z: a layout whose subjects are the new ones, and points that hold their random effects.
+        covariates: a value a subject, the same under every draw; an arm's own come first.
+
+    Returns:
+        A function of rows of z.
+
+    Raises:
+        SolveError: the model cannot be integrated at the values of the model file.
+    """
+    count = len(lay.subjects)
+    people = VirtualSubjects(np.zeros((count, 1)), covariates)
+    everyone = [_in_arm(spec, arm, people) for arm in arms]
+    joined = VirtualSubjects(np.concatenate([one.standard for one in everyone]),
+                             {name: np.concatenate([one.covariates[name] for one in everyone])
+                              for name in spec.model.covariates})
+    values = in_portions(_subject_program(spec, lay, None, np.full(count, -1)), z)
+    likely = {name: np.tile(_some(value, _TRIED[True]), len(arms)) for name, value in values.items()}
+    solve = _solve_for(spec, _schedules(spec, arms, joined, times), likely, True, observables)
+
+    def courses(rows):
+        found = solve(observables, {name: np.tile(value[rows], len(arms)) for name, value in values.items()})
+        return np.moveaxis(found.reshape(len(rows), len(arms), count, *found.shape[2:]), 1, 0)
+
+    return courses
 
 
 def _subject_program(spec: FitSpec, lay: Layout, standard, study: Int[np.ndarray, " subject"]):
@@ -229,8 +264,8 @@ def _subject_program(spec: FitSpec, lay: Layout, standard, study: Int[np.ndarray
     return values
 
 
-def _in_chunks(solve, values: Mapping[str, np.ndarray], draws: int, reduce: Reduce | None,
-               progress: Progress | None) -> np.ndarray:
+def in_chunks(solve, values: Mapping[str, np.ndarray], draws: int, reduce: Reduce | None,
+              progress: Progress | None) -> np.ndarray:
     """All draws, a fixed number at a time on as many threads as cores; the last chunk is filled up with repeats."""
     chunks = [np.minimum(np.arange(begin, begin + _CHUNK), draws - 1) for begin in range(0, draws, _CHUNK)]
 
