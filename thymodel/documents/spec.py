@@ -927,13 +927,13 @@ def horizon_faults(where: str, arms: Iterable[Arm], endpoints: Mapping[str, Endp
                         f"ends on day {horizon:g}", "set a later horizon here, or an earlier one there")
 
 
-def read_arm(where: str, name: str, table: ArmTable, model: Model, faults: list[Fault]) -> Arm:
+def read_arm(where: str, name: str, table: ArmTable, model: Model, faults: list[Fault], section: str = "arms") -> Arm:
     """An arm with its doses checked against the model; what is wrong is added to `faults`."""
-    path, doses = f"{where}: arms.{name}", []
+    path, doses = f"{where}: {section}.{name}", []
     for k, item in enumerate(table.doses):
         dose = Dose(item.day, item.input or next(iter(model.inputs), ""), item.amount)
         faults.extend(dose_faults(f"{path}.doses.{k}", dose, model))
         doses.append(dose)
     for covariate in table.covariates:
-        _known(where, f"arms.{name}.covariates", covariate, model.covariates, "covariate", faults)
+        _known(where, f"{section}.{name}.covariates", covariate, model.covariates, "covariate", faults)
     return Arm(name, table.label or name, tuple(doses), dict(table.covariates))

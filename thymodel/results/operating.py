@@ -24,7 +24,7 @@ from thymodel.results.scenarios import covariates_of
 POSTERIOR, FIXED = "posterior", "posterior median"
 PREDICTED, NULL = "as predicted", "null"
 LIMITS = 0.99  # of the binomial limits: a right test is outside in 1 of 100 looks at it
-_FEWEST = 50  # replicates: fewer say next to nothing
+_FEWEST, _MOST = 50, 100_000  # replicates: fewer say next to nothing, more fill the memory
 
 
 @dataclass(frozen=True)
@@ -58,11 +58,7 @@ def run_protocol(record: FitRecord, path: str | Path, replicates: int = 1000, se
         InputError: every fault of the protocol.
     """
     quotable(record)
-    if replicates < _FEWEST:
-        raise InputError([Fault("--replicates", f"{replicates}; below {_FEWEST} nothing can be told apart",
-                                "1000 have a standard error of 1.6 percentage points or less")])
-    if not 0 <= seed < 2**32:
-        raise InputError([Fault("--seed", f"{seed} is not a whole number from 0 to 2**32 - 1")])
+    refuse_settings(replicates, seed)
     spec, lay = record.spec, record.layout
     protocol = load_protocol(path, spec.model, spec.endpoints)
     if protocol.endpoint.marker not in spec.likelihood:
@@ -89,6 +85,18 @@ def run_protocol(record: FitRecord, path: str | Path, replicates: int = 1000, se
                          _rows(protocol.analysis, z, shares, bounds, size, hypothesis == NULL, draw)]
     return Operating(protocol, bounds, replicates, len(draws), seed, pd.DataFrame(rows),
                      bool(record.content["simulated"]), record.digest)
+
+
+def refuse_settings(replicates: int, seed: int) -> None:
+    """Too few trials, or a seed that is none."""
+    faults = []
+    if not _FEWEST <= replicates <= _MOST:
+        faults.append(Fault("--replicates", f"{replicates}, and from {_FEWEST} to {_MOST} was expected",
+                            "1000 have a standard error of 1.6 percentage points or less"))
+    if not 0 <= seed < 2**32 - 1:
+        faults.append(Fault("--seed", f"{seed} is not a whole number from 0 to 2**32 - 2"))
+    if faults:
+        raise InputError(faults)
 
 
 def judge(protocol: Protocol, people: Enrolled, order: Int[np.ndarray, "trial patient"], size: int,
@@ -139,15 +147,15 @@ def _rows(analysis: Analysis, z, shares, bounds, size: int, null: bool, draw: In
     name = "P(false rejection)" if null else "P(success)"
     low, high = error_limits(len(z), analysis.level)
     note = f"a right test: {low:.3g} to {high:.3g} in {LIMITS:.0%} of simulations" if null else ""
-    rows = [_share(name, rejected, draw, note)]
+    rows = [share_row(name, rejected, draw, note)]
     if analysis.sides == 2 and not null:
-        rows.append(_share("P(shown worse than the control)", verdict < 0, draw))
+        rows.append(share_row("P(shown worse than the control)", verdict < 0, draw))
     if len(bounds) > 1:
-        rows += [_share(f"{name} at look {k + 1}, {100 * look:g}% of the patients", rejected & (place == k), draw)
+        rows += [share_row(f"{name} at look {k + 1}, {100 * look:g}% of the patients", rejected & (place == k), draw)
                  for k, look in enumerate(analysis.looks)]
         enrolled = np.array([round(size * look) for look in analysis.looks])[place].astype(float)
-        rows.append(_mean("mean patients enrolled", enrolled, draw))
-    rows += [_mean(f"share reached, {arm}", shares[:, k], draw)
+        rows.append(mean_row("mean patients enrolled", enrolled, draw))
+    rows += [mean_row(f"share reached, {arm}", shares[:, k], draw)
              for k, arm in enumerate(("control", "treated as control" if null else "treated"))]
     return rows
 
@@ -167,8 +175,8 @@ def error_limits(replicates: int, level: float) -> tuple[float, float]:
     return float(low / replicates), float(high / replicates)
 
 
-def _share(name: str, happened, draw, note: str = "") -> dict[str, Any]:
-    """A probability: with Wilson's score interval, which does not collapse at 0 and 1, for the number of trials that
+def share_row(name: str, happened, draw, note: str = "") -> dict[str, Any]:
+    """A row of a probability, with Wilson's score interval, which does not collapse at 0 and 1, for the number of trials that
     would give its standard error."""
     values = happened.astype(float)
     p, se = values.mean(), standard_error(values, draw)
@@ -180,7 +188,8 @@ def _share(name: str, happened, draw, note: str = "") -> dict[str, Any]:
             "upper": min(middle + half, 1.0), "note": note}
 
 
-def _mean(name: str, values, draw) -> dict[str, Any]:
+def mean_row(name: str, values, draw) -> dict[str, Any]:
+    """A row of a mean over trials."""
     se = standard_error(values, draw)
     return {"quantity": name, "estimate": values.mean(), "mcse": se, "lower": values.mean() - 1.96 * se,
             "upper": values.mean() + 1.96 * se, "note": ""}
