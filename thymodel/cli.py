@@ -227,8 +227,9 @@ def trial(
     kind = next((run for key, run in _TRIALS.items() if key in keys), None)
     given = {"--record": record, "--replicates": replicates, "--out": out, "--json": json_ or None}
     if kind is None:
-        faults = [Fault(name, "not for a design, which says all of its study", "leave it out, or give a file with "
-                        + ", ".join(f"[{key}]" for key in _TRIALS)) for name, value in given.items() if value is not None]
+        hint = "leave it out, or give a file with one of " + ", ".join(f"[{key}]" for key in _TRIALS)
+        faults = [Fault(name, "not for a design, which says all of its study", hint)
+                  for name, value in given.items() if value is not None]
         if seed is None:
             faults.append(Fault("--seed", "missing", "a study is drawn by a seed: --seed 1"))
         if faults:
@@ -328,9 +329,8 @@ def _learn(plan: Path, folder: Path, replicates: int | None, seed: int | None, o
     print(("From a fit to SIMULATED data. " if found.simulated else "") + found.plan.title)
     print(f"{run.METHOD}; {found.draws} draws\n")
     _print_rows(run.learned_rows(found))
-    if found.days:
-        print(f"\nbest {len(found.days)} of {len(found.plan.sampling.candidates)} days for "
-              f"{found.plan.sampling.cohort.arm.name}")
+    if (sampling := found.plan.sampling) is not None:
+        print(f"\nbest {len(found.days)} of {len(sampling.candidates)} days for {sampling.cohort.arm.name}")
         _print_rows(run.schedule_rows(found))
 
 

@@ -1,4 +1,4 @@
-"""A dose escalation before it is run: dose levels, the rules to compare, and the toxicity that is assumed of each dose."""
+"""A dose escalation before it is run: dose levels, the rules to compare, the toxicity that is assumed of each dose."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -112,14 +112,14 @@ def load_escalation(path: str | Path, model: Model, of_fit: Mapping[str, Endpoin
             faults += horizon_faults(where, arms, {endpoint.name: endpoint}, None)
             day = document.activity.day or endpoint.horizon
             if not endpoint.clock_start < day <= endpoint.horizon:
-                faults.append(Fault(f"{where}: activity.day", f"day {day:g} lies outside the window of {endpoint.name}, "
-                                    f"day {endpoint.clock_start:g} to {endpoint.horizon:g}"))
+                faults.append(Fault(f"{where}: activity.day", f"day {day:g} lies outside the window of "
+                                    f"{endpoint.name}, day {endpoint.clock_start:g} to {endpoint.horizon:g}"))
     if faults:
         raise InputError(faults)
     curves = tuple(Toxicity(name, tuple(curve.probabilities), curve.source)
                    for name, curve in document.toxicity.items())
-    return Escalation(document.title, digest(text), tuple(table.rules), table.target, table.cohort, table.subjects, arms,
-                      curves, endpoint, day)
+    return Escalation(document.title, digest(text), tuple(table.rules), table.target, table.cohort, table.subjects,
+                      arms, curves, endpoint, day)
 
 
 def _dose_order(where: str, arms: tuple[Arm, ...]):

@@ -21,8 +21,8 @@ _DRAWS = Annotated[int, pydantic.Field(ge=4, le=1000)]
 
 
 class LearningTable(Table):
-    """`about`: parameters, or endpoints as in the record's table ("cd4_200.by_100[dose_4]"). `markers`: what is measured
-    at a visit, by default all that the fit has errors for; `lloq` in the model's units."""
+    """`about`: parameters, or endpoints as in the record's table ("cd4_200.by_100[dose_4]"). `markers`: what is
+    measured at a visit, by default all that the fit has errors for; `lloq` in the model's units."""
 
     about: list[str]
     markers: list[str] = []
@@ -95,7 +95,8 @@ def load_learning(path: str | Path, spec: FitSpec, known: list[str]) -> Learning
     document = parse_document(text, LearningDocument, where)
     table = document.learning
     if not table.about:
-        faults.append(Fault(f"{where}: learning.about", "nothing is asked about", f"for example about = [\"{known[0]}\"]"))
+        hint = f'for example about = ["{known[0]}"]'
+        faults.append(Fault(f"{where}: learning.about", "nothing is asked about", hint))
     asked = {f"learning.about.{k}": name for k, name in enumerate(table.about)}
     if document.sampling is not None:
         asked["sampling.about"] = document.sampling.about

@@ -3,9 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
-
-import pydantic
+from typing import Literal
 
 from thymodel.documents.design import DropoutTable
 from thymodel.documents.endpoint import Endpoint, EndpointTable, read_endpoints, visit_faults, with_visits
@@ -152,8 +150,8 @@ def _arm_faults(where: str, document: ProtocolDocument, arms: Mapping[str, Arm])
             yield Fault(f"{where}: arms.{name}", f"the same doses as {control.name}, so that nothing is compared",
                         "change a dose")
         if dict(arm.covariates) != dict(control.covariates):
-            yield Fault(f"{where}: arms.{name}.covariates", f"not those of {control.name}: randomised arms have patients "
-                        "of one kind", "give both arms the same covariates")
+            yield Fault(f"{where}: arms.{name}.covariates", f"not those of {control.name}: randomised arms have "
+                        "patients of one kind", "give both arms the same covariates")
 
 
 def analysed_endpoint(where: str, name: str, tables: Mapping[str, EndpointTable], visits: list[float], model: Model,

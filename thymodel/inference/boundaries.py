@@ -55,7 +55,8 @@ def look_boundaries(information: Sequence[float], level: float, sides: int = 1,
         step, before = cumulative - before, cumulative
         exit_by = inside.next_exit(t[k], 0.0)
         outside = lambda c, step=step, exit_by=exit_by: exit_by(c) - step  # noqa: E731
-        found.append(_FARTHEST if outside(_FARTHEST) >= 0 else float(brentq(outside, -_FARTHEST, _FARTHEST, xtol=1e-10)))
+        never = outside(_FARTHEST) >= 0
+        found.append(_FARTHEST if never else float(brentq(outside, -_FARTHEST, _FARTHEST, xtol=1e-10)))
         inside.stop_at(found[-1])
     return np.array(found)
 

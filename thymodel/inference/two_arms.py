@@ -24,8 +24,8 @@ def score_z(treated: Int[np.ndarray, " trial"], of_treated: int, control: Int[np
 
 def fisher_z(treated: Int[np.ndarray, " trial"], of_treated: int, control: Int[np.ndarray, " trial"],
              of_control: int) -> Float[np.ndarray, " trial"]:
-    """Fisher's exact test as the Z of its one-sided p, for the side on which the difference lies; a two-sided test by it
-    doubles the smaller p. Conservative: Z is never further out than the exact level allows."""
+    """Fisher's exact test as the Z of its one-sided p, for the side on which the difference lies; a two-sided test
+    by it doubles the smaller p. Conservative: Z is never further out than the exact level allows."""
     whole, successes = of_treated + of_control, treated + control
     more = hypergeom.sf(treated - 1, whole, successes, of_treated)
     fewer = hypergeom.cdf(treated, whole, successes, of_treated)

@@ -76,7 +76,8 @@ def run_protocol(record: FitRecord, path: str | Path, replicates: int = 1000, se
     for number, (truth, (population, draw)) in enumerate(truths.items()):
         show = None if progress is None else lambda done, total, k=number: progress(k * total + done, 2 * total)
         people = enrol(spec, lay, population, most, (protocol.control, protocol.treated), covariates_of(record),
-                       protocol.endpoint, tuple(protocol.competing.values()), protocol.dropout_rate, seed + number, show)
+                       protocol.endpoint, tuple(protocol.competing.values()), protocol.dropout_rate, seed + number,
+                       show)
         order = np.random.default_rng([seed, number]).permuted(np.tile(np.arange(most), (replicates, 1)), axis=1)
         for hypothesis in (PREDICTED, NULL):
             for size in protocol.sizes:
@@ -176,8 +177,8 @@ def error_limits(replicates: int, level: float) -> tuple[float, float]:
 
 
 def share_row(name: str, happened, draw, note: str = "") -> dict[str, Any]:
-    """A row of a probability, with Wilson's score interval, which does not collapse at 0 and 1, for the number of trials that
-    would give its standard error."""
+    """A row of a probability, with Wilson's score interval, which does not collapse at 0 and 1, for the number of
+    independent trials that would have its standard error (at 0 and 1: of draws)."""
     values = happened.astype(float)
     p, se = values.mean(), standard_error(values, draw)
     count = min(p * (1 - p) / se**2, len(values)) if se > 0 else len(np.unique(draw))

@@ -90,7 +90,8 @@ def learn(record: FitRecord, path: str | Path) -> Learned:
         rows += [{"cohort": cohort.arm.name, "subjects": cohort.subjects, "visits": len(cohort.visits)}
                  | _kept_row(target, informers, own, precision, covariance)
                  for target in targets if target.name in plan.about]
-    days, schedules = (), pd.DataFrame()
+    days: tuple[float, ...] = ()
+    schedules = pd.DataFrame()
     if plan.sampling is not None:
         target = next(one for one in targets if one.name == plan.sampling.about)
         here = np.flatnonzero(survey.group == len(groups) - 1)
@@ -111,8 +112,8 @@ def learn(record: FitRecord, path: str | Path) -> Learned:
 
 
 def exchange(candidates: int, count: int, loss: Callable[[Sequence[int]], float]) -> tuple[int, ...]:
-    """The places of so many candidates at which the loss is least: one after the other, then exchanged one for one until
-    no exchange lowers it. A local optimum."""
+    """The places of so many candidates at which the loss is least: one after the other, then exchanged one for one
+    until no exchange lowers it. A local optimum."""
     chosen: list[int] = []
     for _ in range(count):
         free = [k for k in range(candidates) if k not in chosen]
@@ -181,8 +182,8 @@ def _group(record: FitRecord, plan: Learning, cohort: Cohort, visits: Sequence[f
 
 # --- what people read ----------------------------------------------------------------------------------------
 
-METHOD = ("expected share of the posterior's variance that is left: the posterior taken as normal, Fisher information of "
-          "the new patients averaged over its draws; first order (docs/trials.md)")
+METHOD = ("expected share of the posterior's variance that is left: the posterior taken as normal, Fisher information "
+          "of the new patients averaged over its draws; first order (docs/trials.md)")
 
 
 def learned_rows(found: Learned) -> list[dict[str, str]]:
