@@ -2,12 +2,12 @@
 
     python qualification/ed90.py --cohorts 2000 --seed 1 --out qualification/ed90.md
 
-A patient's log count after the dose d is a + b*d/(d + K) plus a normal residual of known SD. It is a stand-in that costs
-nothing: given b and K it is linear in a and conjugate, so that the posterior is drawn exactly on a grid of b and K, and
-a fit takes milliseconds. The endpoint is that a patient's count is above a threshold, and what is judged is the package's
-own: ED50, ED90 and the dose that reaches a target (`thymodel.results.dose_response`), draw by draw from the curve of
-probabilities at simulated doses, with intervals from `thymodel.results.contrasts.estimate`. They are of the simulated
-range, and so are their truths. Where truths come from the prior, a 90% interval holds 90% of them exactly.
+A patient's log count after the dose d is a + b*d/(d + K) plus a normal residual of known SD. It is a stand-in that
+costs nothing: given b and K it is linear in a and conjugate, so that the posterior is drawn exactly on a grid of b and
+K, and a fit takes milliseconds. The endpoint is that a patient's count is above a threshold, and what is judged is the
+package's own: ED50, ED90 and the dose that reaches a target (`thymodel.results.dose_response`), draw by draw from the
+curve of probabilities at simulated doses, with intervals from `thymodel.results.contrasts.estimate`. They are of the
+simulated range, and so are their truths. Where truths come from the prior, a 90% interval holds 90% of them exactly.
 
 Coverage has binomial limits with a false-alarm rate of 1e-3 a count. The negative controls are posteriors that take the
 residual SD for half of what it is, and for twice that: their intervals must be found out. (With 400 cohorts the second
@@ -120,15 +120,14 @@ def report(cohorts: int, seed: int) -> tuple[str, bool]:
         f"{time.perf_counter() - began:.0f} s",
         f"- {cohorts} cohorts of {PATIENTS} patients at each of the doses {', '.join(f'{d:g}' for d in DOSES)}, truths "
         f"drawn from the prior; {DRAWS} draws of each exact posterior. P is that of a count above "
-        f"{np.exp(THRESHOLD):.0f}, at {len(SIMULATED)} doses from 0 to {SIMULATED[-1]:g}. A stand-in for a fit of an ODE "
-        "model, so that many can be made: see the script. All its numbers but the doses are assumed.",
-        f"- A right 90% interval holds {low} to {high} of {cohorts} truths, a 50% interval {low_half} to {high_half} (a "
-        f"count outside has a probability of {ALARM:g} or less).", "",
+        f"{np.exp(THRESHOLD):.0f}, at {len(SIMULATED)} doses from 0 to {SIMULATED[-1]:g}. A stand-in for a fit of an "
+        "ODE model, so that many can be made: see the script. All its numbers but the doses are assumed.",
+        f"- A right 90% interval holds {low} to {high} of {cohorts} truths, a 50% interval {low_half} to {high_half} "
+        f"(a count outside has a probability of {ALARM:g} or less).", "",
         "| quantity | 90% intervals that hold the truth | 50% intervals | residual SD taken for half | for twice |",
         "|---|---|---|---|---|",
-        *(f"| {name} | {a} ({100 * a / cohorts:.1f}%) | {b} ({100 * b / cohorts:.1f}%) | {c} ({100 * c / cohorts:.1f}%) "
-          f"| {d} ({100 * d / cohorts:.1f}%) |"
-          for name, a, b, c, d in zip(NAMES, right, half, sharp, wide, strict=True)), "",
+        *(f"| {name} | " + " | ".join(f"{count} ({100 * count / cohorts:.1f}%)" for count in counts) + " |"
+          for name, *counts in zip(NAMES, right, half, sharp, wide, strict=True)), "",
         "The dose of the target may be 0 or infinite, where no dose or the lowest reaches it; an interval that ends "
         "there holds more than its share, so that it is no test.", "",
         f"**{'PASS' if good else 'FAIL'}**: ED90 is covered at the nominal rate, by 90% and by 50% intervals.", "",

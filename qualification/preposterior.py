@@ -3,14 +3,14 @@
     python qualification/preposterior.py --studies 400 --seed 1 --out qualification/preposterior.md
 
 `thymodel trial` takes the posterior as normal and adds Fisher information to it. Here the same cohorts are drawn from
-the same posterior, and what they teach is computed without either: the likelihood of each draw of the posterior for each
-simulated cohort is a closed form (a decay whose start differs between patients: log counts are multivariate normal), and
-weighs the draws. Expected posterior variance is the mean over studies of the weighted variance. The posterior is made
-from simulated data by the package itself, in a temporary folder.
+the same posterior, and what they teach is computed without either: the likelihood of each draw of the posterior for
+each simulated cohort is a closed form (a decay whose start differs between patients: log counts are multivariate
+normal), and weighs the draws. Expected posterior variance is the mean over studies of the weighted variance. The
+posterior is made from simulated data by the package itself, in a temporary folder.
 
 A schedule passes if the two shares of variance left differ by 0.05 or less beyond 3 standard errors of the simulation;
-days, if the best found leave, by simulation, less than evenly spread ones with the same noise, by 3 standard errors. The
-negative control is information of twice as many patients, which must not pass.
+days, if the best found leave, by simulation, less than evenly spread ones with the same noise, by 3 standard errors.
+The negative control is information of twice as many patients, which must not pass.
 """
 
 import argparse
@@ -121,7 +121,8 @@ def simulated_shares(record: FitRecord, subjects: int, visits: np.ndarray, studi
         seen = mean[study] + start + np.sqrt(noise[study]) * random.standard_normal((subjects, count))
         left = seen - mean[:, None, :]  # of a patient: covariance noise*1 + between for every pair of visits
         total = left.sum(axis=-1)
-        distance = ((left**2).sum(axis=-1) - total**2 * (between / (noise + count * between))[:, None]).sum(axis=1) / noise
+        shared = total**2 * (between / (noise + count * between))[:, None]
+        distance = ((left**2).sum(axis=-1) - shared).sum(axis=1) / noise
         log_weight = -0.5 * (distance + subjects * ((count - 1) * np.log(noise) + np.log(noise + count * between)))
         weight = np.exp(log_weight - log_weight.max())
         weight /= weight.sum()
@@ -159,8 +160,8 @@ def report(studies: int, seed: int) -> tuple[str, bool]:
     lines = ["# Is what more patients are said to teach what they teach?", "",
              "Made by `qualification/preposterior.py`; do not edit. SIMULATED data.", "",
              f"    python {shlex.join(sys.argv)}", "",
-             f"- {versions}, Python {platform.python_version()}, {platform.machine()} with {os.cpu_count()} processors; "
-             f"{time.perf_counter() - began:.0f} s",
+             f"- {versions}, Python {platform.python_version()}, {platform.machine()} with {os.cpu_count()} "
+             f"processors; {time.perf_counter() - began:.0f} s",
              f"- {draws} draws of the posterior of eight patients; {studies} simulated cohorts a row. Share of the "
              f"variance left, on the scale of the prior; passes within {SLACK:g} and 3 standard errors.", "",
              "| cohort | about | told | simulated (SE) | draws that count | |", "|---|---|---|---|---|---|"]
@@ -178,13 +179,13 @@ def report(studies: int, seed: int) -> tuple[str, bool]:
     kept = simulated["twelve"][0]
     away = np.abs(kept.mean(axis=0) - control)
     found_out = bool((away > SLACK + 3 * kept.std(axis=0, ddof=1) / np.sqrt(studies)).any())
-    lines += ["", f"**{'PASS' if better else 'FAIL'}**: the best days found for k, {', '.join(f'{d:g}' for d in found.days)}"
-              f", leave {best[:, 0].mean():.3f} of its variance by simulation, evenly spread ones ("
+    days = ", ".join(f"{day:g}" for day in found.days)
+    told_days = ", ".join(f"{row['schedule']} {row['variance_kept']:.3f}" for _, row in found.schedules.iterrows())
+    lines += ["", f"**{'PASS' if better else 'FAIL'}**: the best days found for k, {days}, leave {best[:, 0].mean():.3f} of its variance by simulation, evenly spread ones ("
               f"{', '.join(f'{d:g}' for d in spread)}) {even[:, 0].mean():.3f}; difference {gain.mean():.3f}, standard "
-              f"error {error:.3f}. Told: "
-              + ", ".join(f"{row['schedule']} {row['variance_kept']:.3f}" for _, row in found.schedules.iterrows()) + ".",
-              "", f"**{'PASS' if found_out else 'FAIL'}** (control): information of twice as many patients is found out "
-              f"(told {control[0]:.3f} and {control[1]:.3f} for twelve)."]
+              f"error {error:.3f}. Told: {told_days}.",
+              "", f"**{'PASS' if found_out else 'FAIL'}** (control): information of twice as many patients is found "
+              f"out (told {control[0]:.3f} and {control[1]:.3f} for twelve)."]
     return "\n".join(lines) + "\n", passed and better and found_out
 
 

@@ -22,8 +22,8 @@ def test_boin_boundaries_are_the_published_ones(target, up, down):
 
 
 def test_boin_decides_by_its_boundaries_and_eliminates():
-    """One trial by hand at a target of 0.3: no toxicity in 3, up; 3 in 3, that dose and those above are out, down; three
-    without, so that the lowest is given to the end and selected."""
+    """One trial by hand at a target of 0.3: no toxicity in 3, up; 3 in 3, that dose and those above are out, down;
+    three without, so that the lowest is given to the end and selected."""
     tolerance = np.array([[0.9] * 3 + [0.2] * 3 + [0.9] * 6])
     played = play_boin(np.array([0.1, 0.4, 0.6]), tolerance, 0.3, 3)
     assert played.patients.tolist() == [[9, 3, 0]] and played.toxicities.tolist() == [[0, 3, 0]]

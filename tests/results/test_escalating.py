@@ -12,6 +12,7 @@ from thymodel.documents.escalation import load_escalation
 from thymodel.documents.model import load_model
 from thymodel.errors import InputError
 from thymodel.results.escalating import run_escalation
+from thymodel.results.scenarios import run_scenario
 
 BAD = Path(__file__).parents[1] / "bad"
 PLAN = """
@@ -67,7 +68,8 @@ def _row(found, curve, rule, dose, quantity):
 def test_without_toxicity_the_highest_dose_is_selected(found, rule, patients):
     """3+3: three, three and six at the top; BOIN: the rest of its 18 at the top."""
     assert _row(found, "none", rule, "high", "P(selected)")["estimate"] == 1
-    assert [_row(found, "none", rule, dose, "mean patients")["estimate"] for dose in ("low", "mid", "high")] == list(patients)
+    treated = [_row(found, "none", rule, dose, "mean patients")["estimate"] for dose in ("low", "mid", "high")]
+    assert treated == list(patients)
     assert _row(found, "none", rule, "all", "mean toxicities")["estimate"] == 0
 
 
@@ -86,6 +88,18 @@ def test_activity_is_the_records_and_rises_with_the_dose(found):
     assert found.activity.shape == (300, 3) and (np.diff(shares) > 0).all()
     assert _row(found, "none", "boin", "selected", "predicted share reached")["estimate"] == pytest.approx(shares[2])
     assert shares[0] < _row(found, "steep", "3+3", "selected", "predicted share reached")["estimate"] < shares[2]
+
+
+def test_activity_is_what_a_scenario_says_of_the_same_visits(tiny_fit, found, tmp_path):
+    """The mean over draws of P(as observed), of other patients: 9000 here and 40*400 there, within 4 standard errors,
+    those of 300 draws and of 40 among them."""
+    scenario = tmp_path / "s.toml"
+    text = PLAN[PLAN.index("[endpoints.kept]"):PLAN.index("[toxicity.none]")]
+    scenario.write_text("title = 'the same'\nvisits = [5]\nsubjects = 400\n" + text, encoding="utf-8")
+    seen = np.isfinite(run_scenario(tiny_fit, scenario).observed["kept"].at).mean(axis=2)
+    by_draw = found.activity.reshape(300, 3)
+    error = np.sqrt(by_draw.var(axis=0) / 300 + 0.25 / 16000)
+    assert (np.abs(seen.mean(axis=1) - by_draw.mean(axis=0)) < 4 * error).all()
 
 
 def test_without_activity_nothing_is_predicted(tiny_fit, tmp_path):
@@ -117,7 +131,7 @@ def test_a_bad_escalation_lists_every_fault():
         load_escalation(BAD / "escalation.toml", load_model("thymus_core"), {})
     text = str(caught.value)
     for part in ("arms.none: no doses", "arms.four: 4 in all is not more than 9", "no input 'progenitor'",
-                 "escalation.rules: ['3+3', '3+3']", "escalation.target: 0.9", "escalation.subjects: 2, fewer than one cohort",
+                 "escalation.rules: ['3+3', '3+3']", "escalation.target: 0.9", "escalation.subjects: 2, fewer than one",
                  "toxicity.short.probabilities: 2 for 3 dose levels", "toxicity.falling.probabilities: 1.3 is no",
                  "falls from one dose to the next", "no endpoint 'cd4_500'"):
         assert part in text
