@@ -181,7 +181,8 @@ def report(studies: int, seed: int) -> tuple[str, bool]:
     found_out = bool((away > SLACK + 3 * kept.std(axis=0, ddof=1) / np.sqrt(studies)).any())
     days = ", ".join(f"{day:g}" for day in found.days)
     told_days = ", ".join(f"{row['schedule']} {row['variance_kept']:.3f}" for _, row in found.schedules.iterrows())
-    lines += ["", f"**{'PASS' if better else 'FAIL'}**: the best days found for k, {days}, leave {best[:, 0].mean():.3f} of its variance by simulation, evenly spread ones ("
+    lines += ["", f"**{'PASS' if better else 'FAIL'}**: the best days found for k, {days}, leave "
+              f"{best[:, 0].mean():.3f} of its variance by simulation, evenly spread ones ("
               f"{', '.join(f'{d:g}' for d in spread)}) {even[:, 0].mean():.3f}; difference {gain.mean():.3f}, standard "
               f"error {error:.3f}. Told: {told_days}.",
               "", f"**{'PASS' if found_out else 'FAIL'}** (control): information of twice as many patients is found "

@@ -23,6 +23,15 @@ def test_boundaries_are_the_published_ones(spending, looks, published):
     assert look_boundaries(information, 0.05, 2, spending) == pytest.approx(published, abs=PRINTED)
 
 
+def test_boundaries_are_those_of_an_independent_program():
+    """rpact 3.2.0's own tests, `test-f_design_group_sequential.R` (seen): type asOF, one-sided 0.03, three looks; and
+    O'Brien & Fleming's boundaries with the level that each look spends, one-sided 0.025."""
+    thirds = np.array([1, 2, 3]) / 3
+    assert look_boundaries(thirds, 0.03) == pytest.approx([3.5815302, 2.417863, 1.9175839], abs=2e-6)
+    each = crossing_probabilities(thirds, [3.4710914, 2.4544323, 2.0040356])
+    assert np.cumsum(each) == pytest.approx([0.00025917372, 0.0071600594, 0.025], abs=2e-8)
+
+
 @pytest.mark.parametrize(("constant", "power"), [(2.413, 0.0), (2.040, 0.5)])
 def test_boundaries_of_pocock_and_of_obrien_and_fleming_have_the_level(constant, power):
     """Constants for five looks at 0.05 of Pocock 1977, Biometrika 64:191, and O'Brien & Fleming 1979, Biometrics 35:549

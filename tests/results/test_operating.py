@@ -196,7 +196,7 @@ def _order(trials: int, patients: int) -> np.ndarray:
 @pytest.mark.parametrize("test", ["score", "logrank"])
 def test_under_the_null_the_error_is_nominal_and_uncorrected_looks_exceed_it(tiny_fit, protocol, people, test):
     """500 trials of 80 patients from the record, both arms under the control's regimen, four looks. Binomial limits
-    with an alarm of 1e-3 (two tests: 2e-3 in all). The control: the same trials judged at each look by the test for one."""
+    with an alarm of 1e-3 each. The control: the same trials judged at each look by the test for one."""
     looks = (0.25, 0.5, 0.75, 1.0)
     protocol = replace(protocol, analysis=replace(protocol.analysis, test=test, looks=looks))
     z, shares = judge(protocol, people, _order(500, 80), 80, True)
@@ -347,6 +347,7 @@ def test_a_bad_trial_costs_status_2(tiny_fit, tmp_path, monkeypatch, capsys, old
 
 @pytest.mark.parametrize(("words", "part"), [
     ((), "--record: missing"), (("--record", "FIT", "--replicates", "3"), "from 50 to 100000 was expected"),
+    (("--record", "FIT", "--replicates", "50000"), "50000 trials of 80 patients do not fit into memory"),
     (("--record", "FIT", "--seed", "-1"), "--seed: -1 is not a whole number"),
     (("--record", "FIT", "--out", "a.gif"), "not a kind of figure"), (("--record", "absent"), "absent")])
 def test_bad_words_cost_status_2(tiny_fit, path, monkeypatch, capsys, words, part):
@@ -370,3 +371,11 @@ def test_check_knows_a_trial_by_its_sections(tiny_study, tmp_path, monkeypatch, 
     (tmp_path / "trial.toml").write_text(TRIAL.replace("level = 0.05", "level = 5"), encoding="utf-8")
     status, _, err = _call(monkeypatch, capsys, "check", tmp_path / "trial.toml")
     assert status == 2 and "analysis.level" in err
+
+
+def test_check_takes_a_scenario_with_visits_for_one(tiny_study, tmp_path, monkeypatch, capsys):
+    for name in ("spec.toml", "decay.toml"):
+        (tmp_path / name).write_bytes((tiny_study / name).read_bytes())
+    (tmp_path / "s.toml").write_text("title = 'seen'\nvisits = [1, 5, 9]\n[arms.soc]\n", encoding="utf-8")
+    status, out, _ = _call(monkeypatch, capsys, "check", tmp_path / "s.toml")
+    assert status == 0 and "good (scenario, 1 arms)" in out

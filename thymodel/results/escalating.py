@@ -50,7 +50,7 @@ def run_escalation(record: FitRecord, path: str | Path, replicates: int = 1000, 
         InputError: every fault of the document.
     """
     quotable(record)
-    refuse_settings(replicates, seed)
+    refuse_settings(replicates, seed, _PATIENTS)
     spec = record.spec
     plan = load_escalation(path, spec.model, spec.endpoints)
     if plan.endpoint is not None and plan.endpoint.marker not in spec.likelihood:

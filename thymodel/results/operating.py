@@ -25,6 +25,7 @@ POSTERIOR, FIXED = "posterior", "posterior median"
 PREDICTED, NULL = "as predicted", "null"
 LIMITS = 0.99  # of the binomial limits: a right test is outside in 1 of 100 looks at it
 _FEWEST, _MOST = 50, 100_000  # replicates: fewer say next to nothing, more fill the memory
+_ROOM = 2_000_000  # patients under each truth: 32 bytes a visit, and some copies
 
 
 @dataclass(frozen=True)
@@ -58,9 +59,9 @@ def run_protocol(record: FitRecord, path: str | Path, replicates: int = 1000, se
         InputError: every fault of the protocol.
     """
     quotable(record)
-    refuse_settings(replicates, seed)
     spec, lay = record.spec, record.layout
     protocol = load_protocol(path, spec.model, spec.endpoints)
+    refuse_settings(replicates, seed, max(protocol.sizes))
     if protocol.endpoint.marker not in spec.likelihood:
         raise InputError([Fault(f"{path}: analysis.endpoint", f"the fit has no residual error for its marker, "
                                 f"{protocol.endpoint.marker}, so nothing is known of its assay",
@@ -88,12 +89,15 @@ def run_protocol(record: FitRecord, path: str | Path, replicates: int = 1000, se
                      bool(record.content["simulated"]), record.digest)
 
 
-def refuse_settings(replicates: int, seed: int) -> None:
-    """Too few trials, or a seed that is none."""
+def refuse_settings(replicates: int, seed: int, patients: int = 1) -> None:
+    """Too few trials, more of so many patients than fit into memory, or a seed that is none."""
     faults = []
     if not _FEWEST <= replicates <= _MOST:
         faults.append(Fault("--replicates", f"{replicates}, and from {_FEWEST} to {_MOST} was expected",
                             "1000 have a standard error of 1.6 percentage points or less"))
+    elif replicates * patients > _ROOM:
+        faults.append(Fault("--replicates", f"{replicates} trials of {patients} patients do not fit into memory",
+                            f"ask for {_ROOM // patients} at most, or for fewer patients"))
     if not 0 <= seed < 2**32 - 1:
         faults.append(Fault("--seed", f"{seed} is not a whole number from 0 to 2**32 - 2"))
     if faults:
@@ -206,7 +210,7 @@ def describe_analysis(found: Operating) -> list[str]:
     test = {"score": "difference of the shares reconstituted, score test (Farrington-Manning, margin 0)",
             "fisher": "difference of the shares reconstituted, Fisher's exact test",
             "logrank": "time to the visit that shows it, log-rank test, competing events and leaving censored"}
-    day = f" by day {analysis.day:g}"
+    day = "" if protocol.endpoint.landmark else f" by day {analysis.day:g}"
     looks = "one look, at the end" if len(analysis.looks) == 1 else (
         f"{len(analysis.looks)} looks at " + ", ".join(f"{100 * look:g}%" for look in analysis.looks)
         + f" of the patients, spending of {analysis.spending.replace('_', '-')} type (Lan-DeMets)")

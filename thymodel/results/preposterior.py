@@ -22,7 +22,7 @@ from thymodel.documents.learning import Cohort, Learning, load_learning
 from thymodel.errors import Fault, InputError, SolveError
 from thymodel.inference.plans import Group, Plan
 from thymodel.inference.sampling import thin
-from thymodel.results.identifiability import make_survey, refuse_levels
+from thymodel.results.identifiability import Survey, make_survey, refuse_levels
 from thymodel.results.record import DERIVED, FitRecord, load_group, quotable
 from thymodel.results.scenarios import covariates_of
 
@@ -45,7 +45,6 @@ class Learned:
     `schedules` what they and evenly spread candidates leave, empty where no days were sought."""
 
     plan: Learning
-    targets: tuple[Target, ...]
     table: pd.DataFrame
     days: tuple[float, ...]
     schedules: pd.DataFrame
@@ -63,52 +62,78 @@ def learn(record: FitRecord, path: str | Path) -> Learned:
         InputError: every fault of the document; too few draws; a spec that information is not computed for.
     """
     quotable(record)
-    spec, names = record.spec, record.layout.population
-    refuse_levels(spec)
+    names = record.layout.population
+    refuse_levels(record.spec)
     z = record.z[..., :len(names)].reshape(-1, len(names))
     if len(z) < _FEWEST * len(names):
         raise InputError([Fault(str(record.folder), f"{len(z)} draws of {len(names)} coordinates are too few for their "
                                 "covariance", f"fit with {_FEWEST * len(names)} draws or more")])
-    plan = load_learning(path, spec, [*names, *_endpoint_names(record)])
-    covariance = np.cov(z.T)
-    targets = tuple(_target(record, name, covariance) for name in dict.fromkeys(
-        [*plan.about, *([plan.sampling.about] if plan.sampling else [])]))
+    plan = load_learning(path, record.spec, [*names, *_endpoint_names(record)])
+    known = _knowledge(record, plan, np.cov(z.T), str(path))
+    rows = [{"cohort": cohort.arm.name, "subjects": cohort.subjects, "visits": len(cohort.visits)}
+            | known.row(_target(record, name), known.of_group(k))
+            for k, cohort in enumerate(plan.cohorts) for name in plan.about]
+    days, schedules = _best_days(record, plan, known)
+    return Learned(plan, pd.DataFrame(rows), days, schedules, len(known.informers), bool(record.content["simulated"]),
+                   record.digest)
+
+
+@dataclass(frozen=True)
+class _Knowledge:
+    """What is known before, and what any measurements of the survey would add at each draw."""
+
+    survey: Survey
+    informers: Sequence[Informer]
+    covariance: np.ndarray
+    precision: np.ndarray
+
+    def of_group(self, number: int) -> frozenset[int]:
+        return frozenset(np.flatnonzero(self.survey.group == number).tolist())
+
+    def kept(self, target: Target, rows: frozenset[int]) -> Float[np.ndarray, " draw"]:
+        """Share of the target's variance that is left, at each draw; what is not linear is not reduced."""
+        before = target.slope @ self.covariance @ target.slope
+        after = np.array([target.slope @ np.linalg.solve(self.precision + informer(rows), target.slope)
+                          for informer in self.informers])
+        return 1 - target.linear * (1 - after / before)
+
+    def row(self, target: Target, rows: frozenset[int]) -> dict[str, Any]:
+        kept = self.kept(target, rows)
+        return {"about": target.name, "variance_kept": kept.mean(),
+                "mcse": kept.std(ddof=1) / np.sqrt(len(kept)) if len(kept) > 1 else np.nan,
+                "sd_kept": np.sqrt(kept.mean()), "linear": target.linear}
+
+
+def _knowledge(record: FitRecord, plan: Learning, covariance: np.ndarray, source: str) -> _Knowledge:
+    """The cohorts' measurements, and last those of all candidate days."""
     groups = [_group(record, plan, cohort, cohort.visits) for cohort in plan.cohorts]
     if plan.sampling is not None:
         groups.append(_group(record, plan, plan.sampling.cohort, plan.sampling.candidates))
-    limits = {name: (plan.lloq.get(name, -np.inf), np.inf) for name in spec.model.observables}
-    points = thin(record.z[..., :len(names)], plan.draws)
-    survey = make_survey(spec, Plan(tuple(groups), limits, str(path)), None, len(points), False, points)
+    limits = {name: (plan.lloq.get(name, -np.inf), np.inf) for name in record.spec.model.observables}
+    points = thin(record.z[..., :len(covariance)], plan.draws)
+    survey = make_survey(record.spec, Plan(tuple(groups), limits, source), None, len(points), False, points)
     every = frozenset(range(len(survey.group)))
     informers = [one for one in (survey.informer(point, every) for point in points) if np.isfinite(one(every)).all()]
     if 2 * len(informers) < len(points):
         raise SolveError(f"of cohorts under {len(points)} draws", 0.0, f"only {len(informers)} could be integrated")
-    precision = np.linalg.inv(covariance)
-    rows = []
-    for k, cohort in enumerate(plan.cohorts):
-        own = frozenset(np.flatnonzero(survey.group == k).tolist())
-        rows += [{"cohort": cohort.arm.name, "subjects": cohort.subjects, "visits": len(cohort.visits)}
-                 | _kept_row(target, informers, own, precision, covariance)
-                 for target in targets if target.name in plan.about]
-    days: tuple[float, ...] = ()
-    schedules = pd.DataFrame()
-    if plan.sampling is not None:
-        target = next(one for one in targets if one.name == plan.sampling.about)
-        here = np.flatnonzero(survey.group == len(groups) - 1)
-        times = np.array([sorted(groups[-1].times[plan.markers[0]])[v] for v in survey.visit[here]])
-        rows_on = [frozenset(here[times == day].tolist()) for day in plan.sampling.candidates]
-        worth = lambda chosen: _kept(target, informers, frozenset().union(  # noqa: E731
-            *(rows_on[k] for k in chosen)), precision, covariance).mean()
-        best, count = exchange(len(rows_on), plan.sampling.days, worth), plan.sampling.days
-        spread = tuple(np.unique(np.linspace(0, len(rows_on) - 1, count).round().astype(int)).tolist())
-        days = tuple(plan.sampling.candidates[k] for k in best)
-        schedules = pd.DataFrame([
-            {"schedule": label, "days": ", ".join(f"{plan.sampling.candidates[k]:g}" for k in chosen)}
-            | _kept_row(target, informers, frozenset().union(*(rows_on[k] for k in chosen)), precision, covariance)
-            for label, chosen in (("best found", best), ("evenly spread", spread),
-                                  ("all candidates", tuple(range(len(rows_on)))))])
-    return Learned(plan, targets, pd.DataFrame(rows), days, schedules, len(informers),
-                   bool(record.content["simulated"]), record.digest)
+    return _Knowledge(survey, informers, covariance, np.linalg.inv(covariance))
+
+
+def _best_days(record: FitRecord, plan: Learning, known: _Knowledge) -> tuple[tuple[float, ...], pd.DataFrame]:
+    """The days found, and what they, evenly spread candidates and all candidates leave."""
+    sampling = plan.sampling
+    if sampling is None:
+        return (), pd.DataFrame()
+    target, here = _target(record, sampling.about), np.array(sorted(known.of_group(len(plan.cohorts))))
+    visit = known.survey.visit[here]  # a group's visits are its candidates, ascending
+    on_day = [frozenset(here[visit == k].tolist()) for k in range(len(sampling.candidates))]
+    together = lambda chosen: frozenset().union(*(on_day[k] for k in chosen))  # noqa: E731
+    best = exchange(len(on_day), sampling.days, lambda chosen: known.kept(target, together(chosen)).mean())
+    even = tuple(np.unique(np.linspace(0, len(on_day) - 1, sampling.days).round().astype(int)).tolist())
+    shown = {"best found": best, "evenly spread": even, "all candidates": tuple(range(len(on_day)))}
+    schedules = [{"schedule": label, "days": ", ".join(f"{sampling.candidates[k]:g}" for k in chosen)}
+                 | known.row(target, together(chosen)) for label, chosen in shown.items()]
+    return tuple(sampling.candidates[k] for k in best), pd.DataFrame(schedules)
 
 
 def exchange(candidates: int, count: int, loss: Callable[[Sequence[int]], float]) -> tuple[int, ...]:
@@ -131,22 +156,6 @@ def exchange(candidates: int, count: int, loss: Callable[[Sequence[int]], float]
     return tuple(sorted(chosen))
 
 
-def _kept(target: Target, informers: Sequence[Informer], rows: frozenset[int], precision: np.ndarray,
-          covariance: np.ndarray) -> Float[np.ndarray, " draw"]:
-    """Share of the target's variance that is left, at each draw; what is not linear is not reduced."""
-    before = target.slope @ covariance @ target.slope
-    after = np.array([target.slope @ np.linalg.solve(precision + informer(rows), target.slope)
-                      for informer in informers])
-    return 1 - target.linear * (1 - after / before)
-
-
-def _kept_row(target: Target, informers, rows, precision, covariance) -> dict[str, Any]:
-    kept = _kept(target, informers, rows, precision, covariance)
-    return {"about": target.name, "variance_kept": kept.mean(),
-            "mcse": kept.std(ddof=1) / np.sqrt(len(kept)) if len(kept) > 1 else np.nan,
-            "sd_kept": np.sqrt(kept.mean()), "linear": target.linear}
-
-
 def _endpoint_names(record: FitRecord) -> list[str]:
     """Endpoints of which the record holds draws and that some draws tell apart."""
     if not record.content["endpoints"]:
@@ -157,7 +166,7 @@ def _endpoint_names(record: FitRecord) -> list[str]:
             and np.isfinite(own := derived[name].sel(arm=arm).values).all() and own.std() > 1e-12]
 
 
-def _target(record: FitRecord, name: str, covariance: np.ndarray) -> Target:
+def _target(record: FitRecord, name: str) -> Target:
     """A coordinate itself (a parameter on the scale of its prior), or an endpoint's regression on all of them."""
     names = record.layout.population
     if name in names:
