@@ -53,12 +53,15 @@ if TYPE_CHECKING:  # for editors and type checkers; the same names as in _HOME
     from thymodel.results.calibration import calibrate as calibrate
     from thymodel.results.checks import check_fit as check_fit
     from thymodel.results.describing import describe as describe
+    from thymodel.results.escalating import run_escalation as run_escalation
     from thymodel.results.fitting import fit as fit
     from thymodel.results.identifiability import identify as identify
+    from thymodel.results.operating import run_protocol as run_protocol
     from thymodel.results.plots import plot_course as plot_course
     from thymodel.results.plots import plot_individuals as plot_individuals
     from thymodel.results.plots import plot_prior_posterior as plot_prior_posterior
     from thymodel.results.plots import plot_reconstitution as plot_reconstitution
+    from thymodel.results.preposterior import learn as learn
     from thymodel.results.prior_sensitivity import check_priors as check_priors
     from thymodel.results.record import load_record as load_record
     from thymodel.results.record import quote as quote
@@ -71,6 +74,7 @@ if TYPE_CHECKING:  # for editors and type checkers; the same names as in _HOME
     from thymodel.results.study import load_study as load_study
     from thymodel.results.trial import save_trial as save_trial
     from thymodel.results.trial import simulate_trial as simulate_trial
+    from thymodel.results.trial_plots import plot_sizes as plot_sizes
 
 _HOME = {
     "Dose": "documents.regimen",
@@ -85,6 +89,7 @@ _HOME = {
     "describe": "results.describing",
     "fit": "results.fitting",
     "identify": "results.identifiability",
+    "learn": "results.preposterior",
     "load_design": "documents.design",
     "load_model": "documents.model",
     "load_record": "results.record",
@@ -93,7 +98,10 @@ _HOME = {
     "plot_individuals": "results.plots",
     "plot_prior_posterior": "results.plots",
     "plot_reconstitution": "results.plots",
+    "plot_sizes": "results.trial_plots",
     "quote": "results.record",
+    "run_escalation": "results.escalating",
+    "run_protocol": "results.operating",
     "run_scenario": "results.scenarios",
     "save_report": "results.report",
     "save_trial": "results.trial",

@@ -5,7 +5,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -120,14 +120,29 @@ def _check_one(path: Path) -> list[str]:
         return [f"{path}: good ({len(model.states)} states, {len(model.parameters)} parameters)"]
     if keys >= {"cohorts", "rows"}:
         return [f"{path}: note: published figures, checked through the spec that names them"]
-    if keys & {"visits", "error", "truth"}:
+    if path.name == "design.toml" or keys & {"error", "truth"}:
         return [f"{path}: good (design, {len(load_design(path).arms)} arms)"]
-    if "arms" in keys:
+    if keys & {"arms", "learning"}:
         spec = next((f for f in (path.parent / "spec.toml", path.parent.parent / "spec.toml") if f.is_file()), None)
         if spec is None:
-            return [f"{path}: note: a scenario; no spec.toml beside or above it, so not checked"]
+            kind = "a trial" if keys & set(_TRIALS) else "a scenario"
+            return [f"{path}: note: {kind}; no spec.toml beside or above it, so not checked"]
+        if keys & set(_TRIALS):
+            return _check_trial(path, keys, load_fit_spec(spec))
         return [f"{path}: good (scenario, {len(load_scenario_spec(path, load_fit_spec(spec).model).arms)} arms)"]
     return [f"{path}: note: not a model, spec, design or scenario, so not checked"]
+
+
+def _check_trial(path: Path, keys: frozenset[str], spec: Any) -> list[str]:
+    from thymodel.documents.escalation import load_escalation
+    from thymodel.documents.protocol import load_protocol
+
+    if "analysis" in keys:
+        protocol = load_protocol(path, spec.model, spec.endpoints)
+        return [f"{path}: good (trial of {protocol.subjects} patients)"]
+    if "escalation" in keys:
+        return [f"{path}: good (escalation, {len(load_escalation(path, spec.model, spec.endpoints).arms)} doses)"]
+    return [f"{path}: note: what more patients would teach, checked with the record whose endpoints it names"]
 
 
 def _check_fit(spec: Any) -> list[str]:
@@ -196,11 +211,38 @@ def _write_csv(table, path: Path | None) -> None:
 
 @app.command()
 def trial(
-    design: Annotated[Path, typer.Argument(help="design.toml")],
-    seed: Annotated[int, typer.Option(help="the same seed gives the same file")],
+    plan: Annotated[Path, typer.Argument(help="design.toml of a study; with --record, a trial .toml (docs/trials.md)")],
+    seed: Annotated[int | None, typer.Option(help="the same seed gives the same numbers; a study needs one")] = None,
+    record: Annotated[Path | None, typer.Option(help="directory of the record that truths are drawn from")] = None,
+    replicates: Annotated[int | None, typer.Option(help="trials under each truth, 1000 by default")] = None,
+    out: Annotated[Path | None, typer.Option(help="figure of power by number of patients: .png, .svg, .pdf")] = None,
     csv_: Csv = None,
+    json_: Json = False,
 ) -> None:
-    """A SIMULATED study with known truth; the truth goes into a file beside the CSV."""
+    """A SIMULATED study with known truth, from a design; with --record, what trials would show: power, assurance and
+    error rates of a randomised trial, a dose escalation, or the worth of more patients."""
+    from thymodel.documents.toml import read_text, top_keys
+
+    keys = frozenset() if plan.is_dir() else top_keys(read_text(plan), str(plan))
+    kind = next((run for key, run in _TRIALS.items() if key in keys), None)
+    given = {"--record": record, "--replicates": replicates, "--out": out, "--json": json_ or None}
+    if kind is None:
+        hint = "leave it out, or give a file with one of " + ", ".join(f"[{key}]" for key in _TRIALS)
+        faults = [Fault(name, "not for a design, which says all of its study", hint)
+                  for name, value in given.items() if value is not None]
+        if seed is None:
+            faults.append(Fault("--seed", "missing", "a study is drawn by a seed: --seed 1"))
+        if faults:
+            raise InputError(faults)
+        _simulate_study(plan, int(seed or 0), csv_)
+        return
+    if record is None:
+        raise InputError([Fault("--record", "missing, and the truth of the trial comes from a record",
+                                f"thymodel trial {plan} --record fits/NAME")])
+    kind(plan, record, replicates, seed, out, csv_, json_)
+
+
+def _simulate_study(design: Path, seed: int, csv_: Path | None) -> None:
     from thymodel.documents.design import load_design
     from thymodel.documents.toml import digest
     from thymodel.results.trial import save_trial, simulate_trial
@@ -212,6 +254,95 @@ def trial(
     save_trial(study, csv_)
     _err.print(f"SIMULATED study: {study.table['ID'].nunique()} subjects in {csv_}", soft_wrap=True)
     _err.print(f"its sha256, for [data] of a spec: {digest(csv_.read_bytes())}", soft_wrap=True, markup=False)
+
+
+def _randomise(plan: Path, folder: Path, replicates: int | None, seed: int | None, out: Path | None,
+               csv_: Path | None, json_: bool) -> None:
+    from thymodel.results import operating as run
+    from thymodel.results.record import load_record
+
+    if out is not None:
+        from thymodel.results.frames import refuse_ending
+
+        refuse_ending(out)
+    with _progress("trials") as show:
+        found = run.run_protocol(load_record(folder), plan, 1000 if replicates is None else replicates,
+                                 1 if seed is None else seed, show)
+    if csv_ is not None:
+        _write_csv(found.table, csv_)
+    if out is not None:
+        from thymodel.results.frames import save_figure
+        from thymodel.results.trial_plots import plot_sizes
+
+        save_figure(plot_sizes(found), out)
+    if json_:
+        print(run.as_json(found))
+        return
+    print(("From a fit to SIMULATED data. " if found.simulated else "") + found.protocol.title)
+    for line in run.describe_analysis(found):
+        print(line)
+    _print_risks(found.protocol.competing.values())
+    print()
+    _print_rows(run.operating_rows(found))
+    if len(found.protocol.sizes) > 1:
+        print("\nby number of patients (in brackets the Monte-Carlo standard error)")
+        _print_rows(run.curve_rows(found))
+
+
+def _escalate(plan: Path, folder: Path, replicates: int | None, seed: int | None, out: Path | None,
+              csv_: Path | None, json_: bool) -> None:
+    from thymodel.results import escalating as run
+    from thymodel.results.record import load_record
+
+    if out is not None:
+        raise InputError([Fault(f"--out {out}", "an escalation has no figure", "leave it out")])
+    with _progress("trials") as show:
+        found = run.run_escalation(load_record(folder), plan, 1000 if replicates is None else replicates,
+                                   1 if seed is None else seed, show)
+    if csv_ is not None:
+        _write_csv(found.table, csv_)
+    if json_:
+        print(run.as_json(found))
+        return
+    print(("From a fit to SIMULATED data. " if found.simulated else "") + found.plan.title)
+    for line in run.describe_escalation(found):
+        print(line)
+    print()
+    _print_rows(run.escalation_rows(found))
+
+
+def _learn(plan: Path, folder: Path, replicates: int | None, seed: int | None, out: Path | None,
+           csv_: Path | None, json_: bool) -> None:
+    from thymodel.results import preposterior as run
+    from thymodel.results.record import load_record
+
+    given = {"--replicates": replicates, "--seed": seed, "--out": out}
+    if faults := [Fault(name, "nothing is simulated for the worth of a cohort", "leave it out")
+                  for name, value in given.items() if value is not None]:
+        raise InputError(faults)
+    found = run.learn(load_record(folder), plan)
+    if csv_ is not None:
+        _write_csv(found.table, csv_)
+    if json_:
+        print(run.as_json(found))
+        return
+    print(("From a fit to SIMULATED data. " if found.simulated else "") + found.plan.title)
+    print(f"{run.METHOD}; {found.draws} draws\n")
+    _print_rows(run.learned_rows(found))
+    if (sampling := found.plan.sampling) is not None:
+        print(f"\nbest {len(found.days)} of {len(sampling.candidates)} days for {sampling.cohort.arm.name}")
+        _print_rows(run.schedule_rows(found))
+
+
+_TRIALS = {"analysis": _randomise, "escalation": _escalate, "learning": _learn}  # by the section that only each has
+
+
+@contextmanager
+def _progress(what: str):
+    """A bar on a terminal: calls it with how much is done, of how much."""
+    with Bars(console=_err, disable=not _err.is_terminal) as bars:
+        task = bars.add_task(what, total=None)
+        yield lambda done, total: bars.update(task, completed=done, total=total)
 
 
 class Method(StrEnum):
@@ -643,13 +774,14 @@ def sensitivity(
 ) -> None:
     """What endpoints depend on: elasticities at typical values, Sobol indices over the priors, a tornado figure."""
     from thymodel.results import sensitivity as run
-    from thymodel.results.tornado import refuse_ending, save_tornado
+    from thymodel.results.frames import refuse_ending, save_figure
+    from thymodel.results.tornado import plot_tornado
 
     if out is not None:
         refuse_ending(out)
     found = run.analyse_texts(model, dose or [], endpoint or [], samples, seed)
     if out is not None:
-        save_tornado(found, out)
+        save_figure(plot_tornado(found), out)
     if json_:
         print(run.as_json(found))
         return

@@ -1,7 +1,11 @@
 """Contrasts of arms and dose-response against closed forms, and what is said where there is no answer."""
 
+import importlib.util
+from pathlib import Path
+
 import numpy as np
 import pytest
+from scipy.stats import binom
 
 from thymodel.documents.dose_range import DoseRange
 from thymodel.results.contrasts import compare, decided_quantile, estimate
@@ -125,3 +129,20 @@ def test_a_target_that_no_dose_reaches_is_said_plainly():
 def test_a_target_that_the_lowest_dose_reaches_is_said():
     found = dose_quantities(_span((0, 4, 9), 0.2), "P", np.array([[0.3, 0.4, 0.5], [0.1, 0.2, 0.3]]))[-1]
     assert list(found.values) == [0, 4] and "the lowest dose already does in 50%" in found.note
+
+
+# --- calibration ---------------------------------------------------------------------------------------------
+
+
+def test_ed90_is_covered_at_the_nominal_rate():
+    """200 Emax cohorts with truths from the prior and exact posteriors, of the qualification script; limits with an
+    alarm of 1e-3. The control: posteriors that take the residual SD for half of what it is fall below them."""
+    path = Path(__file__).resolve().parents[2] / "qualification" / "ed90.py"
+    found = importlib.util.spec_from_file_location("ed90", path)
+    assert found is not None and found.loader is not None
+    script = importlib.util.module_from_spec(found)
+    found.loader.exec_module(script)
+    low, high = binom.interval(1 - 1e-3, 200, 0.9)
+    place = script.NAMES.index("ED90")
+    assert low <= script.coverage(200, script.RESIDUAL, 5)[0][place] <= high
+    assert script.coverage(200, script.RESIDUAL / 2, 5)[0][place] < low

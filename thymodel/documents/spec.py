@@ -907,7 +907,7 @@ def load_scenario_spec(path: str | Path, model: Model, of_fit: Mapping[str, Endp
     faults: list[Fault] = []
     text = read_text(path)
     document = parse_document(text, ScenarioDocument, str(path))
-    arms = tuple(_arm(str(path), name, table, model, faults) for name, table in document.arms.items())
+    arms = tuple(read_arm(str(path), name, table, model, faults) for name, table in document.arms.items())
     if not arms:
         faults.append(Fault(f"{path}: arms", "no arm"))
     faults += reference_faults(str(path), document.reference, list(document.arms))
@@ -918,7 +918,7 @@ def load_scenario_spec(path: str | Path, model: Model, of_fit: Mapping[str, Endp
     endpoints = read_endpoints(str(path), document.endpoints, model, faults, document.visits)
     if not document.endpoints:
         endpoints = with_visits(str(path), of_fit or {}, document.visits, faults)
-    faults += _horizon_faults(str(path), arms, endpoints, document.horizon)
+    faults += horizon_faults(str(path), arms, endpoints, document.horizon)
     population = read_population(path, document.population, model, faults)
     faults += _dose_error_faults(str(path), document.dose_error, model)
     if faults:
@@ -938,7 +938,7 @@ def _dose_error_faults(where: str, tables: Iterable[str], model: Model):
                         "leave the table out")
 
 
-def _horizon_faults(where: str, arms: Iterable[Arm], endpoints: Mapping[str, Endpoint], horizon: float | None):
+def horizon_faults(where: str, arms: Iterable[Arm], endpoints: Mapping[str, Endpoint], horizon: float | None):
     """Endpoints that end before an arm begins, or after the scenario does."""
     for name, endpoint in endpoints.items():
         for arm in arms:
@@ -951,8 +951,9 @@ def _horizon_faults(where: str, arms: Iterable[Arm], endpoints: Mapping[str, End
                         f"ends on day {horizon:g}", "set a later horizon here, or an earlier one there")
 
 
-def _arm(where, name, table: ArmTable, model: Model, faults) -> Arm:
-    path, doses = f"{where}: arms.{name}", list[Dose]()
+def read_arm(where: str, name: str, table: ArmTable, model: Model, faults: list[Fault], section: str = "arms") -> Arm:
+    """An arm with its doses checked against the model; what is wrong is added to `faults`."""
+    path, doses = f"{where}: {section}.{name}", list[Dose]()
     for k, item in enumerate(table.doses):
         dose = Dose(item.day, item.input or next(iter(model.inputs), ""), item.amount, item.duration)
         faults.extend(dose_faults(f"{path}.doses.{k}", dose, model))
@@ -961,6 +962,6 @@ def _arm(where, name, table: ArmTable, model: Model, faults) -> Arm:
                                 "for example times = 3, every = 14"))
         doses += repeat(dose, item.times - 1, item.every or 0.0)
     for covariate, value in table.covariates.items():
-        if _known(where, f"arms.{name}.covariates", covariate, model.covariates, "covariate", faults):
+        if _known(where, f"{section}.{name}.covariates", covariate, model.covariates, "covariate", faults):
             faults += covariate_faults(f"{path}.covariates.{covariate}", covariate, value, model)
     return Arm(name, table.label or name, tuple(doses), dict(table.covariates))

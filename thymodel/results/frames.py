@@ -5,6 +5,7 @@ Colours are those of Okabe & Ito (2008, "Color Universal Design"), told apart in
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -12,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from thymodel.documents.spec import FitSpec
+from thymodel.errors import Fault, InputError
 from thymodel.results.record import FitRecord
 
 BLACK, ORANGE, SKY, GREEN, BLUE, RED, PINK = (
@@ -20,6 +22,29 @@ COLOURS = (BLUE, RED, GREEN, ORANGE, PINK, SKY, BLACK)
 LINES = ("solid", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)), (0, (8, 2, 2, 2, 2, 2)))
 GREY = "#767676"
 FOOT = 0.28  # inches below the legend
+
+
+_ENDINGS = (".png", ".svg", ".pdf")
+
+
+def refuse_ending(path: Path) -> None:
+    """Says so before anything is computed for a figure that cannot be written."""
+    if path.suffix.lower() not in _ENDINGS:
+        raise InputError([Fault(f"--out {path}", f"not a kind of figure: '{path.suffix}'",
+                                f"give a name that ends with {', '.join(_ENDINGS)}")])
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """The figure as a file.
+
+    Raises:
+        InputError: another ending, or a place that cannot be written to.
+    """
+    refuse_ending(path)
+    try:
+        figure.savefig(path)
+    except OSError as error:
+        raise InputError([Fault(str(path), f"cannot be written: {error.strerror}")]) from None
 
 
 def empty_figure(width: float, height: float, title: str, source: str, simulated: bool) -> Figure:

@@ -93,14 +93,7 @@ def load_plan(spec: FitSpec, data_path: str | Path | None) -> tuple[Plan, Design
     if spec.published:
         raise InputError([Fault(f"{spec.path}: published", "what published figures add is not computed here",
                                 "leave them out to see what the patients' data can teach")])
-    levels = {"study_effect": spec.study_effects, "between_occasion": spec.between_occasion}
-    faults = [Fault(f"{spec.path}: {name}", "what is learned between these is not computed here",
-                    "leave it out to see what the rest can teach") for name, level in levels.items() if level]
-    faults += [Fault(f"{spec.path}: {item.section}.{name}", "what it costs that this is not known of subjects is not "
-                     "computed here", "leave the table out, and the subjects who lack it")
-               for name, item in spec.missing_covariates.items()]
-    if faults:
-        raise InputError(faults)
+    refuse_levels(spec)
     if data_path is None and not (spec.path.parent / spec.data_file).is_file():
         if not beside.is_file():
             raise InputError([Fault(str(spec.path), f"neither {spec.data_file} nor design.toml is beside it",
@@ -109,6 +102,18 @@ def load_plan(spec: FitSpec, data_path: str | Path | None) -> tuple[Plan, Design
         return plan_of_design(spec, design, str(beside)), design
     data, file = load_study(spec, data_path)
     return plan_of_data(spec, data, str(file)), None
+
+
+def refuse_levels(spec: FitSpec) -> None:
+    """What information is not computed for, with every reason."""
+    levels = {"study_effect": spec.study_effects, "between_occasion": spec.between_occasion}
+    faults = [Fault(f"{spec.path}: {name}", "what is learned between these is not computed here",
+                    "leave it out to see what the rest can teach") for name, level in levels.items() if level]
+    faults += [Fault(f"{spec.path}: {item.section}.{name}", "what it costs that this is not known of subjects is not "
+                     "computed here", "leave the table out, and the subjects who lack it")
+               for name, item in spec.missing_covariates.items()]
+    if faults:
+        raise InputError(faults)
 
 
 def expected(spec: FitSpec, plan: Plan, design: Design | None = None, draws: int = DRAWS,
@@ -214,17 +219,25 @@ class Survey:
 
     def information(self, z: Float[np.ndarray, " coordinate"], rows: frozenset[int]) -> np.ndarray:
         """Information of some measurements about all coordinates of the population; NaN where a course failed."""
+        return self.informer(z, rows)(rows)
+
+    def informer(self, z: Float[np.ndarray, " coordinate"], rows: frozenset[int]) -> Callable[..., np.ndarray]:
+        """`information` at one point of any part of these measurements, for many questions at once."""
         chosen = np.array(sorted(rows), int)
         at = self.point(z)
         gradients, record = self._records(z, at, chosen)
-        total = np.zeros((len(self.layout.population),) * 2)
-        for k, group in enumerate(self.groups):
-            mine = self.group[chosen] == k
-            if mine.any():
-                total += group.count * self._of_group(Gradients(*(a[mine] for a in gradients)),
-                                                      info.RecordInformation(*(a[mine] for a in record)),
-                                                      at.covariance, at.turns)
-        return total
+
+        def information(part: frozenset[int]) -> np.ndarray:
+            asked, total = np.isin(chosen, list(part)), np.zeros((len(self.layout.population),) * 2)
+            for k, group in enumerate(self.groups):
+                mine = asked & (self.group[chosen] == k)
+                if mine.any():
+                    total += group.count * self._of_group(Gradients(*(a[mine] for a in gradients)),
+                                                          info.RecordInformation(*(a[mine] for a in record)),
+                                                          at.covariance, at.turns)
+            return total
+
+        return information
 
     def _of_group(self, gradients: Gradients, record: info.RecordInformation, covariance, turns) -> np.ndarray:
         lay = self.layout
@@ -315,9 +328,13 @@ def _point_program(lay: Layout) -> Callable[[Any], Point]:
 
 
 def make_survey(spec: FitSpec, plan: Plan, design: Design | None = None, draws: int = DRAWS,
-                additions: bool = True) -> Survey:
+                additions: bool = True, points: Float[np.ndarray, "point coordinate"] | None = None) -> Survey:
     """Everything that a plan measures and, with `additions`, could measure: other observables at the same visits, and
-    the same observables on further days."""
+    the same observables on further days.
+
+    Args:
+        points: like those that will be asked for; by default draws of the prior.
+    """
     lay = layout(spec, ())
     assays: dict[str, tuple[ErrorModel, Mapping[str, float] | None]]
     assays = {name: (error, None) for name, error in spec.likelihood.items()}
@@ -342,7 +359,8 @@ def make_survey(spec: FitSpec, plan: Plan, design: Design | None = None, draws: 
                     rows.append((g, visits[g].index(day), o, False))
     schedule = solving.stack([solving.plan(spec.model, group.doses, group.covariates, times)
                               for group, times in zip(plan.groups, visits, strict=True)])
-    program = slopes_program(spec, lay, schedule, names, _prior_draws(lay, max(draws, 1)))
+    program = slopes_program(spec, lay, schedule, names,
+                             _prior_draws(lay, max(draws, 1)) if points is None else points)
     columns = np.array(rows, int).reshape(-1, 4).T
     return Survey(spec, lay, plan.groups, assays, plan.limits, columns[0], columns[1], columns[2],
                   columns[3].astype(bool), {what: frozenset(mine) for what, mine in sets.items()},

@@ -79,8 +79,8 @@ def measurements(spec: FitSpec, lay: Layout, z: Float[np.ndarray, "draw coordina
     return found
 
 
-def visit_crossings(endpoint: Endpoint, days: Float[np.ndarray, " visit"],
-                    values: Float[np.ndarray, "... visit"]) -> Crossing:
+def visit_crossings(endpoint: Endpoint, days: Float[np.ndarray, " visit"], values: Float[np.ndarray, "... visit"],
+                    until: Float[np.ndarray, "..."] | float = np.inf) -> Crossing:
     """When visits show the endpoint, for each series of measurements.
 
     It is shown by the first visit from which on every measurement is at or above the threshold until there are
@@ -90,23 +90,26 @@ def visit_crossings(endpoint: Endpoint, days: Float[np.ndarray, " visit"],
 
     Args:
         days: of all the measurements; those that are not the endpoint's own visits are not looked at.
+        until: day after which a series was no longer measured.
     """
     mine = np.isin(days, [endpoint.horizon] if endpoint.landmark else endpoint.visits)
     visits, flat = days[mine], np.asarray(values)[..., mine].reshape(-1, int(mine.sum()))
     low = min(endpoint.lloq, float(np.nextafter(endpoint.threshold, -np.inf)))
     flat = np.where(flat < endpoint.lloq, low, flat)
-    above, count = flat >= endpoint.threshold, len(visits)
+    taken = visits <= np.broadcast_to(until, np.shape(values)[:-1]).reshape(-1, 1)
+    above, count = taken & (flat >= endpoint.threshold), len(visits)
     run, length = np.zeros(flat.shape, int), np.zeros(len(flat), int)
     for k in range(count - 1, -1, -1):
         length = np.where(above[:, k], length + 1, 0)
         run[:, k] = length
-    first = np.argmin(flat, axis=1) if endpoint.after_nadir else np.zeros(len(flat), int)
+    first = np.argmin(np.where(taken, flat, np.inf), axis=1) if endpoint.after_nadir else np.zeros(len(flat), int)
     last = np.maximum(np.arange(count) + endpoint.consecutive - 1,
                       np.searchsorted(visits, visits + endpoint.apart - _TOLERANCE))
     shown = (run > last - np.arange(count)) & (last < count) & (np.arange(count) >= first[:, None])
     place = np.argmax(shown, axis=1)
     seen = shown[np.arange(len(flat)), place]
-    before = np.where(seen, place, count - run_at_end(run)) - 1
+    attended = taken.sum(axis=1)
+    before = np.where(seen, place, attended - run_at_end(run, attended)) - 1
     since = visits - endpoint.clock_start
     after = np.where(before < 0, 0.0, since[np.maximum(before, 0)])
     at = np.where(seen, since[place], np.inf)
@@ -114,7 +117,7 @@ def visit_crossings(endpoint: Endpoint, days: Float[np.ndarray, " visit"],
     return Crossing(after.reshape(shape), at.reshape(shape))
 
 
-def run_at_end(run: np.ndarray) -> np.ndarray:
+def run_at_end(run: np.ndarray, attended: np.ndarray) -> np.ndarray:
     """Visits at or above the threshold up to the last, which may have begun a crossing that none confirmed."""
-    whole = run == run.shape[1] - np.arange(run.shape[1])
+    whole = run == attended[:, None] - np.arange(run.shape[1])
     return np.where(whole, run, 0).max(axis=1)

@@ -5,7 +5,7 @@ that differences between arms and between draws are not blurred by who was drawn
 """
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from typing import NamedTuple
@@ -34,6 +34,7 @@ from thymodel.inference.population import (
 from thymodel.inference.posterior import in_portions
 from thymodel.results.running import in_turn
 
+Progress = Callable[[int, int], None]  # done, in all
 CELL = 64  # subjects: what is drawn for a subject, or cut into blocks, goes by whole cells
 _VALUES = 1 << 22  # numbers in a block of courses: 34 MB, and some times that while they are judged
 _MOST_DRAWS = 16  # of a block, so that even a small scenario has something for every core
@@ -329,8 +330,53 @@ def patient_courses(spec: FitSpec, lay: Layout, z: Float[np.ndarray, "draw coord
         own = {name: value[rows] for name, value in values.items()}
         return _again(solver.model, schedule, own, observables, np.asarray(run(columns, own, solver.tables)))
 
-    chunks = [np.minimum(np.arange(begin, begin + _CHUNK), len(z) - 1) for begin in range(0, len(z), _CHUNK)]
-    return np.concatenate([found for _, found in in_turn(some, chunks)])[: len(z)]
+    return in_chunks(some, len(z))
+
+
+def in_chunks(work: Callable[[Int[np.ndarray, " row"]], np.ndarray], count: int,
+              progress: Progress | None = None) -> np.ndarray:
+    """What `work` makes of rows, for so many: a fixed number at a time, the last chunk filled up with repeats."""
+    chunks = [np.minimum(np.arange(begin, begin + _CHUNK), count - 1) for begin in range(0, count, _CHUNK)]
+    pieces = []
+    for _, found in in_turn(work, chunks):
+        pieces.append(found)
+        if progress is not None:
+            progress(min(len(pieces) * _CHUNK, count), count)
+    return np.concatenate(pieces)[:count]
+
+
+Courses = Callable[[Int[np.ndarray, " row"]], Float[np.ndarray, "arm row subject time observable"]]
+
+
+def new_courses(spec: FitSpec, lay: Layout, z: Float[np.ndarray, "draw coordinate"], arms: Sequence[Arm],
+                covariates: Mapping[str, np.ndarray], observables: Sequence[str],
+                times: Float[np.ndarray, " time"]) -> Courses:
+    """Courses of subjects that are new under every draw, each in every arm, some draws at a time.
+
+    Args:
+        lay, z: a layout whose subjects are the new ones, and points that hold their random effects.
+        covariates: a value a subject, the same under every draw; an arm's own come first.
+
+    Returns:
+        A function of rows of z.
+
+    Raises:
+        SolveError: the model cannot be integrated at the values of the model file.
+    """
+    count, known = len(lay.subjects), _subject_program(spec, lay)
+    joined = _joined(spec, arms, VirtualSubjects(np.zeros((count, 1)), covariates))
+    values = in_portions(lambda points: known(points, None, np.full(count, -1)), z)
+    likely = {name: np.tile(_some(value, _TRIED[True]), len(arms)) for name, value in values.items()}
+    schedule = _schedules(spec, arms, joined, times)
+    solver = _prepared(spec, schedule, likely, True, observables)
+    run, columns = _run_program(solver), tuple(range(len(observables)))
+
+    def courses(rows):
+        own = {name: np.tile(value[rows], len(arms)) for name, value in values.items()}
+        found = _again(solver.model, schedule, own, observables, np.asarray(run(columns, own, solver.tables)))
+        return np.moveaxis(found.reshape(len(rows), len(arms), count, *found.shape[2:]), 1, 0)
+
+    return courses
 
 
 def _subject_program(spec: FitSpec, lay: Layout):

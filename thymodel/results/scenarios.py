@@ -93,7 +93,7 @@ def run_scenario(record: FitRecord, path: str | Path,
         raise InputError([Fault(str(data_path), "a scenario needs the data only to leave doses out", "add --left-out")])
     doses = extrapolation.leave_doses_out(record, data_path) if left_out else ()
     z = thin(record.z, scenario.draws)
-    people = virtual_subjects(fit, _covariates(record), scenario.subjects, scenario.seed, scenario.population,
+    people = virtual_subjects(fit, covariates_of(record), scenario.subjects, scenario.seed, scenario.population,
                               scenario.dose_errors)
     hazards = draw_hazards(scenario.competing, scenario.subjects, scenario.seed)
     judging = prepare_judging(fit, record.layout, z, scenario.arms, people, endpoints, hazards, scenario.seed)
@@ -159,7 +159,7 @@ def _refuse_failures(scenario: ScenarioSpec, times: dict[str, np.ndarray]) -> No
                                  f"the integration failed ({name})")
 
 
-def _covariates(record: FitRecord) -> dict[str, np.ndarray]:
+def covariates_of(record: FitRecord) -> dict[str, np.ndarray]:
     """Baseline covariates of the fitted patients, kept in the record beside the draws."""
     data = load_group(record.folder / "posterior.nc", "constant_data")
     return {str(name): np.asarray(values) for name, values in data.data_vars.items()}

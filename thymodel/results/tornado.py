@@ -1,19 +1,16 @@
 """The tornado figure: each endpoint with one parameter after the other a prior SD below and above its median."""
 
 import math
-from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from thymodel.documents.units import amount_text
-from thymodel.errors import Fault, InputError
 from thymodel.results.sensitivity import Answer, Sensitivity
 
 _LOW, _HIGH, _GREY = "#0072B2", "#D55E00", "#767676"  # Okabe & Ito 2008, as in the other figures
 _SHOWN = 12  # parameters a panel
-_ENDINGS = (".png", ".svg", ".pdf")
 
 
 def plot_tornado(found: Sensitivity) -> Figure:
@@ -76,23 +73,3 @@ def _words(axes: Axes, found: Sensitivity, answer: Answer, end: float) -> None:
             axes.axvline(end, color=_GREY, linestyle="--", linewidth=0.8)
             axes.text(0.99, 1.0, f"hatched: not by {end:g}", transform=axes.transAxes, ha="right", va="bottom",
                       fontsize=7, color=_GREY)
-
-
-def save_tornado(found: Sensitivity, path: Path) -> None:
-    """Writes the figure as PNG, SVG or PDF, by the file's ending.
-
-    Raises:
-        InputError: another ending, or a place that cannot be written to.
-    """
-    refuse_ending(path)
-    try:
-        plot_tornado(found).savefig(path)
-    except OSError as error:
-        raise InputError([Fault(str(path), f"cannot be written: {error.strerror}")]) from None
-
-
-def refuse_ending(path: Path) -> None:
-    """Says so before anything is computed for a figure that cannot be written."""
-    if path.suffix.lower() not in _ENDINGS:
-        raise InputError([Fault(f"--out {path}", f"not a kind of figure: '{path.suffix}'",
-                                f"give a name that ends with {', '.join(_ENDINGS)}")])
