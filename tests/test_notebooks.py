@@ -1,4 +1,4 @@
-"""Every notebook runs from top to bottom, in a copy; what it draws says SIMULATED, or REAL where published figures are."""
+"""Every notebook runs from top to bottom, in a copy; what it draws says SIMULATED, or REAL if figures are published."""
 
 import shutil
 from pathlib import Path
