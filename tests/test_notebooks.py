@@ -1,4 +1,4 @@
-"""Every notebook runs from top to bottom, in a copy, and what it draws says SIMULATED."""
+"""Every notebook runs from top to bottom, in a copy; what it draws says SIMULATED, or REAL if figures are published."""
 
 import shutil
 from pathlib import Path
@@ -11,13 +11,15 @@ from thymodel.documents.model import parse_model
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+# its figures are published ones of groups of people: to call these SIMULATED would be as wrong as to call others REAL
+OF_PUBLISHED_FIGURES = "06_published_cohorts"
 # a last cell: everything that the notebook drew and kept under a name
 _BANNERS = """
 from matplotlib.figure import Figure as _Figure
 _drawn = {name: value for name, value in globals().items() if isinstance(value, _Figure) and name[0] != "_"}
 assert _drawn, "no figure"
 _bare = [name for name, figure in _drawn.items()
-         if not any("SIMULATED" in text.get_text() for text in figure.findobj(lambda a: hasattr(a, "get_text")))]
+         if not any("BANNER" in text.get_text() for text in figure.findobj(lambda a: hasattr(a, "get_text")))]
 assert not _bare, f"without banner: {_bare}"
 """
 
@@ -25,7 +27,7 @@ assert not _bare, f"without banner: {_bare}"
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
     """The directories that notebooks read, side by side as in the repository."""
-    for name in ("notebooks", "fits/reset02_design"):
+    for name in ("notebooks", "fits/reset02_design", "fits/published_controls"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
     return tmp_path
 
@@ -34,11 +36,15 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
+def banner(path: Path) -> str:
+    return "REAL published figures" if path.stem == OF_PUBLISHED_FIGURES else "SIMULATED"
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_runs_and_its_figures_say_simulated(path, copy, monkeypatch):
+def test_a_notebook_runs_and_its_figures_say_what_they_are_of(path, copy, monkeypatch):
     monkeypatch.setenv("THYMODEL_EXTERNAL", str(copy / "nowhere"))  # what is published is fitted in tests/external
     notebook, before = nbformat.read(path, as_version=4), files(copy)
-    notebook.cells.append(nbformat.v4.new_code_cell(_BANNERS))
+    notebook.cells.append(nbformat.v4.new_code_cell(_BANNERS.replace("BANNER", banner(path))))
     NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(copy / "notebooks")}}).execute()
     complaints = [output.text for cell in notebook.cells for output in cell.get("outputs", [])
                   if output.output_type == "stream" and output.name == "stderr"]
