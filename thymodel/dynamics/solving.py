@@ -281,6 +281,14 @@ def prepare(model: Model, values: Mapping[str, Any], schedule: Schedule, observa
     return Solver(model, tuple(observables), tables, "implicit", "native kernel", native)
 
 
+def redesigned(solver: Solver, schedule: Schedule) -> Tables:
+    """Tables of another stacked schedule for a prepared solver: no pilot is run, and nothing is compiled where the
+    schedule has the shape of the solver's own."""
+    grid, native = solver.tables.grid, solver.native
+    return solver.tables._replace(
+        schedule=schedule, grid=None if grid is None or native is None else kernel.relaid(native, grid, schedule))
+
+
 def _if_sound(native: kernel.Native, values: Mapping[str, Any], grid: kernel.Grid, rtol: float) -> np.ndarray | None:
     """Observables of the typical course by steps of half the length; None unless those of the grid agree with them
     and have small embedded errors.

@@ -36,6 +36,7 @@ from thymodel.inference.population import (
 from thymodel.inference.posterior import in_portions
 
 Reduce = Callable[[np.ndarray], np.ndarray]
+Solve = Callable[[Sequence[str], dict[str, np.ndarray]], np.ndarray]
 Progress = Callable[[int, int], None]  # draws done, draws in all
 _CHUNK = 16  # draws a call: enough to fill a core, small enough for memory
 _TRIED = (24, 8)  # draws for which the solver's steps are made: one by one, and where many subjects share steps
@@ -130,30 +131,86 @@ def simulator(spec: FitSpec, lay: Layout, z: Float[np.ndarray, "draw coordinate"
     Raises:
         SolveError: the model cannot be integrated at the values of the model file.
     """
-    everyone = [_in_arm(spec, arm, subjects) for arm in arms]
-    joined = VirtualSubjects(np.concatenate([people.standard for people in everyone]),
-                             {name: np.concatenate([people.covariates[name] for people in everyone])
-                              for name in spec.model.covariates},
-                             {name: np.tile(values, len(arms)) for name, values in subjects.delivered.items()})
-    study = np.repeat([lay.studies.index(arm.study) if arm.study in lay.studies else -1 for arm in arms],
-                      len(subjects.standard))
-    values = _subject_program(spec, lay, jnp.asarray(joined.standard), study)
+    joined = _joined(spec, arms, subjects)
+    values = _arms_program(spec, lay, arms, joined)
     solve = _solve_for(spec, _schedules(spec, arms, joined, times), in_portions(values, _some(z, _TRIED[True])), True,
-                       also)
+                       also)()
 
     def simulate(z, observables, reduce=None, progress=None) -> np.ndarray:
         found = _in_chunks(partial(solve, observables), in_portions(values, z), len(z), reduce, progress)
-        found = found.reshape(len(z), len(arms), len(subjects.standard), *found.shape[2:])
-        return np.moveaxis(found, 1, 0)
+        return _by_arm(found, len(arms))
 
     return simulate
 
 
-def _schedules(spec: FitSpec, arms: Sequence[Arm], joined: VirtualSubjects, times) -> solving.Schedule:
-    """The schedules of all arms' subjects, in order; a subject's covariates stay as they are."""
+def designs(spec: FitSpec, lay: Layout, z: Float[np.ndarray, "draw coordinate"], arms: Sequence[Arm],
+            subjects: VirtualSubjects, times: Float[np.ndarray, " time"], also: Sequence[str] = (),
+            ) -> Callable[[Sequence[Arm]], Simulate]:
+    """`simulator` for one set of arms after another, all by one program: what changes comes in as arrays.
+
+    The solver's steps are laid once, for the arms given here, and are everywhere as dense as the densest of them needs.
+    A set within their range is solved as `simulator` would, to the solver's tolerance and not to the last digit.
+
+    Args:
+        arms: at the ends of what will be asked: largest doses, first and last days, extremes of covariates.
+
+    Returns:
+        The simulator of a set of arms. It takes the draws `z` alone.
+
+    Raises:
+        SolveError: as `simulator`.
+    """
+    joined = _joined(spec, arms, subjects)
+    pilot = in_portions(_arms_program(spec, lay, arms, joined), _some(z, _TRIED[True]))
+    solve_of = _solve_for(spec, _schedules(spec, arms, joined, times), pilot, True, also)
+    known: dict[tuple[str, ...], dict[str, np.ndarray]] = {}  # the same people under the same draws, whatever the arms
+
+    def of(asked: Sequence[Arm]) -> Simulate:
+        own = _joined(spec, asked, subjects)
+        solve, studies = solve_of(_schedules(spec, asked, own, times, arms)), tuple(arm.study for arm in asked)
+        if studies not in known:
+            known[studies] = in_portions(_arms_program(spec, lay, asked, own), z)
+
+        def simulate(z, observables, reduce=None, progress=None) -> np.ndarray:
+            found = _in_chunks(partial(solve, observables), known[studies], len(z), reduce, progress)
+            return _by_arm(found, len(asked))
+
+        return simulate
+
+    return of
+
+
+def _joined(spec: FitSpec, arms: Sequence[Arm], subjects: VirtualSubjects) -> VirtualSubjects:
+    """The same subjects in arm after arm."""
+    everyone = [_in_arm(spec, arm, subjects) for arm in arms]
+    return VirtualSubjects(np.concatenate([people.standard for people in everyone]),
+                           {name: np.concatenate([people.covariates[name] for people in everyone])
+                            for name in spec.model.covariates},
+                           {name: np.tile(values, len(arms)) for name, values in subjects.delivered.items()})
+
+
+def _arms_program(spec: FitSpec, lay: Layout, arms: Sequence[Arm], joined: VirtualSubjects):
+    """`_subject_program` of the subjects of arms, each of its study."""
+    study = np.repeat([lay.studies.index(arm.study) if arm.study in lay.studies else -1 for arm in arms],
+                      len(joined.standard) // len(arms))
+    return _subject_program(spec, lay, jnp.asarray(joined.standard), study)
+
+
+def _by_arm(found: np.ndarray, arms: int) -> np.ndarray:
+    """(draw, subject of any arm, ...) -> (arm, draw, subject, ...)"""
+    return np.moveaxis(found.reshape(len(found), arms, -1, *found.shape[2:]), 1, 0)
+
+
+def _schedules(spec: FitSpec, arms: Sequence[Arm], joined: VirtualSubjects, times,
+               longest: Sequence[Arm] = ()) -> solving.Schedule:
+    """The schedules of all arms' subjects, in order; a subject's covariates stay as they are.
+
+    Args:
+        longest: arms that are not simulated, to whose number of segments those of the others are filled up.
+    """
     typical = {name: ((spec.model.start, item.value),) for name, item in spec.model.covariates.items()}
-    planned = solving.stack([solving.plan(spec.model, arm.doses, typical, times)
-                             for arm in arms])
+    planned = solving.stack([solving.plan(spec.model, arm.doses, typical, times) for arm in [*arms, *longest]])
+    planned = jax.tree.map(lambda a: a[:len(arms)], planned)
     each = len(joined.standard) // len(arms)
     repeated = jax.tree.map(lambda a: np.repeat(a, each, axis=0), planned)
     segments, names = repeated.ends.shape[1], list(spec.model.inputs)
@@ -171,8 +228,9 @@ def _some(z: np.ndarray, count: int) -> np.ndarray:
 
 def _solve_for(spec: FitSpec, schedule: solving.Schedule, likely: Mapping[str, np.ndarray],
                pooled: bool, also: Sequence[str] = (),
-               ) -> Callable[[Sequence[str], dict[str, np.ndarray]], np.ndarray]:
-    """A solve of subjects with one schedule each: (observables, values (draw, subject)) -> (draw, subject, ...)."""
+               ) -> Callable[..., Solve]:
+    """Of this schedule, or by the same program of the one that it is called with: a solve of subjects with one schedule
+    each, (observables, values (draw, subject)) -> (draw, subject, ...)."""
     typical = starting_values(spec)
     asked = _with_ratios(spec.model)
     computed = tuple(dict.fromkeys([*observables_of(spec), *also, *ratios(spec.model)]))
@@ -183,11 +241,16 @@ def _solve_for(spec: FitSpec, schedule: solving.Schedule, likely: Mapping[str, n
     def run(columns: tuple[int, ...], values, tables):
         return solving.solve_sets(solver, values, tables)[..., list(columns)]
 
-    def solve(observables: Sequence[str], values: dict[str, np.ndarray]) -> np.ndarray:
-        columns = tuple(computed.index(name) for name in observables)
-        return _again(asked, schedule, values, observables, np.asarray(run(columns, values, solver.tables)))
+    def of(own: solving.Schedule = schedule) -> Solve:
+        tables = solver.tables if own is schedule else solving.redesigned(solver, own)
 
-    return solve
+        def solve(observables: Sequence[str], values: dict[str, np.ndarray]) -> np.ndarray:
+            columns = tuple(computed.index(name) for name in observables)
+            return _again(asked, own, values, observables, np.asarray(run(columns, values, tables)))
+
+        return solve
+
+    return of
 
 
 def _with_ratios(model: Model) -> Model:
@@ -236,7 +299,7 @@ def patient_courses(spec: FitSpec, lay: Layout, z: Float[np.ndarray, "draw coord
     study = np.array(lay.study or [-1] * len(data.subjects), int)
     values = in_portions(_subject_program(spec, lay, None, study), z)
     likely = {name: _some(value, _TRIED[False]) for name, value in values.items()}
-    solve = _solve_for(spec, schedule, likely, False)
+    solve = _solve_for(spec, schedule, likely, False)()
     return _in_chunks(partial(solve, observables), values, len(z), None, None)
 
 

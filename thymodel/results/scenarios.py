@@ -1,7 +1,7 @@
 """Posterior x virtual subjects x arms: reconstitution times and implied exports by dose, paired across arms."""
 
 import html
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from thymodel.documents.spec import Endpoint, ScenarioSpec, load_scenario_spec
+from thymodel.documents.spec import Endpoint, FitSpec, ScenarioSpec, load_scenario_spec
 from thymodel.errors import Fault, InputError, SolveError
 from thymodel.inference.diagnostics import INTERVAL_NAME
 from thymodel.inference.sampling import thin
@@ -21,8 +21,8 @@ from thymodel.results.dose_response import dose_quantities
 from thymodel.results.endpoints import Quantity, quantile_with_never, quantities, summarise_draws
 from thymodel.results.extrapolation import Verdicts
 from thymodel.results.observed import Crossing, assay_faults, measurements, visit_crossings, visit_days
-from thymodel.results.prediction import virtual_subjects
-from thymodel.results.reconstitution import arm_outcomes
+from thymodel.results.prediction import VirtualSubjects, virtual_subjects
+from thymodel.results.reconstitution import Outcomes, arm_outcomes
 from thymodel.results.record import FitRecord, load_group, quotable
 
 OBSERVED = ", as observed"  # of a quantity: at the visits and with the assay error, not of the latent course
@@ -88,16 +88,29 @@ def run_scenario(record: FitRecord, path: str | Path,
         raise InputError([Fault(str(data_path), "a scenario needs the data only to leave doses out", "add --left-out")])
     doses = extrapolation.leave_doses_out(record, data_path) if left_out else ()
     z = thin(record.z, scenario.draws)
-    people = virtual_subjects(fit, _covariates(record), scenario.subjects, scenario.seed, scenario.population,
+    people = virtual_subjects(fit, patient_covariates(record), scenario.subjects, scenario.seed, scenario.population,
                               scenario.dose_errors)
     hazards = draw_hazards(scenario.competing, scenario.subjects, scenario.seed)
     outcomes = arm_outcomes(fit, record.layout, z, scenario.arms, people, endpoints, progress, hazards, days)
-    times = dict(outcomes.times)
-    _refuse_failures(scenario, times | dict(outcomes.exports) | dict(outcomes.events))
+    refuse_failures(scenario, outcomes)
     measured = {name: measurements(fit, record.layout, z, name, days[name], outcomes.visits[name], scenario.seed)
                 for name in days}
     observed = {name: visit_crossings(endpoint, days[endpoint.marker], measured[endpoint.marker])
                 for name, endpoint in endpoints.items() if endpoint.visits}
+    return summarise(record, fit, scenario, z, people, outcomes, observed, doses)
+
+
+def summarise(record: FitRecord, fit: FitSpec, scenario: ScenarioSpec, z: Float[np.ndarray, "draw coordinate"],
+              people: VirtualSubjects, outcomes: Outcomes, observed: Mapping[str, Crossing],
+              doses: Sequence[extrapolation.LeftOut] = (), fitted: extrapolation.Fitted | None = None) -> Scenario:
+    """What simulated outcomes say: the table, implied exports and verdicts.
+
+    Args:
+        z: the draws that were simulated.
+        observed: by endpoint, between which visits measurements place each crossing.
+        fitted: what the fit has seen, where that was read before.
+    """
+    endpoints, times = dict(scenario.endpoints), dict(outcomes.times)
     rows = [row for name, endpoint in endpoints.items()
             for row in endpoint_rows(scenario, endpoint, times[name], observed.get(name))]
     rows += [row for name, endpoint in endpoints.items() for k, arm in enumerate(scenario.arms) if outcomes.events
@@ -106,7 +119,7 @@ def run_scenario(record: FitRecord, path: str | Path,
     implied = exports.assess(fit, outcomes.exports, [arm.name for arm in scenario.arms], outcomes.window)
     ratios = {name: values for name, values in exports.summaries(outcomes.exports).items() if ".spread_" not in name}
     verdicts = extrapolation.judge(record, fit, scenario.arms, people.covariates, z,
-                                   _told(scenario, endpoints, times) | ratios, list(endpoints), doses)
+                                   _told(scenario, endpoints, times) | ratios, list(endpoints), doses, fitted)
     rows = [row | _verdict(verdicts, row["arm"], row["endpoint"]) for row in rows]
     rows += [_table_row(row) | _verdict(verdicts, row["arm"], row["quantity"]) for row in implied["rows"]]
     table = pd.DataFrame(rows)
@@ -137,16 +150,20 @@ def _table_row(row: Mapping[str, Any]) -> dict[str, Any]:
                                   "warning")}
 
 
-def _refuse_failures(scenario: ScenarioSpec, times: dict[str, np.ndarray]) -> None:
-    """A course that could not be computed is NaN: a scenario with one has no answer."""
-    for name, values in times.items():
+def refuse_failures(scenario: ScenarioSpec, outcomes: Outcomes) -> None:
+    """A course that could not be computed is NaN: a scenario with one has no answer.
+
+    Raises:
+        SolveError: names the subject, arm and draw.
+    """
+    for name, values in (dict(outcomes.times) | dict(outcomes.exports) | dict(outcomes.events)).items():
         if np.isnan(values).any():
             arm, draw, subject = np.argwhere(np.isnan(values))[0]
             raise SolveError(f"{subject + 1} of arm {scenario.arms[arm].name}, draw {draw + 1}", 0.0,
                              f"the integration failed ({name})")
 
 
-def _covariates(record: FitRecord) -> dict[str, np.ndarray]:
+def patient_covariates(record: FitRecord) -> dict[str, np.ndarray]:
     """Baseline covariates of the fitted patients, kept in the record beside the draws."""
     data = load_group(record.folder / "posterior.nc", "constant_data")
     return {str(name): np.asarray(values) for name, values in data.data_vars.items()}

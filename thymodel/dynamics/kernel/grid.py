@@ -122,6 +122,30 @@ def with_dense(grid: Grid, dense: Grid, poor: float) -> Grid:
     return grid._replace(dense=dense.rows, poor=np.full(LANES, poor))
 
 
+def relaid(native: Native, grid: Grid, schedule: Schedule) -> Grid:
+    """Steps for another design, without a pilot: at any time as dense as those of the densest course of this grid.
+
+    For designs that are not far from those which the grid was made for; the kernel's own error tells where they are.
+    Such a grid has at least as many rows as this one, so that one program does for most of them.
+    """
+    schedule = jax.tree.map(np.asarray, schedule)
+    paths, which = _paths(native.model, schedule, True)
+    density = _densest(np.moveaxis(np.asarray(grid.rows), -1, 1).reshape(-1, *grid.rows.shape[1:3]))
+    return _assemble(native, schedule, paths, which, [density] * len(paths), np.asarray(grid.tolerance),
+                     grid.rows.shape[1], _ROUND)
+
+
+def _densest(rows: Float[np.ndarray, "subject row item"]) -> Density:
+    """The largest density of all courses at each time."""
+    courses = np.unique(rows[:, :, [ROW.index("t"), ROW.index("h")]], axis=0)
+    edges = np.unique(np.concatenate([courses[:, :, 0].ravel(), courses.sum(axis=2).ravel()]))
+    value = np.zeros(len(edges) - 1)
+    for course in courses:
+        t, h = course[course[:, 1] > 0].T
+        value = np.maximum(value, 1 / h[np.clip(np.searchsorted(t, edges[:-1], side="right") - 1, 0, len(t) - 1)])
+    return Density(edges, value)
+
+
 def halved(grid: Grid) -> Grid:
     """The grid with every step made in two, the dense ones too: for a second opinion on its accuracy."""
     return grid._replace(rows=_halved(grid.rows, len(grid.stored)), dense=_halved(grid.dense, len(grid.stored)))
