@@ -91,8 +91,9 @@ def _ends(controls: Controls) -> list[Arm]:
     def arm(amount: float, at: float, apart: float, more: float, covariates: Mapping[str, float]) -> Arm:
         count = int(controls.slider("times").high)
         doses = [Dose(at + k * apart, first, amount / count) for k in range(count)]
-        doses += [Dose(controls.slider(f"day.{name}").value or 0.0, name, more * controls.slider(f"dose.{name}").high)
-                  for name in others]
+        doses += [Dose((controls.slider(f"day.{name}").value or 0.0) + later, name,
+                       more * share * controls.slider(f"dose.{name}").high)
+                  for name in others for later, share in controls.shapes[name]]
         return Arm("", "", tuple(doses), covariates)
 
     most, far = controls.slider(f"dose.{first}").high, controls.slider("apart").high

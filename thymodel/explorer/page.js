@@ -63,12 +63,13 @@ function makeSlider(slider) {
   const number = element("input", { type: "number", id: `${slider.key}-number`, min: slider.low, max: slider.high,
     step: "any", "aria-label": `${slider.label}, ${slider.unit}`, readonly: Boolean(stops) });
   const asFitted = free && element("input", { type: "checkbox", id: `${slider.key}-fitted` });
-  const label = () => { range.setAttribute("aria-valuetext", `${number.value} ${slider.unit}`); };
+  const line = element("div", { class: "line" }, range, number, element("span", { class: "unit" }, slider.unit));
   const settle = () => {
+    line.classList.toggle("unused", free && !(slider.key in state.numbers));
     range.value = place(now());
     number.value = Number(now().toPrecision(8));
     if (asFitted) asFitted.checked = !(slider.key in state.numbers);
-    label();
+    range.setAttribute("aria-valuetext", `${number.value} ${slider.unit}`);
   };
   const take = (value) => {
     state.numbers[slider.key] = value;
@@ -89,8 +90,7 @@ function makeSlider(slider) {
     });
     rows.push(element("label", { class: "tick", for: `${slider.key}-fitted` }, asFitted, "as in the fitted patients"));
   }
-  rows.push(element("div", { class: "line" }, range, number, element("span", { class: "unit" }, slider.unit)),
-    element("div", { class: "seen", id: `${slider.key}-seen` }, slider.seen));
+  rows.push(line, element("div", { class: "seen", id: `${slider.key}-seen` }, slider.seen));
   settle();
   return element("div", { class: "control" }, ...rows);
 }
@@ -189,7 +189,7 @@ function show() {
 function framed(drawing) {
   const button = element("button", { type: "button", "aria-label": `${drawing.title} as PNG` }, "PNG");
   button.addEventListener("click", () => savePictures([drawing.svg], drawing.name));
-  return element("figure", { "data-name": drawing.name }, drawing.svg, button);
+  return element("figure", { "data-name": drawing.name }, drawing.svg, element("figcaption", {}, button));
 }
 
 function showVerdicts() {
@@ -249,7 +249,7 @@ function frame(name, title, xLabel, yLabel, x, y, log = false) {
   const level = log ? (value) => Math.log10(Math.max(value, y[0])) : (value) => value;
   const down = (value) => HEIGHT - BOTTOM - ((level(value) - level(y[0])) / (level(y[1]) - level(y[0]))) * (HEIGHT - TOP - BOTTOM);
   svg.append(mark("rect", { x: 0, y: 0, width: WIDTH, height: HEIGHT, fill: "#fff" }),
-    words(10, 22, title, { "font-size": 16, "font-weight": 700 }));
+    words(10, 22, title, { "font-size": Math.min(16, (1.72 * WIDTH) / title.length), "font-weight": 700 }));
   const grid = log ? powers(y) : ticks(y[0], y[1], 5);
   for (const value of grid) {
     svg.append(mark("line", { x1: LEFT, x2: WIDTH - RIGHT, y1: down(value), y2: down(value), stroke: "#e2e2e2" }),
@@ -319,11 +319,11 @@ function course(panel, k) {
   if (panel.healthy && panel.healthy.lower < top) {
     on.svg.append(mark("rect", { x: LEFT, width: WIDTH - LEFT - RIGHT, y: on.down(on.clip(panel.healthy.upper)), fill: GREY, opacity: 0.13,
       height: on.down(on.clip(panel.healthy.lower)) - on.down(on.clip(panel.healthy.upper)) }),
-    words(LEFT + 6, on.down(on.clip(panel.healthy.upper)) + 14, "healthy range", { "font-size": 11.5, fill: "#333" }));
+    words(WIDTH - RIGHT - 6, on.down(on.clip(panel.healthy.upper)) + 14, "healthy range", { "font-size": 11.5, fill: "#333", "text-anchor": "end" }));
   }
   if (isRatio) {
     on.svg.append(mark("line", { x1: LEFT, x2: WIDTH - RIGHT, y1: on.down(1), y2: on.down(1), stroke: "#111", "stroke-dasharray": "2 3" }),
-      words(LEFT + 6, on.down(1) - 5, "healthy, same age", { "font-size": 11.5, fill: "#333" }));
+      words(WIDTH - RIGHT - 6, on.down(1) - 5, "healthy, same age", { "font-size": 11.5, fill: "#333", "text-anchor": "end" }));
   }
   ORDER.forEach((name, a) => {
     const arm = panel.arms[a], colour = STYLES[name].stroke;
@@ -387,7 +387,7 @@ function doseResponse() {
     words(34, HEIGHT - 52, "the chosen dose", { "font-size": 13 }),
     mark("path", { d: `M${WIDTH / 2 + 17},${HEIGHT - 63}l-6,11h12z`, fill: "#111" }),
     words(WIDTH / 2 + 34, HEIGHT - 52, "fitted doses", { "font-size": 13 }),
-    words(10, HEIGHT - 32, "Line and shade: median and 90% interval over posterior draws (parameters); straight between dots.", { "font-size": 11.5, fill: "#333" }));
+    words(10, HEIGHT - 32, "Line and shade: median, 90% interval (parameters); straight between the dots, which were computed.", { "font-size": 11.5, fill: "#333" }));
   return on;
 }
 

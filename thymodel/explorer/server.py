@@ -3,6 +3,7 @@
 import json
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from thymodel.errors import Fault, InputError, SolveError
@@ -21,7 +22,7 @@ except ImportError:
 
 from thymodel.explorer.answers import Answers, setup_of
 from thymodel.explorer.pages import FOLDER, page_html
-from thymodel.explorer.views import View, read_view
+from thymodel.explorer.views import View, first_view, read_view
 
 HOST = "127.0.0.1"
 _HEADERS = {
@@ -53,6 +54,9 @@ def make_app(answers: Answers) -> Starlette:
         text = (FOLDER / name).read_text(encoding="utf-8")
         return Route(f"/{name}", lambda request: Response(text, media_type=kind, headers=_HEADERS))
 
+    first = first_view(bench.controls)
+    for answer in (answers.view, answers.dose_response):
+        answer(first)  # compiles, before anybody waits for it
     return Starlette(
         routes=[Route("/", asked(lambda view: HTMLResponse(page_html(setup_of(bench, view))))),
                 Route("/answer", asked(lambda view: _json(answers.view(view)))),
@@ -89,4 +93,5 @@ def serve(app: Starlette, taken: socket.socket) -> None:
     """Answers until it is interrupted."""
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, server_header=False,
                                            lifespan="off"))
-    server.run(sockets=[taken])
+    with suppress(KeyboardInterrupt):  # which uvicorn raises again after it has stopped
+        server.run(sockets=[taken])

@@ -57,6 +57,7 @@ class Controls:
     endpoints: Mapping[str, tuple[float, ...]]  # the days by which a share is asked for
     doses: tuple[float, ...]  # of a dose-response curve
     fitted: tuple[float, ...]
+    shapes: Mapping[str, tuple[tuple[float, float], ...]]  # of inputs but the first: days after its day, shares
 
     def slider(self, key: str) -> Slider:
         return next(slider for slider in self.sliders if slider.key == key)
@@ -107,7 +108,13 @@ def make_controls(fit: FitSpec, fitted: Fitted, endpoints: Mapping[str, Endpoint
                     {name: tuple(dict.fromkeys([*endpoint.by, endpoint.horizon])) for name, endpoint in
                      endpoints.items()},
                     (0.0, *some, *(far / _FAR * top for far in (_BEYOND if given else (1.0, 2.0, 3.0, 4.0)))),
-                    tuple(given))
+                    tuple(given), {name: _shape(best, name) for name in inputs[1:]})
+
+
+def _shape(doses: Sequence[Dose], name: str) -> tuple[tuple[float, float], ...]:
+    """How a cohort's total of an input was spread over days; at once where it had none."""
+    own, total = [dose for dose in doses if dose.input == name], _total(doses, name)
+    return tuple((dose.time - own[0].time, dose.amount / total) for dose in own) if total > 0 else ((0.0, 1.0),)
 
 
 def _dosing(model: Model, name: str, totals: Sequence[float], best: Sequence[Dose], fitted: Fitted, first: bool,
@@ -125,8 +132,8 @@ def _dosing(model: Model, name: str, totals: Sequence[float], best: Sequence[Dos
                     f"fitted: {when}" if days else "given to no fitted cohort")]
     if not first:
         return found
-    return [*found, Slider("times", "Split into", "infusions", 1.0, _MOST_TIMES, 1.0, 1.0, "of equal size"),
-            Slider("apart", "Infusions apart", model.time, 1.0, _MOST_APART, 1.0, 14.0, "where there are several"),
+    return [*found, Slider("times", "Split into", "doses", 1.0, _MOST_TIMES, 1.0, 1.0, "of equal size"),
+            Slider("apart", "Between infusions", model.time, 1.0, _MOST_APART, 1.0, 14.0, "where there are several"),
             Slider("against", "Compared with", unit, 0.0, high, _nice(high / 100), 0.0, "on the same days; 0: none")]
 
 
@@ -283,15 +290,18 @@ def _text(view: View, controls: Controls, source: str, title: str, amounts: Mapp
              f"seed     = {SEED}", f"{head}{foot}"]
     for arm, amount in amounts.items():
         lines += [f"[arms.{arm}]", f"label = {json.dumps(labels[arm])}"]
-        doses = [_dose(view, name, view.numbers[f"dose.{name}"], 1) for name in controls.inputs[1:]]
-        doses = [_dose(view, controls.inputs[0], amount, int(view.numbers["times"])), *doses]
-        lines += [f"doses = [{', '.join(filter(None, doses))}]"] if any(doses) else []
+        doses = _doses(view, controls, amount)
+        lines += [f"doses = [{', '.join(doses)}]"] if doses else []
         lines += [f"covariates = {{ {covariates} }}", ""] if covariates else [""]
     return "\n".join(lines)
 
 
-def _dose(view: View, name: str, amount: float, count: int) -> str:
-    if amount == 0:
-        return ""
+def _doses(view: View, controls: Controls, amount: float) -> list[str]:
+    """The doses of an arm: so much of the first input, split as asked, and the others as the fitted cohort had them."""
+    first, count = controls.inputs[0], int(view.numbers["times"])
     more = f", times = {count}, every = {view.numbers['apart']!r}" if count > 1 else ""
-    return f"{{ amount = {amount / count!r}, day = {view.numbers[f'day.{name}']!r}, input = {json.dumps(name)}{more} }}"
+    found = [(first, amount / count, view.numbers[f"day.{first}"], more)] if amount > 0 else []
+    found += [(name, view.numbers[f"dose.{name}"] * share, view.numbers[f"day.{name}"] + day, "")
+              for name, shape in controls.shapes.items() if view.numbers[f"dose.{name}"] > 0 for day, share in shape]
+    return [f"{{ amount = {part!r}, day = {day!r}, input = {json.dumps(name)}{rest} }}"
+            for name, part, day, rest in found]
