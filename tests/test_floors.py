@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "thymodel"
-FLOORS = ("documents", "dynamics", "inference", "results", "cli")
+FLOORS = ("documents", "dynamics", "inference", "results", "explorer", "cli")
 GROUND = {"thymodel", "thymodel.errors"}
 MODULES = {".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): path
            for path in sorted(PACKAGE.rglob("*.py"))}

@@ -672,6 +672,49 @@ def _print_notes(result) -> None:
         print(f"Note on {of}: {note}.")
 
 
+@app.command()
+def explore(
+    record: Annotated[Path, typer.Argument(help="directory of the record")],
+    port: Annotated[int, typer.Option(min=0, max=65535, help="of the page on this machine; 0: any free one")] = 8642,
+    no_browser: Annotated[bool, typer.Option("--no-browser", help="print the address only")] = False,
+    static: Annotated[Path | None, typer.Option(help="write one HTML file with answers computed beforehand, for people "
+                                                     "without Python, and stop")] = None,
+) -> None:
+    """A page on this machine that answers doses and patients on sliders; or, as one file, some of them."""
+    from thymodel.explorer.answers import Answers, make_bench
+    from thymodel.results.record import load_record
+
+    loaded = load_record(record)
+    if static is not None:
+        _write_explorer(loaded, static)
+        return
+    from thymodel.explorer.server import make_app, open_port, serve
+
+    with open_port(port) as taken:
+        _err.print("preparing ...", soft_wrap=True)
+        pages = make_app(Answers(make_bench(loaded)))
+        address = f"http://127.0.0.1:{taken.getsockname()[1]}/"
+        print(f"{'SIMULATED data: ' if loaded.content['simulated'] else ''}{loaded.content['title']}\n"
+              f"{address}  (Ctrl-C ends)", flush=True)
+        if not no_browser:
+            import webbrowser
+
+            webbrowser.open(address)
+        serve(pages, taken)
+
+
+def _write_explorer(record, path: Path) -> None:
+    from thymodel.explorer.answers import Answers, make_bench
+    from thymodel.explorer.pages import static_html
+
+    if not path.parent.is_dir():
+        raise InputError([Fault(str(path), "no such folder", "make it first")])
+    with Bars(console=_err, disable=not _err.is_terminal) as bars:
+        task = bars.add_task("simulating", total=None)
+        show: Callable[[int, int], None] = lambda done, total: bars.update(task, completed=done, total=total)  # noqa: E731
+        _write_text(static_html(Answers(make_bench(record)), show), path)
+
+
 # --- models of other tools -------------------------------------------------------------------------------------
 
 import_app = typer.Typer(no_args_is_help=True, help="Model documents from the files of other tools.")

@@ -903,9 +903,13 @@ def load_scenario_spec(path: str | Path, model: Model, of_fit: Mapping[str, Endp
     Raises:
         InputError: every fault of the file.
     """
-    path = Path(path)
+    return read_scenario_spec(read_text(Path(path)), Path(path), model, of_fit)
+
+
+def read_scenario_spec(text: str, path: Path, model: Model, of_fit: Mapping[str, Endpoint] | None = None,
+                       ) -> ScenarioSpec:
+    """`load_scenario_spec` of a text that is not, or not yet, the file of that path."""
     faults: list[Fault] = []
-    text = read_text(path)
     document = parse_document(text, ScenarioDocument, str(path))
     arms = tuple(read_arm(str(path), name, table, model, faults) for name, table in document.arms.items())
     if not arms:

@@ -7,7 +7,7 @@ the same time are zero-length segments and cost nothing.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -304,6 +304,19 @@ def spread(solver: Solver, schedule: Schedule, first: np.ndarray, which: np.ndar
     grid = solver.tables.grid
     taken = None if grid is None else kernel.spread(grid, first, which, schedule, parts)
     return replace(solver, tables=solver.tables._replace(schedule=schedule, grid=taken))
+
+
+def redesigner(solver: Solver) -> Callable[[Schedule], Solver]:
+    """From other stacked schedules with the same visits to a solver for each: no pilot is run, and nothing is compiled
+    where a schedule has the shape of the solver's own."""
+    grid, native = solver.tables.grid, solver.native
+    relaid = None if grid is None or native is None else kernel.relayer(native, grid)
+
+    def redesigned(schedule: Schedule) -> Solver:
+        return replace(solver, tables=solver.tables._replace(
+            schedule=schedule, grid=None if relaid is None else relaid(schedule)))
+
+    return redesigned
 
 
 def _if_sound(native: kernel.Native, values: Mapping[str, Any], grid: kernel.Grid, rtol: float) -> np.ndarray | None:

@@ -71,16 +71,21 @@ def joint_grid(spec: FitSpec, data: StudyData) -> np.ndarray:
 
 def _population(spec: FitSpec, simulation: Simulation, z, arms: Sequence[Arm]) -> xr.Dataset:
     observables = observables_of(spec)
-    found = simulation(z, observables)  # arm draw subject time observable
-    by_draw = np.quantile(found, QUANTILES, axis=2)  # quantile arm draw time observable
-    uncertain = np.moveaxis(np.quantile(by_draw[1], QUANTILES, axis=1), 0, -1)  # arm time observable quantile
-    spread = np.moveaxis(np.median(by_draw, axis=2), 0, -1)
+    uncertain, spread = bands(simulation(z, observables))
     dims = ("arm", "time", "quantile")
     variables = {f"{name}.{kind}": (dims, values[:, :, k]) for k, name in enumerate(observables)
                  for kind, values in (("median", uncertain), ("subjects", spread))}
     doses = {arm.name: [[dose.time, dose.input, dose.amount] for dose in arm.doses] for arm in arms}
     coords = {"arm": _texts(arm.name for arm in arms), "time": simulation.times, "quantile": list(QUANTILES)}
     return xr.Dataset(variables, coords=coords, attrs={"doses": json.dumps(doses)})
+
+
+def bands(found: Float[np.ndarray, "arm draw subject time observable"]) -> tuple[
+        Float[np.ndarray, "arm time observable quantile"], Float[np.ndarray, "arm time observable quantile"]]:
+    """Uncertainty of the median subject, and the spread between subjects, each as QUANTILES."""
+    by_draw = np.quantile(found, QUANTILES, axis=2)  # quantile arm draw time observable
+    uncertain = np.moveaxis(np.quantile(by_draw[1], QUANTILES, axis=1), 0, -1)
+    return uncertain, np.moveaxis(np.median(by_draw, axis=2), 0, -1)
 
 
 def _individuals(spec: FitSpec, lay: Layout, z, data: StudyData, grid) -> xr.Dataset:

@@ -411,7 +411,7 @@ NONE = Verdicts({}, {})
 def judge(record: FitRecord, spec: FitSpec, arms: Sequence[Arm], covariates: Mapping[str, np.ndarray],
           z: Float[np.ndarray, "draw coordinate"],
           predictions: Mapping[str, Float[np.ndarray, "draw arm"]], endpoints: Sequence[str] = (),
-          doses: Sequence[LeftOut] = ()) -> Verdicts:
+          doses: Sequence[LeftOut] = (), fitted: Fitted | None = None) -> Verdicts:
     """Verdicts on every prediction of every arm.
 
     Args:
@@ -419,8 +419,10 @@ def judge(record: FitRecord, spec: FitSpec, arms: Sequence[Arm], covariates: Map
         predictions: a value a draw of each prediction by name.
         endpoints: names of the predictions that are endpoints, of which a left-out dose can say something.
         doses: of `leave_doses_out`; none where that was not asked.
+        fitted: what the fit has seen, where that was read before.
     """
-    fitted, lay, model = fitted_of(record, spec), layout(spec, tuple(record.content["data"]["subjects"])), spec.model
+    fitted = fitted_of(record, spec) if fitted is None else fitted
+    lay, model = layout(spec, tuple(record.content["data"]["subjects"])), spec.model
     found: dict[tuple[str, str], Verdict] = {}
     worst: dict[str, Verdict] = {}
     for k, arm in enumerate(arms):

@@ -122,6 +122,7 @@ class Simulation:
     """Courses of virtual subjects in every arm, prepared once for all that is asked of them; it can be pickled.
 
     `solver` has the steps of some subjects of each arm, which all others take; `size` draws and subjects make a block.
+    `like` is a simulation of other arms whose compiled programs do for this one.
     """
 
     spec: FitSpec
@@ -131,6 +132,7 @@ class Simulation:
     times: Float[np.ndarray, " time"]
     solver: solving.Solver
     size: tuple[int, int]
+    like: "Simulation | None" = None
 
     def __call__(self, z: Float[np.ndarray, "draw coordinate"], observables: Sequence[str]) -> np.ndarray:
         """Observables without residual error of all subjects: array (arm, draw, subject, time, observable)."""
@@ -170,6 +172,31 @@ def simulator(spec: FitSpec, lay: Layout, z: Float[np.ndarray, "draw coordinate"
                       _block_size(len(z), len(arms), count, len(times) * len(computed)))
 
 
+def designs(spec: FitSpec, lay: Layout, z: Float[np.ndarray, "draw coordinate"], arms: Sequence[Arm],
+            subjects: VirtualSubjects, times: Float[np.ndarray, " time"], observables: Sequence[str] | None = None,
+            ) -> Callable[[Sequence[Arm]], Simulation]:
+    """`simulator` for one set of arms after another, all by one program: what changes comes in as arrays.
+
+    The solver's steps are laid once, for the arms given here, and are everywhere as dense as the densest of them needs.
+    A set within their range is solved as `simulator` would, to the solver's tolerance and not to the last digit.
+
+    Args:
+        arms: at the ends of what will be asked: largest doses, first and last days, extremes of covariates.
+
+    Raises:
+        SolveError: as `simulator`.
+    """
+    ends = simulator(spec, lay, z, arms, subjects, times, observables)
+    redesigned, some = solving.redesigner(ends.solver), replace(_part(subjects, slice(0, _LAID)), delivered={})
+
+    def of(asked: Sequence[Arm]) -> Simulation:
+        schedule = _schedules(spec, asked, _joined(spec, asked, some), times, arms)
+        size = _block_size(len(z), len(asked), len(subjects.standard), len(times) * len(ends.solver.observables))
+        return replace(ends, arms=tuple(asked), solver=redesigned(schedule), size=size, like=ends)
+
+    return of
+
+
 def _block_size(draws: int, arms: int, subjects: int, values: int) -> tuple[int, int]:
     """Draws and subjects of a block: whole populations where they are not too large, else in units of CELL."""
     room = max(_VALUES // (values * arms), 1)  # for a draw of a subject
@@ -192,7 +219,7 @@ def courses(simulation: Simulation, z: Float[np.ndarray, "draw coordinate"], blo
     up with repeats, for one program serves all."""
     sim, (size, many) = simulation, simulation.size
     rows = np.minimum(block.draws.start + np.arange(size), len(z) - 1)
-    values, run = _program(sim)
+    values, run = _program(sim.like or sim)
     schedule, standard, studies, tables = _of_subjects(sim, block.subjects.start)
     columns = tuple(sim.solver.observables.index(name) for name in observables)
     known = values(jnp.asarray(z[rows]), standard, studies)
@@ -214,7 +241,7 @@ def _of_subjects(simulation: Simulation, begin: int):
     sim, (_, many), arms = simulation, simulation.size, len(simulation.arms)
     count = len(sim.subjects.standard)
     joined = _joined(sim.spec, sim.arms, _part(sim.subjects, np.minimum(begin + np.arange(many), count - 1)))
-    schedule = _schedules(sim.spec, sim.arms, joined, sim.times)
+    schedule = _schedules(sim.spec, sim.arms, joined, sim.times, sim.like.arms if sim.like else ())
     parts = np.stack([joined.delivered.get(name, np.ones(arms * many)) for name in sim.spec.model.inputs]
                      or [np.ones(arms * many)], axis=1)
     solver = solving.spread(sim.solver, schedule, min(count, _LAID) * np.arange(arms), np.repeat(np.arange(arms), many),
@@ -240,11 +267,16 @@ def _studies(lay: Layout, arms: Sequence[Arm], each: int) -> np.ndarray:
     return np.repeat([lay.studies.index(arm.study) if arm.study in lay.studies else -1 for arm in arms], each)
 
 
-def _schedules(spec: FitSpec, arms: Sequence[Arm], joined: VirtualSubjects, times) -> solving.Schedule:
-    """The schedules of all arms' subjects, in order; a subject's covariates stay as they are."""
+def _schedules(spec: FitSpec, arms: Sequence[Arm], joined: VirtualSubjects, times,
+               longest: Sequence[Arm] = ()) -> solving.Schedule:
+    """The schedules of all arms' subjects, in order; a subject's covariates stay as they are.
+
+    Args:
+        longest: arms that are not simulated, to whose number of segments those of the others are filled up.
+    """
     typical = {name: ((spec.model.start, item.value),) for name, item in spec.model.covariates.items()}
-    planned = solving.stack([solving.plan(spec.model, arm.doses, typical, times)
-                             for arm in arms])
+    planned = solving.stack([solving.plan(spec.model, arm.doses, typical, times) for arm in [*arms, *longest]])
+    planned = jax.tree.map(lambda a: a[:len(arms)], planned)
     each = len(joined.standard) // len(arms)
     repeated = jax.tree.map(lambda a: np.repeat(a, each, axis=0), planned)
     segments, names = repeated.ends.shape[1], list(spec.model.inputs)

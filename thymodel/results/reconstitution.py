@@ -69,11 +69,23 @@ class Judging:
     def blocks(self) -> list[Block]:
         return blocks(self.simulation, len(self.z))
 
+    @property
+    def markers(self) -> list[str]:
+        return list(dict.fromkeys([*(e.marker for e in self.endpoints.values()), *self.hazards.markers]))
+
+    @property
+    def observables(self) -> tuple[str, ...]:
+        """What is looked at, in the order of the courses that `judge` takes."""
+        return (*self.markers, *ratios(self.simulation.spec.model))
+
     def __call__(self, block: Block) -> Float[np.ndarray, "quantity arm draw subject"]:
-        sim, grid = self.simulation, self.simulation.times
-        markers = list(dict.fromkeys([*(e.marker for e in self.endpoints.values()), *self.hazards.markers]))
-        columns = tuple(ratios(sim.spec.model))
-        found = courses(sim, self.z, block, (*markers, *columns))
+        return self.judge(block, courses(self.simulation, self.z, block, self.observables))
+
+    def judge(self, block: Block, found: Float[np.ndarray, "arm draw subject time observable"],
+              ) -> Float[np.ndarray, "quantity arm draw subject"]:
+        """What the courses of a block say."""
+        sim, grid, markers = self.simulation, self.simulation.times, self.markers
+        columns = self.observables[len(markers):]
         found = np.ascontiguousarray(np.moveaxis(found, -1, 0))
         judged = [crossing_times(e, grid, found[markers.index(e.marker)]) for e in self.endpoints.values()]
         judged += [np.broadcast_to(event_times(risk, grid, own[block.subjects], found[markers.index(risk.link.marker)]
@@ -90,6 +102,12 @@ class Judging:
         return np.stack(judged)
 
 
+def judging_grid(endpoints: Mapping[str, Endpoint], hazards: Hazards = Hazards()) -> Float[np.ndarray, " time"]:
+    """Times at which courses are computed for endpoints, their visits and competing events."""
+    grid = hazard_grid(endpoint_grid(list(endpoints.values())), list(endpoints.values()), hazards.risks)
+    return np.unique(np.concatenate([grid, *visit_days(endpoints).values()]))
+
+
 def prepare_judging(spec: FitSpec, lay: Layout, z: np.ndarray, arms: Sequence[Arm], subjects: VirtualSubjects,
                     endpoints: Mapping[str, Endpoint], hazards: Hazards = Hazards(), seed: int = 0) -> Judging:
     """What outcomes of the latent course need (no residual error but where there are visits), in one simulation.
@@ -97,8 +115,7 @@ def prepare_judging(spec: FitSpec, lay: Layout, z: np.ndarray, arms: Sequence[Ar
     Args:
         seed: of the residual errors of visits.
     """
-    grid = hazard_grid(endpoint_grid(list(endpoints.values())), list(endpoints.values()), hazards.risks)
-    grid = np.unique(np.concatenate([grid, *visit_days(endpoints).values()]))
+    grid = judging_grid(endpoints, hazards)
     markers = (*(endpoint.marker for endpoint in endpoints.values()), *hazards.markers)
     return Judging(simulator(spec, lay, z, arms, subjects, grid, markers), z, endpoints, hazards, seed)
 

@@ -1,7 +1,7 @@
 """Posterior x virtual subjects x arms: reconstitution times and implied exports by dose, paired across arms."""
 
 import html
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,7 +11,7 @@ import pandas as pd
 from jaxtyping import Float
 
 import thymodel
-from thymodel.documents.spec import Endpoint, ScenarioSpec, load_scenario_spec
+from thymodel.documents.spec import Endpoint, FitSpec, ScenarioSpec, load_scenario_spec
 from thymodel.errors import Fault, InputError, SolveError
 from thymodel.inference.diagnostics import INTERVAL_NAME
 from thymodel.inference.sampling import thin
@@ -23,8 +23,8 @@ from thymodel.results.endpoints import Quantity, by_draws, quantile_with_never, 
 from thymodel.results.extrapolation import Verdicts
 from thymodel.results.kept import Place, outcomes_at
 from thymodel.results.observed import Crossing, assay_faults
-from thymodel.results.prediction import virtual_subjects
-from thymodel.results.reconstitution import gather, prepare_judging
+from thymodel.results.prediction import VirtualSubjects, virtual_subjects
+from thymodel.results.reconstitution import Outcomes, gather, prepare_judging
 from thymodel.results.record import FitRecord, load_group, quotable
 
 OBSERVED = ", as observed"  # of a quantity: at the visits and with the assay error, not of the latent course
@@ -99,8 +99,20 @@ def run_scenario(record: FitRecord, path: str | Path,
     judging = prepare_judging(fit, record.layout, z, scenario.arms, people, endpoints, hazards, scenario.seed)
     identity = {"scenario": scenario.digest, "record": record.digest, "version": thymodel.__version__}
     outcomes = gather(judging, _counted(outcomes_at(place, judging, identity), len(judging.blocks), progress))
-    times = dict(outcomes.times)
-    _refuse_failures(scenario, times | dict(outcomes.exports) | dict(outcomes.events))
+    refuse_failures(scenario, outcomes)
+    return summarise(record, fit, scenario, z, people, outcomes, doses)
+
+
+def summarise(record: FitRecord, fit: FitSpec, scenario: ScenarioSpec, z: Float[np.ndarray, "draw coordinate"],
+              people: VirtualSubjects, outcomes: Outcomes, doses: Sequence[extrapolation.LeftOut] = (),
+              fitted: extrapolation.Fitted | None = None) -> Scenario:
+    """What simulated outcomes say: the table, implied exports and verdicts.
+
+    Args:
+        z: the draws that were simulated.
+        fitted: what the fit has seen, where that was read before.
+    """
+    endpoints, times = dict(scenario.endpoints), dict(outcomes.times)
     rows = [row for name, endpoint in endpoints.items()
             for row in endpoint_rows(scenario, endpoint, times[name], outcomes.observed.get(name))]
     rows += [row for name, endpoint in endpoints.items() for k, arm in enumerate(scenario.arms) if outcomes.events
@@ -109,7 +121,7 @@ def run_scenario(record: FitRecord, path: str | Path,
     implied = exports.assess(fit, outcomes.exports, [arm.name for arm in scenario.arms], outcomes.window)
     ratios = {name: values for name, values in exports.summaries(outcomes.exports).items() if ".spread_" not in name}
     verdicts = extrapolation.judge(record, fit, scenario.arms, people.covariates, z,
-                                   _told(scenario, endpoints, times) | ratios, list(endpoints), doses)
+                                   _told(scenario, endpoints, times) | ratios, list(endpoints), doses, fitted)
     rows = [row | _verdict(verdicts, row["arm"], row["endpoint"]) for row in rows]
     rows += [_table_row(row) | _verdict(verdicts, row["arm"], row["quantity"]) for row in implied["rows"]]
     table = pd.DataFrame(rows)
@@ -149,9 +161,13 @@ def _table_row(row: Mapping[str, Any]) -> dict[str, Any]:
                                   "warning")}
 
 
-def _refuse_failures(scenario: ScenarioSpec, times: dict[str, np.ndarray]) -> None:
-    """A course that could not be computed is NaN: a scenario with one has no answer."""
-    for name, values in times.items():
+def refuse_failures(scenario: ScenarioSpec, outcomes: Outcomes) -> None:
+    """A course that could not be computed is NaN: a scenario with one has no answer.
+
+    Raises:
+        SolveError: names the subject, arm and draw.
+    """
+    for name, values in (dict(outcomes.times) | dict(outcomes.exports) | dict(outcomes.events)).items():
         for arm, of_arm in zip(scenario.arms, values, strict=True):
             if (lost := by_draws(lambda some: np.isnan(some).any(axis=1), of_arm)).any():
                 draw = int(np.argmax(lost))

@@ -6,7 +6,7 @@ h goes with h**4, so each step tells the density that would just meet the tolera
 
 import ctypes
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, NamedTuple
@@ -120,6 +120,74 @@ def _best(tried: Sequence[tuple[np.ndarray, list[Density]]]) -> list[Density]:
 def with_dense(grid: Grid, dense: Grid, poor: float) -> Grid:
     """The grid with the steps of another one behind it, for groups with a step that is off by `poor` tolerances."""
     return grid._replace(dense=dense.rows, poor=np.full(LANES, poor))
+
+
+def relayer(native: Native, grid: Grid) -> Callable[[Schedule], Grid]:
+    """Steps for other designs with the same visits, without a pilot: as dense as those of the densest course of this
+    grid, at the same time where there was no dose before, and at the same time after a dose.
+
+    For designs that are not far from those which the grid was made for; the kernel's own error tells where they are.
+    Such a grid has at least as many rows as this one, so that one program does for most of them.
+    """
+    rows = np.unique(np.moveaxis(np.asarray(grid.rows), -1, 1).reshape(-1, *grid.rows.shape[1:3]), axis=0)
+    courses = [_taken(course, len(grid.stored)) for course in rows]
+    always = _densest([course[:, : doses[0]] if len(doses) else course for course, doses in courses])
+    after = _densest([part for course, doses in courses for part in _after_doses(course, doses)])
+
+    def relaid(schedule: Schedule) -> Grid:
+        schedule = jax.tree.map(np.asarray, schedule)
+        paths, which = _paths(native.model, schedule, True)
+        return _assemble(native, schedule, paths, which, [_joined(path, always, after) for path in paths],
+                         np.asarray(grid.tolerance), grid.rows.shape[1], _ROUND)
+
+    return relaid
+
+
+Taken = Float[np.ndarray, "3 step"]  # time, length and density of each step
+
+
+def _taken(course: Float[np.ndarray, "row item"], stored: int) -> tuple[Taken, np.ndarray]:
+    """Steps of a course with the density that they show, and at which of them doses are. A leg of one step shows none:
+    it may have been short for its knots alone."""
+    column = {name: course[:, k] for k, name in enumerate(ROW)}
+    moves = column["h"] > 0
+    leg = np.cumsum((column["visit"] < stored - 1) | (column["jump"] >= 0))[moves]
+    alone = np.bincount(leg)[leg] == 1
+    steps = np.stack([column["t"][moves], column["h"][moves], np.where(alone, 0.0, 1 / column["h"][moves])])
+    return steps, np.searchsorted(steps[0], column["t"][(column["jump"] >= 0) & (column["amount"] > 0)])
+
+
+def _densest(courses: Sequence[Taken]) -> Density:
+    """The largest density of all courses at each time."""
+    courses = [course for course in courses if course.shape[1]]
+    if not courses:
+        return Density(np.array([0.0, 1.0]), np.array([0.0]))
+    edges = np.unique(np.concatenate([np.append(t, t[-1] + h[-1]) for t, h, _ in courses]))
+    value = np.zeros(len(edges) - 1)
+    for t, h, density in courses:
+        k = np.searchsorted(t, edges[:-1], side="right") - 1
+        value = np.maximum(value, np.where((k >= 0) & (edges[:-1] < t[-1] + h[-1]), density[np.maximum(k, 0)], 0.0))
+    return Density(edges, value)
+
+
+def _after_doses(course: Taken, doses: np.ndarray) -> list[Taken]:
+    """What follows each dose until the next, in time since that dose."""
+    parts = np.split(course, doses, axis=1)[1:]
+    return [np.stack([t - t[0], h, density]) for t, h, density in parts if len(t)]
+
+
+def _joined(path: Path, always: Density, after: Density) -> Density:
+    """The larger of two densities, one by the time and one by the time since the last dose."""
+    doses = np.array([leg.start for leg in path.legs if leg.jump >= 0])
+    edges = np.unique(np.concatenate([always.edges, *(day + after.edges for day in doses)]))
+    edges = edges[(edges >= path.legs[0].start) & (edges <= max(path.legs[-1].end, always.edges[-1]))]
+    begin = edges[:-1]
+    value = always.value[np.clip(np.searchsorted(always.edges, begin, side="right") - 1, 0, len(always.value) - 1)]
+    for day in doses:
+        k = np.searchsorted(after.edges, begin - day, side="right") - 1
+        inside = (k >= 0) & (k < len(after.value)) & (begin < np.min(doses[doses > day], initial=np.inf))
+        value = np.maximum(value, np.where(inside, after.value[np.clip(k, 0, len(after.value) - 1)], 0.0))
+    return Density(edges, value)
 
 
 def halved(grid: Grid) -> Grid:
