@@ -6,6 +6,7 @@ probabilities count it, and the restricted mean takes the horizon for it.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -124,8 +125,7 @@ def summarise_draws(endpoint: Endpoint, arm: str, times: Times) -> EndpointDraws
     spread = by_draws(lambda some: quantile_with_never(some, (0.05, 0.5, 0.95)).T, times)
     return EndpointDraws(
         endpoint, arm, median=spread[:, 1],
-        probability_by={day: by_draws(lambda some, day=day: _share(some <= day - start, some), times)
-                        for day in endpoint.by},
+        probability_by={day: by_draws(partial(_share_by, day - start), times) for day in endpoint.by},
         never=by_draws(lambda some: _share(np.isinf(some), some), times),
         restricted_mean=by_draws(lambda some: np.mean(np.minimum(some, horizon), axis=1), times), spread=spread)
 
@@ -139,6 +139,10 @@ def by_draws(summary: Callable[[np.ndarray], np.ndarray], values: Float[np.ndarr
 def incidence(times: Times, days: Float[np.ndarray, " day"]) -> Float[np.ndarray, "draw day"]:
     """Fraction of subjects that have reached the endpoint by each day after the clock's start, draw by draw."""
     return _share(times[:, :, None] <= days, times[:, :, None])
+
+
+def _share_by(days: float, times: np.ndarray) -> np.ndarray:
+    return _share(times <= days, times)
 
 
 def _share(condition: np.ndarray, times: np.ndarray) -> np.ndarray:
