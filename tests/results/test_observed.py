@@ -13,7 +13,7 @@ from thymodel import cli
 from thymodel.documents.spec import Endpoint, load_fit_spec
 from thymodel.inference.population import error_name, layout
 from thymodel.results.endpoints import crossing_times
-from thymodel.results.observed import assay_faults, measurements, visit_crossings
+from thymodel.results.observed import assay_faults, assay_of, measurements, visit_crossings
 from thymodel.results.scenarios import run_scenario
 
 DAYS = np.arange(0.0, 101.0)
@@ -129,12 +129,12 @@ def assay(tiny_study):
     """Measurements at a stated log SD of the residual error: latent values (arm, draw, subject, visit) -> measured."""
     spec = load_fit_spec(tiny_study)
     lay = layout(spec, ())
-    place = lay.population.index(error_name("count", "log_sd"))
+    place, one = lay.population.index(error_name("count", "log_sd")), assay_of(spec, lay, "count")
 
     def measure(latent, log_sd: float, days, seed: int = 1):
         z = np.zeros((latent.shape[1], lay.size))
         z[:, place] = np.log(log_sd / 0.2) / 0.5  # its prior is lognormal(median=0.2, sd=0.5)
-        return measurements(spec, lay, z, "count", np.array(days, float), latent, seed)
+        return measurements(one, z, np.array(days, float), latent, seed)
 
     return measure
 

@@ -12,7 +12,7 @@ from thymodel.documents.spec import Arm, Endpoint, FitSpec
 from thymodel.errors import SolveError
 from thymodel.inference.population import Layout
 from thymodel.results.competing import event_times, hazard_grid
-from thymodel.results.observed import measurements, visit_crossings
+from thymodel.results.observed import assay_of, measurements, visit_crossings
 from thymodel.results.prediction import Progress, in_chunks, new_courses
 from thymodel.results.reconstitution import endpoint_grid
 
@@ -76,7 +76,8 @@ def enrol(spec: FitSpec, lay: Layout, population: Float[np.ndarray, "trial coord
     if np.isnan(followed).any():
         arm, trial, patient = np.argwhere(np.isnan(followed))[0][:3]
         raise SolveError(f"{patient + 1} of arm {arms[arm].name}, trial {trial + 1}", 0.0, "the integration failed")
-    values = measurements(spec, own, z, endpoint.marker, days, followed[..., :-1], int(random.integers(2**32)))
+    values = measurements(assay_of(spec, own, endpoint.marker), z, days, followed[..., :-1],
+                          int(random.integers(2**32)))
     until = np.minimum(followed[..., -1], leaves)
     shown = visit_crossings(endpoint, days, values, until).at
     attended = (days <= until[..., None]).sum(axis=-1)

@@ -5,14 +5,14 @@ Each error has an address (seed, marker, day, draw, subject): more visits or end
 """
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
 from thymodel.documents.expressions import closest
 from thymodel.documents.spec import Endpoint, FitSpec
@@ -47,34 +47,53 @@ def assay_faults(where: str, spec: FitSpec, endpoints: Mapping[str, Endpoint]) -
             for name, one in endpoints.items() if one.visits and one.marker not in spec.likelihood]
 
 
-def measurements(spec: FitSpec, lay: Layout, z: Float[np.ndarray, "draw coordinate"], marker: str,
-                 days: Float[np.ndarray, " visit"], latent: Float[np.ndarray, "arm draw subject visit"], seed: int,
-                 first_draw: int = 0, first_subject: int = 0) -> Float[np.ndarray, "arm draw subject visit"]:
+class Assay(NamedTuple):
+    """Programs of a marker's residual error: its parameters at points; and an observation of every draw and subject
+    from these, predictions (draw, cell, subject), a key, numbers of the draws and of the cells."""
+
+    marker: str
+    parameters: Callable[[Array], dict[str, Array]]
+    draw: Callable[..., Array]
+
+
+def assay_of(spec: FitSpec, lay: Layout, marker: str) -> Assay:
+    """The residual error that the fit estimated for a marker, compiled once for all blocks of a scenario."""
+    error = spec.likelihood[marker]
+
+    @jax.jit
+    @jax.vmap
+    def parameters(point):
+        population = population_values(lay, point)
+        return {key: population[error_name(marker, key)] for key in error.parameters}
+
+    @jax.jit
+    @partial(jax.vmap, in_axes=(0, 0, None, 0, None))
+    def draw(sigma, predictions, key, number, cells):
+        keys = jax.vmap(lambda cell: jax.random.fold_in(jax.random.fold_in(key, number), cell))(cells)
+        return jax.vmap(lambda own, one: likelihood.draw_observation(error, sigma, own, one))(predictions, keys)
+
+    return Assay(marker, parameters, draw)
+
+
+def measurements(assay: Assay, z: Float[np.ndarray, "draw coordinate"], days: Float[np.ndarray, " visit"],
+                 latent: Float[np.ndarray, "arm draw subject visit"], seed: int, first_draw: int = 0,
+                 first_subject: int = 0) -> Float[np.ndarray, "arm draw subject visit"]:
     """Measured values, each draw with its own residual error, before any limit of quantification.
 
     Args:
-        first_draw, first_subject: numbers of the first draw and subject here, which a scenario has cut into blocks; the
+        first_draw, first_subject: numbers of the first draw and subject here, where a scenario is cut into blocks; the
             subject's is a multiple of CELL. Errors do not depend on the cuts.
     """
-    error = spec.likelihood[marker]
-    population = jax.jit(jax.vmap(partial(population_values, lay)))(jnp.asarray(z))
-    sigma = {key: population[error_name(marker, key)] for key in error.parameters}
+    sigma = assay.parameters(jnp.asarray(z))
     _, draws, subjects, _ = latent.shape
     cells = -(-subjects // CELL)
-
-    def drawn(own, prediction, key, draw):
-        keys = jax.vmap(lambda cell: jax.random.fold_in(jax.random.fold_in(key, draw), cell))(
-            first_subject // CELL + jnp.arange(cells))
-        return jax.vmap(lambda part, one: likelihood.draw_observation(error, own, part, one))(prediction, keys)
-
-    draw = jax.jit(jax.vmap(drawn, in_axes=(0, 0, None, 0)))
     padded = np.pad(latent, ((0, 0), (0, 0), (0, cells * CELL - subjects), (0, 0)), mode="edge")
+    numbers = first_draw + np.arange(draws), first_subject // CELL + np.arange(cells)
     found = np.empty(latent.shape)
     for k, day in enumerate(days):
-        key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(f"{marker} {float(day)!r}".encode()))
+        key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(f"{assay.marker} {float(day)!r}".encode()))
         for arm in range(len(latent)):
-            values = draw(sigma, jnp.asarray(padded[arm, :, :, k]).reshape(draws, cells, CELL), key,
-                          first_draw + jnp.arange(draws))
+            values = assay.draw(sigma, padded[arm, :, :, k].reshape(draws, cells, CELL), key, *numbers)
             found[arm, :, :, k] = np.asarray(values).reshape(draws, -1)[:, :subjects]
     return found
 

@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 from jaxtyping import Float
@@ -14,7 +15,7 @@ from thymodel.results import exports
 from thymodel.results.competing import Hazards, event_times, hazard_grid
 from thymodel.results.endpoints import crossing_times
 from thymodel.results.exports import Window
-from thymodel.results.observed import Crossing, measurements, visit_crossings, visit_days
+from thymodel.results.observed import Assay, Crossing, assay_of, measurements, visit_crossings, visit_days
 from thymodel.results.prediction import Block, Simulation, VirtualSubjects, blocks, courses, simulator
 from thymodel.results.running import in_turn
 
@@ -93,7 +94,7 @@ class Judging:
                    for risk, own in zip(self.hazards.risks, self.hazards.exposures, strict=True)]
         judged += [*exports.look(grid, self.window, found[len(markers):])] if columns else []
         days = visit_days(self.endpoints)
-        measured = {name: measurements(sim.spec, sim.layout, self.z[block.draws], name, own,
+        measured = {name: measurements(_assay(sim.like or sim, name), self.z[block.draws], own,
                                        found[markers.index(name)][..., np.searchsorted(grid, own)], self.seed,
                                        block.draws.start, block.subjects.start) for name, own in days.items()}
         for one in self.endpoints.values():
@@ -106,6 +107,11 @@ def judging_grid(endpoints: Mapping[str, Endpoint], hazards: Hazards = Hazards()
     """Times at which courses are computed for endpoints, their visits and competing events."""
     grid = hazard_grid(endpoint_grid(list(endpoints.values())), list(endpoints.values()), hazards.risks)
     return np.unique(np.concatenate([grid, *visit_days(endpoints).values()]))
+
+
+@lru_cache(maxsize=8)
+def _assay(simulation: Simulation, marker: str) -> Assay:
+    return assay_of(simulation.spec, simulation.layout, marker)
 
 
 def prepare_judging(spec: FitSpec, lay: Layout, z: np.ndarray, arms: Sequence[Arm], subjects: VirtualSubjects,
