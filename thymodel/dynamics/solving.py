@@ -7,7 +7,7 @@ the same time are zero-length segments and cost nothing.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -281,12 +281,16 @@ def prepare(model: Model, values: Mapping[str, Any], schedule: Schedule, observa
     return Solver(model, tuple(observables), tables, "implicit", "native kernel", native)
 
 
-def redesigned(solver: Solver, schedule: Schedule) -> Tables:
-    """Tables of another stacked schedule for a prepared solver: no pilot is run, and nothing is compiled where the
-    schedule has the shape of the solver's own."""
+def redesigner(solver: Solver) -> Callable[[Schedule], Tables]:
+    """From other stacked schedules with the same visits to their tables for a prepared solver: no pilot is run, and
+    nothing is compiled where a schedule has the shape of the solver's own."""
     grid, native = solver.tables.grid, solver.native
-    return solver.tables._replace(
-        schedule=schedule, grid=None if grid is None or native is None else kernel.relaid(native, grid, schedule))
+    relaid = None if grid is None or native is None else kernel.relayer(native, grid)
+
+    def redesigned(schedule: Schedule) -> Tables:
+        return solver.tables._replace(schedule=schedule, grid=None if relaid is None else relaid(schedule))
+
+    return redesigned
 
 
 def _if_sound(native: kernel.Native, values: Mapping[str, Any], grid: kernel.Grid, rtol: float) -> np.ndarray | None:

@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from typing import Protocol
 
 import jax
@@ -241,8 +241,10 @@ def _solve_for(spec: FitSpec, schedule: solving.Schedule, likely: Mapping[str, n
     def run(columns: tuple[int, ...], values, tables):
         return solving.solve_sets(solver, values, tables)[..., list(columns)]
 
+    redesigned = cache(lambda: solving.redesigner(solver))  # which most who solve never ask for
+
     def of(own: solving.Schedule = schedule) -> Solve:
-        tables = solver.tables if own is schedule else solving.redesigned(solver, own)
+        tables = solver.tables if own is schedule else redesigned()(own)
 
         def solve(observables: Sequence[str], values: dict[str, np.ndarray]) -> np.ndarray:
             columns = tuple(computed.index(name) for name in observables)

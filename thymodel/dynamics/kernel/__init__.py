@@ -12,7 +12,7 @@ from thymodel.dynamics.kernel.grid import Run as Run
 from thymodel.dynamics.kernel.grid import halved as halved
 from thymodel.dynamics.kernel.grid import make_grid as make_grid
 from thymodel.dynamics.kernel.grid import operands as operands
-from thymodel.dynamics.kernel.grid import relaid as relaid
+from thymodel.dynamics.kernel.grid import relayer as relayer
 from thymodel.dynamics.kernel.grid import run as run
 from thymodel.dynamics.kernel.grid import with_dense as with_dense
 from thymodel.dynamics.kernel.native import Grid as Grid

@@ -6,7 +6,7 @@ h goes with h**4, so each step tells the density that would just meet the tolera
 
 import ctypes
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, NamedTuple
@@ -122,21 +122,25 @@ def with_dense(grid: Grid, dense: Grid, poor: float) -> Grid:
     return grid._replace(dense=dense.rows, poor=np.full(LANES, poor))
 
 
-def relaid(native: Native, grid: Grid, schedule: Schedule) -> Grid:
-    """Steps for another design with the same visits, without a pilot: as dense as those of the densest course of this
+def relayer(native: Native, grid: Grid) -> Callable[[Schedule], Grid]:
+    """Steps for other designs with the same visits, without a pilot: as dense as those of the densest course of this
     grid, at the same time where there was no dose before, and at the same time after a dose.
 
     For designs that are not far from those which the grid was made for; the kernel's own error tells where they are.
     Such a grid has at least as many rows as this one, so that one program does for most of them.
     """
-    schedule = jax.tree.map(np.asarray, schedule)
-    paths, which = _paths(native.model, schedule, True)
     rows = np.unique(np.moveaxis(np.asarray(grid.rows), -1, 1).reshape(-1, *grid.rows.shape[1:3]), axis=0)
     courses = [_taken(course, len(grid.stored)) for course in rows]
     always = _densest([course[:, : doses[0]] if len(doses) else course for course, doses in courses])
     after = _densest([part for course, doses in courses for part in _after_doses(course, doses)])
-    return _assemble(native, schedule, paths, which, [_joined(path, always, after) for path in paths],
-                     np.asarray(grid.tolerance), grid.rows.shape[1], _ROUND)
+
+    def relaid(schedule: Schedule) -> Grid:
+        schedule = jax.tree.map(np.asarray, schedule)
+        paths, which = _paths(native.model, schedule, True)
+        return _assemble(native, schedule, paths, which, [_joined(path, always, after) for path in paths],
+                         np.asarray(grid.tolerance), grid.rows.shape[1], _ROUND)
+
+    return relaid
 
 
 Taken = Float[np.ndarray, "3 step"]  # time, length and density of each step
