@@ -41,10 +41,10 @@ def _answered(page, key: str) -> float:
     """One step of a slider, once the page rests."""
     page.wait_for_timeout(200)
     page.wait_for_selector("figure[data-name=dose_response]:not(.waiting)", timeout=120_000)
-    before = int(page.evaluate("document.body.dataset.answers"))
+    before = page.get_attribute("body", "data-answers")
     page.locator(f"[id='{key}']").press("ArrowLeft")
-    page.wait_for_selector(f"body:not([data-answers='{before}'])", timeout=120_000)  # the page's policy forbids polling
-    return float(page.evaluate("document.body.dataset.took"))
+    page.wait_for_selector(f"body:not([data-answers='{before}'])", timeout=120_000)
+    return float(page.get_attribute("body", "data-took"))
 
 
 if __name__ == "__main__":

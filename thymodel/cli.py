@@ -681,16 +681,17 @@ def explore(
                                                      "without Python, and stop")] = None,
 ) -> None:
     """A page on this machine that answers doses and patients on sliders; or, as one file, some of them."""
-    from thymodel.explorer.answers import Answers, make_bench
+    from thymodel.explorer.ports import open_port
     from thymodel.results.record import load_record
 
-    loaded = load_record(record)
     if static is not None:
-        _write_explorer(loaded, static)
+        _write_explorer(load_record(record), static)
         return
-    from thymodel.explorer.server import make_app, open_port, serve
-
     with open_port(port) as taken:
+        from thymodel.explorer.answers import Answers, make_bench
+        from thymodel.explorer.server import make_app, serve
+
+        loaded = load_record(record)
         _err.print("preparing ...", soft_wrap=True)
         pages = make_app(Answers(make_bench(loaded)))
         address = f"http://127.0.0.1:{taken.getsockname()[1]}/"

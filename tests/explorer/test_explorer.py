@@ -5,7 +5,6 @@ import json
 import re
 import shutil
 import socket
-import subprocess
 import sys
 import threading
 import tomllib
@@ -18,11 +17,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from thymodel import cli
 from thymodel.errors import InputError, RecordError
 from thymodel.explorer import pages
 from thymodel.explorer.answers import Answers, make_bench
 from thymodel.explorer.pages import static_html
-from thymodel.explorer.server import make_app, open_port
+from thymodel.explorer.ports import open_port
+from thymodel.explorer.server import make_app
 from thymodel.explorer.views import first_view, read_view
 from thymodel.results.record import load_record
 from thymodel.results.scenarios import run_scenario
@@ -202,15 +203,17 @@ def test_a_foreign_name_that_leads_here_is_not_answered(address):
     assert fetch(f"{address}answer", host="elsewhere.example")[0] == 400
 
 
-def test_a_port_in_use_is_one_line_and_status_2():
+def test_a_port_in_use_is_one_line_and_status_2(monkeypatch, capfd):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        run = subprocess.run([sys.executable, "-m", "thymodel", "explore", str(RECORD), "--port", str(port),
-                              "--no-browser"], capture_output=True, text=True, timeout=120)
-    assert run.returncode == 2 and run.stdout == ""
-    assert run.stderr.startswith(f"--port {port}: cannot be used") and run.stderr.count("\n") == 1
+        monkeypatch.setattr(sys, "argv", ["thymodel", "explore", str(RECORD), "--port", str(port), "--no-browser"])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+    said = capfd.readouterr()
+    assert stopped.value.code == 2 and said.out == ""
+    assert said.err.startswith(f"--port {port}: cannot be used") and said.err.count("\n") == 1
 
 
 # --- in a browser --------------------------------------------------------------------------------------------------
@@ -247,9 +250,9 @@ def opened(page, address: str):
 
 def changed(page, act) -> None:
     """Waits for the answer that an act asks for."""
-    before = int(page.evaluate("document.body.dataset.answers"))
+    before = page.get_attribute("body", "data-answers")
     act()
-    page.wait_for_selector(f"body:not([data-answers='{before}'])", timeout=60_000)  # the page's policy forbids polling
+    page.wait_for_selector(f"body:not([data-answers='{before}'])", timeout=60_000)
 
 
 def saved(page, button: str) -> tuple[str, bytes]:

@@ -22,9 +22,9 @@ except ImportError:
 
 from thymodel.explorer.answers import Answers, setup_of
 from thymodel.explorer.pages import FOLDER, page_html
+from thymodel.explorer.ports import HOST
 from thymodel.explorer.views import View, first_view, read_view
 
-HOST = "127.0.0.1"
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
                                "img-src 'self' data: blob:; base-uri 'none'; form-action 'none'; "
@@ -69,24 +69,6 @@ def make_app(answers: Answers) -> Starlette:
 
 def _json(content: dict[str, Any]) -> Response:
     return Response(json.dumps(content, allow_nan=False, separators=(",", ":")), media_type="application/json")
-
-
-def open_port(port: int) -> socket.socket:
-    """A socket on this machine's own address; any free port for 0.
-
-    Raises:
-        InputError: the port is in use, or may not be used.
-    """
-    taken = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        taken.bind((HOST, port))
-        taken.listen()
-    except (OSError, OverflowError) as error:
-        taken.close()
-        raise InputError([Fault(f"--port {port}", f"cannot be used: {getattr(error, 'strerror', None) or error}",
-                                "choose another, or --port 0 for any that is free")]) from None
-    return taken
 
 
 def serve(app: Starlette, taken: socket.socket) -> None:
