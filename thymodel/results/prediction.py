@@ -37,6 +37,7 @@ from thymodel.results.running import in_turn
 Progress = Callable[[int, int], None]  # done, in all
 CELL = 64  # subjects: what is drawn for a subject, or cut into blocks, goes by whole cells
 _VALUES = 1 << 22  # numbers in a block of courses: 34 MB, and some times that while they are judged
+_TABLED = 2048  # patients who have a table of steps in a block, some 20 kB each: all draws share it
 _MOST_DRAWS = 16  # of a block, so that even a small scenario has something for every core
 _LAID = CELL  # subjects of each arm for which steps are laid
 _CHUNK = 16  # draws of fitted patients a call: enough to fill a core, small enough for memory
@@ -198,11 +199,10 @@ def designs(spec: FitSpec, lay: Layout, z: Float[np.ndarray, "draw coordinate"],
 
 
 def _block_size(draws: int, arms: int, subjects: int, values: int) -> tuple[int, int]:
-    """Draws and subjects of a block: whole populations where they are not too large, else in units of CELL."""
+    """Draws and subjects of a block: all subjects where these are few, else whole cells of them."""
     room = max(_VALUES // (values * arms), 1)  # for a draw of a subject
-    if subjects <= max(room, CELL):
-        return min(max(room // subjects, 1), _MOST_DRAWS, draws), subjects
-    return 1, max(room // CELL, 1) * CELL
+    many = min(subjects, max(min(room, _TABLED // arms) // CELL, 1) * CELL)
+    return min(max(room // many, 1), _MOST_DRAWS, draws), many
 
 
 def blocks(simulation: Simulation, draws: int) -> list[Block]:
