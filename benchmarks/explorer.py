@@ -28,7 +28,10 @@ def main() -> None:
             page.goto(address)
             page.wait_for_selector("figure[data-name=dose_response]:not(.waiting)", timeout=120_000)
             for key in ("dose.progenitors", "age"):
-                took = [_answered(page, key) for _ in range(30)]
+                # two ways of 15 steps, with another day between them, so that no end is met and no view comes back
+                took = [_answered(page, key, "ArrowLeft") for _ in range(15)]
+                _answered(page, "day.progenitors", "ArrowRight")
+                took += [_answered(page, key, "ArrowRight") for _ in range(15)]
                 print(f"{key}: median {np.median(took):.0f} ms, 90% {np.quantile(took, 0.9):.0f} ms, "
                       f"longest {max(took):.0f} ms of {len(took)} answers, none seen before")
             browser.close()
@@ -37,12 +40,12 @@ def main() -> None:
         served.wait()
 
 
-def _answered(page, key: str) -> float:
+def _answered(page, key: str, arrow: str) -> float:
     """One step of a slider, once the page rests."""
     page.wait_for_timeout(200)
     page.wait_for_selector("figure[data-name=dose_response]:not(.waiting)", timeout=120_000)
     before = page.get_attribute("body", "data-answers")
-    page.locator(f"[id='{key}']").press("ArrowLeft")
+    page.locator(f"[id='{key}']").press(arrow)
     page.wait_for_selector(f"body:not([data-answers='{before}'])", timeout=120_000)
     return float(page.get_attribute("body", "data-took"))
 

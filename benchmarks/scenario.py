@@ -70,7 +70,7 @@ def a_patient(record: str, scenario: Path) -> list[list[str]]:
 
     found = load_record(record)
     fit, asked = found.spec, load_scenario_spec(scenario, found.spec.model)
-    people = virtual_subjects(fit, scenarios._covariates(found), asked.subjects, asked.seed)
+    people = virtual_subjects(fit, scenarios.covariates_of(found), asked.subjects, asked.seed)
     judging = prepare_judging(fit, found.layout, thin(found.z, asked.draws), asked.arms, people, asked.endpoints)
     sim, block = judging.simulation, judging.blocks[1]
     patients = ARMS * sim.size[0] * sim.size[1]
