@@ -22,7 +22,7 @@ DOCUMENTS = {
     "A fit spec": (FitDocument, "`spec.toml`."),
     "A scenario": (ScenarioDocument, "`thymodel scenario RECORD SCENARIO`; [more](../scenarios.md)."),
     "A design": (DesignDocument, "`thymodel trial DESIGN --seed N`: a SIMULATED study with known truth."),
-    "Published figures": (PublishedDocument, "`[published.NAME]` of a spec names such a file; [more](../published.md)."),
+    "Published figures": (PublishedDocument, "`[published.NAME]` of a spec names it; [more](../published.md)."),
     "A randomised trial": (ProtocolDocument, "`thymodel trial PLAN --record RECORD`; [more](../trials.md)."),
     "A dose escalation": (EscalationDocument, "`thymodel trial PLAN --record RECORD`; [more](../trials.md)."),
     "What more data would teach": (LearningDocument, "`thymodel trial PLAN --record RECORD`; [more](../trials.md)."),
@@ -44,7 +44,8 @@ def commands_page() -> str:
              "quoted; 2 bad input, every fault listed on stderr with its place and what to do."]
     for name, command in _leaves(group):
         usage = " ".join(["thymodel", name, *_arguments(command)])
-        parts += [f"## {name}", f"```\n{usage} [OPTIONS]\n```", inspect.cleandoc(command.help or "").replace("\b\n", "")]
+        words = inspect.cleandoc(command.help or "").replace("\b\n", "")
+        parts += [f"## {name}", f"```\n{usage} [OPTIONS]\n```", words]
         rows = [row for item in command.params if (row := _parameter(item))]
         if rows:
             parts.append("\n".join(["| | |", "|---|---|", *rows]))

@@ -9,7 +9,7 @@ import pandas as pd
 from thymodel.documents.expressions import closest
 from thymodel.documents.model import Model, load_model
 from thymodel.documents.priors import support
-from thymodel.documents.regimen import Course, Dose, covariate_faults, parse_course, parse_dose
+from thymodel.documents.regimen import Course, Dose, covariate_faults, dose_faults, parse_course, parse_dose
 from thymodel.dynamics import solving
 from thymodel.errors import Fault, InputError
 
@@ -30,14 +30,15 @@ def simulate(model: Model | str | Path, times: Sequence[float], doses: Iterable[
         `time` and a column an observable, in the units of the model file; at a dose time the value before it.
 
     Raises:
-        InputError: an unknown name, or a time before the model's start.
+        InputError: an unknown name, a time before the model's start, a dose or a covariate that nobody has.
         SolveError: the integration failed.
     """
     model = model if isinstance(model, Model) else load_model(model)
     names = list(observe) if observe is not None else list(model.observables)
     courses = {name: value if isinstance(value, tuple) else ((model.start, float(value)),)
                for name, value in (covariates or {}).items()}
-    faults = _faults(model, times, courses, values or {}, names)
+    doses = list(doses)
+    faults = _faults(model, times, doses, courses, values or {}, names)
     if faults:
         raise InputError(faults)
     known = {name: parameter.value for name, parameter in model.parameters.items()} | dict(values or {})
@@ -49,7 +50,7 @@ def simulate(model: Model | str | Path, times: Sequence[float], doses: Iterable[
     return pd.DataFrame({"time": [float(t) for t in times]} | {name: found[rows, k] for k, name in enumerate(names)})
 
 
-def _faults(model: Model, times, courses, values, names) -> list[Fault]:
+def _faults(model: Model, times, doses, courses, values, names) -> list[Fault]:
     faults = [Fault(f"--times {time:g}", "not a finite day at or after the model's start "
                     f"({model.start:g})") for time in times if not math.isfinite(time) or time < model.start]
     if not len(times):
@@ -65,6 +66,8 @@ def _faults(model: Model, times, courses, values, names) -> list[Fault]:
                for name in values if name in model.chain_lengths]
     faults += [fault for name, course in courses.items() if name in model.covariates for _, value in course
                for fault in covariate_faults(f"--covariate {name}", name, value, model)]
+    faults += [fault for dose in doses
+               for fault in dose_faults(f"--dose {dose.amount:g}@{dose.time:g}:{dose.input}", dose, model)]
     for name, value in values.items():
         prior = model.parameters[name].prior if name in model.parameters else None
         low, high = support(prior) if prior is not None else (-math.inf, math.inf)
@@ -88,7 +91,7 @@ def simulate_one(model: str, times: str, doses: list[str], covariates: list[str]
     parsed_values = _by_name("--set", _each(_assignment, values, faults), faults)
     days = _each(lambda text: _day(text), [part for part in times.split(",") if part.strip()], faults)
     names = list(loaded.observables) if observe is None else [n.strip() for n in observe.split(",") if n.strip()]
-    faults += _faults(loaded, days, parsed_courses, parsed_values, names)
+    faults += _faults(loaded, days, parsed_doses, parsed_courses, parsed_values, names)
     if faults:
         raise InputError(faults)
     return simulate(loaded, days, parsed_doses, parsed_courses, parsed_values, names)
