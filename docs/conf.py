@@ -1,4 +1,4 @@
-"""The documentation site: `sphinx-build -W -b html docs build/site`; no network is needed, and none is used by its pages.
+"""The documentation site: `sphinx-build -W docs build/site`. No network is needed, and its pages use none.
 
 Sphinx with MyST, because the pages are the Markdown files that also read well in the repository, the notebooks are the
 tutorials as they are, and a wrong reference is an error. Commands, keys of files and Python names are read from the
@@ -57,7 +57,7 @@ linkcheck_timeout = 20
 linkcheck_workers = 2
 
 ROOT = DOCS.parent
-_REPORTS = ["benchmarks/RESULTS.md", "benchmarks/scaling.png", *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("qualification/*.md"))]
+_REPORTS = [*ROOT.glob("benchmarks/RESULTS.md"), *ROOT.glob("benchmarks/*.png"), *ROOT.glob("qualification/*.md")]
 _OUTSIDE = re.compile(r"\]\((?:\.\./)+(?:qualification|benchmarks)/(\w+\.md)")  # copied below
 _ELSEWHERE = re.compile(r"\[([^]]+)\]\((?:\.\./)+(?!reports|docs)(?:fits|models|notebooks|thymodel)/[^)]*\)")
 _DOCS = re.compile(r"\]\((?:\.\./)+docs/")
@@ -110,5 +110,5 @@ def setup(app) -> None:
 
 
 _bring("notebooks", sorted((ROOT / "notebooks").glob("*.ipynb")))
-_bring("reports", [ROOT / name for name in _REPORTS])
+_bring("reports", _REPORTS)
 keys_and_commands.write(DOCS / "reference")
