@@ -235,6 +235,13 @@ function words(x, y, text, more = {}) {
   return mark("text", { x, y, "font-family": FONT, "font-size": 14, fill: "#111", ...more }, text);
 }
 
+// One line that stays within the drawing, whatever font the browser has: smaller where it is long, squeezed where that is not enough.
+function line(x, y, text, size, more = {}) {
+  const room = WIDTH - x - 8, needed = 0.66 * text.length;
+  const fit = Math.min(size, Math.max(room / needed, 0.75 * size));
+  return words(x, y, text, { "font-size": fit, ...(fit * needed > room ? { textLength: room, lengthAdjust: "spacingAndGlyphs" } : {}), ...more });
+}
+
 function ticks(low, high, count) {
   const rough = (high - low) / count, power = 10 ** Math.floor(Math.log10(rough));
   const step = [1, 2, 5, 10].map((factor) => factor * power).find((one) => one >= rough * 0.999);
@@ -249,7 +256,7 @@ function frame(name, title, xLabel, yLabel, x, y, log = false) {
   const level = log ? (value) => Math.log10(Math.max(value, y[0])) : (value) => value;
   const down = (value) => HEIGHT - BOTTOM - ((level(value) - level(y[0])) / (level(y[1]) - level(y[0]))) * (HEIGHT - TOP - BOTTOM);
   svg.append(mark("rect", { x: 0, y: 0, width: WIDTH, height: HEIGHT, fill: "#fff" }),
-    words(10, 22, title, { "font-size": Math.min(16, (1.72 * WIDTH) / title.length), "font-weight": 700 }));
+    line(10, 22, title, 16, { "font-weight": 700 }));
   const grid = log ? powers(y) : ticks(y[0], y[1], 5);
   for (const value of grid) {
     svg.append(mark("line", { x1: LEFT, x2: WIDTH - RIGHT, y1: down(value), y2: down(value), stroke: "#e2e2e2" }),
@@ -304,7 +311,7 @@ function legend(on, what) {
     on.svg.append(mark("line", { x1: x, x2: x + 34, y1: y - 5, y2: y - 5, "stroke-width": 3.2, ...STYLES[arm.name] }),
       words(x + 41, y, arm.label, { "font-size": 13 }));
   });
-  on.svg.append(words(10, HEIGHT - 32, what, { "font-size": 11.5, fill: "#333" }));
+  on.svg.append(line(10, HEIGHT - 32, what, 11.5, { fill: "#333" }));
 }
 
 function course(panel, k) {
@@ -387,7 +394,7 @@ function doseResponse() {
     words(34, HEIGHT - 52, "the chosen dose", { "font-size": 13 }),
     mark("path", { d: `M${WIDTH / 2 + 17},${HEIGHT - 63}l-6,11h12z`, fill: "#111" }),
     words(WIDTH / 2 + 34, HEIGHT - 52, "fitted doses", { "font-size": 13 }),
-    words(10, HEIGHT - 32, "Line and shade: median, 90% interval (parameters); straight between the dots, which were computed.", { "font-size": 11.5, fill: "#333" }));
+    line(10, HEIGHT - 32, "Line and shade: median, 90% interval (parameters). Straight between computed dots.", 11.5, { fill: "#333" }));
   return on;
 }
 
