@@ -23,6 +23,7 @@ from thymodel.errors import Fault, InputError, RecordError
 from thymodel.results import resolved
 
 CHANGED = "changed since the fit (sha256 differs)"
+JSON_CHANGED = "the content does not match its own digest: it was changed"
 _SHORT = 16  # hexadecimal digits of a fingerprint: chance changes do not collide, and the file stays readable
 _SHORT_LINE = 8
 _MOST_LINES = 20_000  # of data, beyond which their fingerprints would be longer than the rest of the record
@@ -151,7 +152,7 @@ def explain(kept: Kept, fault: Fault) -> Fault:
     """The fault of a changed file, with what changed in it as far as the record can tell."""
     path = Path(fault.where)
     tell = {".toml": _told_of_document, ".nc": _told_of_arrays, ".csv": _told_of_table, ".json": _told_of_json}
-    if not path.is_file() or path.suffix not in tell or path.parent != kept.folder:
+    if fault.what not in (CHANGED, JSON_CHANGED) or path.suffix not in tell or path.parent != kept.folder:
         return fault
     told = some(list(tell[path.suffix](kept, path)))
     return fault._replace(what=f"{fault.what}: {told}") if told else fault

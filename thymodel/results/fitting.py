@@ -254,7 +254,7 @@ def derive(posterior: Posterior, data: StudyData, draws: Draws | Approximation,
 def _files(posterior: Posterior, data: StudyData, draws: Draws | Approximation, derived: xr.Dataset,
            curves: Mapping[str | None, xr.Dataset]) -> dict[str, bytes]:
     spec = posterior.spec
-    groups = _posterior_groups(posterior, draws)
+    groups = posterior_groups(posterior, draws)
     covariates = {name: ("patient", values) for name, values in baseline_covariates(spec, data).items()}
     groups["constant_data"] = xr.Dataset(covariates)
     files = {records.POSTERIOR: records.netcdf_bytes(groups), records.CURVES: records.netcdf_bytes(curves),
@@ -273,7 +273,7 @@ def _files(posterior: Posterior, data: StudyData, draws: Draws | Approximation, 
     return files
 
 
-def _posterior_groups(posterior: Posterior, draws: Draws | Approximation) -> dict[str | None, xr.Dataset]:
+def posterior_groups(posterior: Posterior, draws: Draws | Approximation) -> dict[str | None, xr.Dataset]:
     """Groups of the ArviZ schema."""
     chains, count, _ = draws.z.shape
     natural = _natural(posterior, draws.z)

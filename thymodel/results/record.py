@@ -317,7 +317,7 @@ def verify(record: FitRecord, data: Path | None = None) -> Verification:
 def _check_digests(record: FitRecord) -> list[Fault]:
     faults = []
     if _own_digest(record.written) != record.digest:
-        faults.append(Fault(str(record.folder / JSON), "the content does not match its own digest: it was changed"))
+        faults.append(Fault(str(record.folder / JSON), changes.JSON_CHANGED))
     prior = [borrowing.FILE] if record.content.get("prior_from") else []
     needed = {POSTERIOR, TABLE, "spec.toml", *prior, f"{record.content['model']['name']}.toml",
               *(str(table["file"]) for table in record.content.get("published") or [])}
@@ -361,8 +361,9 @@ def _check_table(record: FitRecord) -> list[Fault]:
     if list(stored.index) != list(recomputed.index):
         return [Fault(str(record.folder / TABLE), "its rows are not those of the draws")]
     same = np.isclose(stored.to_numpy(), recomputed.to_numpy(), rtol=1e-8, atol=1e-300, equal_nan=True)
-    faults = [Fault(str(record.folder / TABLE), f"row {name}: differs from the draws")
-              for name, equal in zip(stored.index, same, strict=True) if not equal.all()]
+    faults = [Fault(str(record.folder / TABLE), f"row {name}, column {stored.columns[k]}: {float(stored.iloc[row, k])} "
+                    f"differs from the draws, {float(recomputed.iloc[row, k])}")
+              for row, name in enumerate(stored.index) for k in np.flatnonzero(~same[row])]
     verdict = verdict_of(record.spec, recomputed, record.content["sampler"], record.content["certificate"])
     if verdict.passed != record.passed:
         faults.append(Fault(str(record.folder / JSON), "the verdict does not follow from the draws"))
@@ -371,11 +372,16 @@ def _check_table(record: FitRecord) -> list[Fault]:
 
 def quantities_table(folder: Path) -> pd.DataFrame:
     """The summary table of the draws in a directory: population quantities, random effects, endpoints."""
+    return diagnostics.summary_table(draws_in(folder))
+
+
+def draws_in(folder: Path) -> dict[str, np.ndarray]:
+    """Draws of every quantity of the table, (chain, draw), from the files in a directory."""
     rows: dict[str, np.ndarray] = {}
     for path, group in ((POSTERIOR, "posterior"), (DERIVED, None)):
         if (folder / path).exists():
             rows |= named_draws(load_group(folder / path, group))
-    return diagnostics.summary_table(rows)
+    return rows
 
 
 def named_draws(dataset: xr.Dataset) -> dict[str, np.ndarray]:

@@ -126,7 +126,8 @@ def _of_record(record: FitRecord) -> dict[str, Any]:
     return {"outcome": "failed its gates" if record.failed else "finished",
             "verdict": _verdict(record), "method": record.method, "chains": sampler["chains"],
             "warmup": sampler["warmup"], "draws": sampler["draws"],
-            "longer": bool(sampler.get("longer")), "worst_rhat": max(rhats, default=None), "divergences": sampler.get("divergences"),
+            "longer": bool(sampler.get("longer")), "worst_rhat": max(rhats, default=None),
+            "divergences": sampler.get("divergences"),
             "data": {"name": content["data"]["name"], "sha256": content["data"]["sha256"]},
             "parent": None if parent is None else {"name": parent["name"], "digest": parent["digest"]},
             "changed": [] if parent is None else _changed(parent["changed"]), "record": record.digest}
