@@ -8,7 +8,7 @@ from thymodel.inference.approximation import NUTS
 _LEAST_ENERGY_FRACTION = 0.3  # E-BFMI: Betancourt 2016, arXiv:1604.00695
 
 
-def cautions(content: Mapping[str, Any]) -> list[str]:
+def reviewer_warnings(content: Mapping[str, Any]) -> list[str]:
     """Sentences for the `warnings` of a record; empty where there is nothing to say.
 
     Args:

@@ -25,7 +25,6 @@ _WHAT = {"spec.toml": "the fit spec: what was asked", POSTERIOR: "draws of the p
          DERIVED: "reconstitution times and implied exports, draw by draw", CURVES: "what figures draw",
          TABLE: "summary of every quantity, with diagnostics", JSON: "the fit record"}
 _RESULTS = (POSTERIOR, DERIVED, CURVES, TABLE, JSON)
-_LICENSE = "Not stated in the record: whoever passes it on says how it may be used."
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # of every file in an archive: the same record gives the same bytes
 
 
@@ -37,7 +36,7 @@ def crate_text(record: FitRecord) -> str:
     """
     intact(record)
     graph = [_descriptor(), _root(record), *_files(record), _software(record), *_packages(record), _action(record),
-             *_settings(record), *_absent_data(record), *_parent(record), _profile()]
+             *_settings(record), *_absent_data(record), *_parent(record), _license(), _profile()]
     return json.dumps({"@context": _CONTEXT, "@graph": graph}, indent=1, ensure_ascii=False) + "\n"
 
 
@@ -99,6 +98,11 @@ def _profile() -> dict[str, Any]:
     return {"@id": _PROFILE, "@type": "CreativeWork", "name": "Process Run Crate", "version": "0.5"}
 
 
+def _license() -> dict[str, Any]:
+    return {"@id": "#license", "@type": "CreativeWork", "name": "not stated",
+            "description": "The record names no licence: whoever passes it on says how it may be used."}
+
+
 def _root(record: FitRecord) -> dict[str, Any]:
     content = record.content
     standing = record.reservation or "passed its gates"
@@ -106,7 +110,7 @@ def _root(record: FitRecord) -> dict[str, Any]:
              *content["verdict"]["sentences"], *content["warnings"]]
     based = {"isBasedOn": _at("#parent")} if content["parent"] else {}
     return {"@id": "./", "@type": "Dataset", "conformsTo": _at(_PROFILE), "name": _title(record),
-            "description": "\n".join(words), "datePublished": content["created"], "license": _LICENSE,
+            "description": "\n".join(words), "datePublished": content["created"], "license": _at("#license"),
             "identifier": f"sha256:{record.digest}", "hasPart": [_at(_id(path)) for path in _paths(record)],
             "mentions": _at("#run"), **based}
 
@@ -132,7 +136,7 @@ def _files(record: FitRecord) -> list[dict[str, Any]]:
 def _software(record: FitRecord) -> dict[str, Any]:
     environment = record.content["environment"]
     version = environment["packages"].get("thymodel", "not recorded")
-    return {"@id": "#thymodel", "@type": "SoftwareApplication", "name": "thymodel", "version": version,
+    return {"@id": "#thymodel", "@type": "SoftwareApplication", "name": "thymodel",
             "softwareVersion": version, "runtimePlatform": f"Python {environment['python']}",
             "operatingSystem": environment["platform"],
             "softwareRequirements": [_at(f"#{entity['name']}") for entity in _packages(record)]}
@@ -140,8 +144,8 @@ def _software(record: FitRecord) -> dict[str, Any]:
 
 def _packages(record: FitRecord) -> list[dict[str, Any]]:
     packages = record.content["environment"]["packages"]
-    return [{"@id": f"#{name}", "@type": "SoftwareApplication", "name": name, "version": version,
-             "softwareVersion": version} for name, version in packages.items() if name != "thymodel"]
+    return [{"@id": f"#{name}", "@type": "SoftwareApplication", "name": name, "softwareVersion": version}
+            for name, version in packages.items() if name != "thymodel"]
 
 
 def _action(record: FitRecord) -> dict[str, Any]:
@@ -157,7 +161,7 @@ def _action(record: FitRecord) -> dict[str, Any]:
             "description": f"{content['sampler']['name']}. " + " ".join(content["verdict"]["sentences"]),
             **named, **begun, "endTime": run["finished"], "instrument": _at("#thymodel"), "object": asked,
             "result": [_at(quote(name)) for name in _RESULTS if name in files or name == JSON],
-            "actionStatus": _at("http://schema.org/CompletedActionStatus")}
+            "actionStatus": "http://schema.org/CompletedActionStatus"}
 
 
 def _settings(record: FitRecord) -> list[dict[str, Any]]:

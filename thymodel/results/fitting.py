@@ -35,7 +35,7 @@ from thymodel.inference.sampling import Draws, Settings, thin
 from thymodel.inference.sampling import Progress as SamplingProgress
 from thymodel.results import borrowing, changes, comparison, exports, lineage, resolved, run_log
 from thymodel.results import record as records
-from thymodel.results.cautions import cautions
+from thymodel.results.cautions import reviewer_warnings
 from thymodel.results.curves import joint_grid, make_curves
 from thymodel.results.endpoints import summarise_draws
 from thymodel.results.migration import CONVENTIONS
@@ -345,7 +345,7 @@ def _write(posterior: Posterior, data: StudyData, data_file: Path, draws: Draws 
         "run": run.content, "parent": lineage.as_content(parent, spec, data, run.options), "conventions": CONVENTIONS,
         "fingerprints": {"data": changes.data_fingerprints(data_file.read_bytes()) if beside else None},
     }
-    content["warnings"] = [*cautions(content), *run.warnings]
+    content["warnings"] = [*reviewer_warnings(content), *run.warnings]
     return records.write_record(folder, files, content)
 
 

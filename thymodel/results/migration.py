@@ -11,7 +11,7 @@ from typing import Any
 from thymodel.errors import Fault, InputError
 from thymodel.inference.approximation import NUTS
 from thymodel.inference.diagnostics import INTERVAL, INTERVAL_NAME
-from thymodel.results.cautions import cautions
+from thymodel.results.cautions import reviewer_warnings
 
 SCHEMA = 2
 _SCHEMAS = Path(__file__).with_name("schemas")
@@ -63,7 +63,7 @@ def _from_first(content: Mapping[str, Any]) -> dict[str, Any]:
         "parent": None, "conventions": CONVENTIONS, "documents": None, "fingerprints": None}
     migrated = {**content, **added, "schema": SCHEMA}
     try:
-        migrated["warnings"] = cautions(migrated)
+        migrated["warnings"] = reviewer_warnings(migrated)
     except (AttributeError, KeyError, TypeError):  # a damaged record: its faults are told by who loads it
         migrated["warnings"] = []
     return migrated

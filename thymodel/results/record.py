@@ -318,6 +318,9 @@ def _check_digests(record: FitRecord) -> list[Fault]:
     faults = []
     if _own_digest(record.written) != record.digest:
         faults.append(Fault(str(record.folder / JSON), changes.JSON_CHANGED))
+    else:
+        faults += [Fault(str(record.folder / JSON), f"a number was changed: {text} stands there for {float(text)!r}")
+                   for text in _miswritten(record.folder / JSON)]
     prior = [borrowing.FILE] if record.content.get("prior_from") else []
     needed = {POSTERIOR, TABLE, "spec.toml", *prior, f"{record.content['model']['name']}.toml",
               *(str(table["file"]) for table in record.content.get("published") or [])}
@@ -332,6 +335,23 @@ def _check_digests(record: FitRecord) -> list[Fault]:
         elif digest(path.read_bytes()) != wanted:
             faults.append(Fault(str(path), changes.CHANGED))
     return faults
+
+
+def _miswritten(path: Path) -> list[str]:
+    """Numbers with a digit that no program wrote: one past what a float holds leaves the value, and so the digest."""
+    found = []
+
+    def keep(text: str) -> float:
+        value = float(text)
+        if repr(value) != text:
+            found.append(text)
+        return value
+
+    try:
+        json.loads(path.read_text(encoding="utf-8"), parse_float=keep)
+    except (OSError, ValueError):
+        return []
+    return found
 
 
 def _check_data(record: FitRecord, path: Path | None) -> list[Fault]:
