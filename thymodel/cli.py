@@ -1,6 +1,7 @@
 """The door: `thymodel ...`. Exit status 0 good, 1 a failed fit or record, 2 bad input (every fault on stderr)."""
 
 import csv
+import io
 import json
 import os
 import sys
@@ -112,6 +113,8 @@ def _check_one(path: Path) -> list[str]:
     if path.suffix == ".csv":
         raise InputError([Fault(str(path), "data are checked through the spec that names their units",
                                 "thymodel check DIRECTORY")])
+    if path.suffix == ".jsonl":
+        return [f"{path}: note: a run log; thymodel verify checks its chain"]
     keys = top_keys(read_text(path), str(path))
     if path.name == "spec.toml" or keys & {"likelihood", "estimate", "sampler"}:
         return _check_fit(with_prior_from(load_fit_spec(path)))
@@ -484,19 +487,68 @@ def _by_columns(rows: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
 def verify(
     records: Annotated[list[Path], typer.Argument(help="directories of records")],
     data: Data = None,
+    refit: Annotated[bool, typer.Option(help="fit again too, and compare within Monte-Carlo error")] = False,
 ) -> None:
-    """Digests, table, diagnostics and log density of records; no refit."""
+    """Digests, table, diagnostics and log density of records, and the chain of run logs; no refit unless asked."""
     from thymodel.results.record import load_record
     from thymodel.results.record import verify as run
 
     broken = False
     for folder in records:
-        result = run(load_record(folder), data)
+        is_log = folder.is_file() and folder.suffix == ".jsonl"
+        result = _verify_log(folder) if is_log else run(load_record(folder), data)
+        if refit and not is_log and not result.faults:
+            result = _refit(load_record(folder), data, result)
         broken |= bool(result.faults)
         print(f"{folder}: {'DOES NOT VERIFY' if result.faults else 'verified'} ({'; '.join(result.notes)})")
         for fault in result.faults:
             sys.stderr.write(f"{fault}\n")
     if broken:
+        raise SystemExit(1)
+
+
+def _verify_log(path: Path):
+    from thymodel.results.record import Verification
+    from thymodel.results.run_log import read_log
+
+    found = read_log(path)
+    return Verification(found.faults, (f"chain of {len(found.lines)} runs", *found.notes))
+
+
+def _refit(record, data: Path | None, result):
+    from thymodel.results.record import Verification
+    from thymodel.results.refitting import refit
+
+    with _FitDisplay() as display:
+        found = refit(record, data, progress=display.progress)
+    return Verification(found.faults, (*result.notes, found.note))
+
+
+@app.command()
+def log(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="directory that holds records and their log.jsonl")],
+    csv_: Csv = None,
+    json_: Json = False,
+) -> None:
+    """The run table: every fit that the run logs and records below a directory know of, and what is odd about one."""
+    from thymodel.results import run_log as run
+
+    runs = run.read_runs(folder)
+    table = run.table_of(runs)
+    rows = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
+    if csv_ is not None:
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([table.columns, *table.rows])
+        _write_text(text.getvalue(), csv_)
+    if json_:
+        print(json.dumps({"runs": rows, "notes": list(runs.notes), "faults": [str(f) for f in runs.faults]}, indent=1))
+    else:
+        _print_rows(rows)
+        for note in runs.notes:
+            print(f"note: {note}")
+    for fault in runs.faults:
+        sys.stderr.write(f"{fault}\n")
+    if runs.faults:
         raise SystemExit(1)
 
 
@@ -751,6 +803,23 @@ def export_sbml(
 
     loaded = load_model(model)
     _write_text(sbml_text(loaded, parse_doses(dose or [], loaded)), out)
+
+
+@export_app.command("ro-crate")
+def export_ro_crate(
+    record: Annotated[Path, typer.Argument(help="directory of the record")],
+    out: Annotated[Path | None, typer.Option(help="RECORD/ro-crate-metadata.json, or a .zip with all files")] = None,
+) -> None:
+    """A record with its run as an RO-Crate: its files with sha256, what was run on what, and what came of it."""
+    from thymodel.results.crate import crate_text, save_crate
+    from thymodel.results.record import load_record
+
+    loaded = load_record(record)
+    if out is None:
+        sys.stdout.write(crate_text(loaded))
+        return
+    save_crate(loaded, out)
+    _err.print(f"written: {out}", soft_wrap=True)
 
 
 def _write_text(text: str, path: Path | None) -> None:

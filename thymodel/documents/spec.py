@@ -155,6 +155,13 @@ def _as_prior_from(found: object) -> object:
     return {"record": found} if isinstance(found, str) else found
 
 
+class ParentTable(Table):
+    """The record that this fit goes on from: its lineage. Nothing of it enters the fit (`prior_from` does that)."""
+
+    record: Text
+    reason: Text
+
+
 class DerivedTable(Table):
     """A quantity computed from parameters, constants and what the model derives from them, reported beside them."""
 
@@ -233,6 +240,7 @@ class FitDocument(Table):
     data: DataTable | None = None
     published: dict[str, PublishedTable] = {}
     prior_from: Annotated[PriorFromTable | None, pydantic.BeforeValidator(_as_prior_from)] = None
+    parent: ParentTable | None = None
     simulated: bool = False
     override: dict[str, ParameterOverride] = {}
     between_subject: dict[str, BetweenSubjectTable] = {}
@@ -398,6 +406,7 @@ class FitSpec:
     published: tuple[Published, ...] = ()
     study_effects: Mapping[str, BetweenSubject] = field(default_factory=dict)
     prior_from: PriorFromTable | None = None
+    parent: ParentTable | None = None
     borrowed: Borrowed | None = None  # what `prior_from` names, once it has been read
     missing_covariates: Mapping[str, MissingCovariate] = field(default_factory=dict)
     occasions: tuple[float, ...] = ()
@@ -580,6 +589,7 @@ def _build_fit(document: FitDocument, model: Model, model_path: Path, path: Path
         study_effects={name: _study_effect(where, name, table, document, model, faults)
                        for name, table in document.study_effect.items()},
         prior_from=document.prior_from,
+        parent=document.parent,
         missing_covariates={name: _missing_covariate(where, name, table, document, model, faults)
                             for name, table in document.missing_covariates.items()},
         occasions=_occasions(where, document, model, faults),

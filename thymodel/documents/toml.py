@@ -3,7 +3,7 @@
 import hashlib
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -72,6 +72,26 @@ def top_keys(text: str, where: str) -> frozenset[str]:
         InputError: empty, or wrong TOML.
     """
     return frozenset(_raw(text, where))
+
+
+def flat_keys(text: str, where: str) -> dict[str, Any]:
+    """Every value of a document under its dotted key; items of a list of tables are numbered from 0.
+
+    Raises:
+        InputError: empty, or wrong TOML.
+    """
+    return dict(_leaves("", _raw(text, where)))
+
+
+def _leaves(path: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping) and (value or not path):
+        for key, inner in value.items():
+            yield from _leaves(f"{path}.{key}" if path else str(key), inner)
+    elif isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value):
+        for k, item in enumerate(value):
+            yield from _leaves(f"{path}.{k}", item)
+    else:
+        yield path, value
 
 
 def document_text(document: Mapping[str, Any]) -> str:

@@ -23,25 +23,27 @@ from jaxtyping import Float
 import thymodel
 from thymodel.documents.borrowed import borrowed_text
 from thymodel.documents.data import StudyData, disposition
-from thymodel.documents.priors import Prior
-from thymodel.documents.spec import FitSpec, MissingCovariate, SamplerTable, load_fit_spec
+from thymodel.documents.spec import FitSpec, SamplerTable, load_fit_spec
 from thymodel.documents.toml import digest, read_text
 from thymodel.errors import Fault, InputError
 from thymodel.inference import approximation, centring, certificate, diagnostics, levels, sampling
 from thymodel.inference.approximation import NUTS, Approximation
-from thymodel.inference.population import error_name, missing_name
+from thymodel.inference.population import missing_name
 from thymodel.inference.posterior import Posterior, constrain, make_posterior, precise
 from thymodel.inference.readings import approximate
 from thymodel.inference.sampling import Draws, Settings, thin
 from thymodel.inference.sampling import Progress as SamplingProgress
-from thymodel.results import borrowing, comparison, exports
+from thymodel.results import borrowing, changes, comparison, exports, lineage, resolved, run_log
 from thymodel.results import record as records
+from thymodel.results.cautions import reviewer_warnings
 from thymodel.results.curves import joint_grid, make_curves
 from thymodel.results.endpoints import summarise_draws
+from thymodel.results.migration import CONVENTIONS
 from thymodel.results.prediction import Simulation, baseline_covariates, observed_arms, simulator, virtual_subjects
 from thymodel.results.reconstitution import Judging, Outcomes, outcomes
 from thymodel.results.record import FitRecord
 from thymodel.results.residuals import misfit
+from thymodel.results.run_log import Run
 from thymodel.results.study import load_study
 
 CHECKPOINT = ".checkpoint"
@@ -85,6 +87,16 @@ def fit(spec_path: str | Path, data_path: str | Path | None = None, out: str | P
     approximation.refuse(method, resume, overrides or {})
     spec = with_overrides(records.with_prior_from(load_fit_spec(spec_path)), overrides or {})
     folder = _open_folder(spec, out, resume)
+    parent = lineage.load_parent(spec)
+    run = run_log.begin(folder, spec, {**(overrides or {}), "method": method, "resume": resume,
+                                       "data": Path(data_path).name if data_path is not None else None})
+    return run_log.logged(run, lambda: _fit(spec, data_path, folder, overrides or {}, progress, method, clock, run,
+                                            parent))
+
+
+def _fit(spec: FitSpec, data_path: str | Path | None, folder: Path, overrides: Mapping[str, int | None],
+         progress: Progress, method: str, clock: "_Clock", run: Run, parent: FitRecord | None) -> FitRecord:
+    """From the data to the record; the run log knows of it whatever happens."""
     data, data_file = load_study(spec, data_path)
     progress.stage("preparing the posterior")
     posterior = make_posterior(spec, data, least_rows=ROOM)
@@ -99,7 +111,7 @@ def fit(spec_path: str | Path, data_path: str | Path | None = None, out: str | P
     curves = make_curves(spec, posterior.layout, draws.z, data, found.times, simulation)
     clock.lap("curves")
     files = _files(posterior, data, draws, derived, curves)
-    record = _write(posterior, data, data_file, draws, found, files, folder, clock, overrides or {})
+    record = _write(posterior, data, data_file, draws, found, files, folder, clock, overrides, run, parent)
     shutil.rmtree(folder / CHECKPOINT, ignore_errors=True)
     return record
 
@@ -242,7 +254,7 @@ def derive(posterior: Posterior, data: StudyData, draws: Draws | Approximation,
 def _files(posterior: Posterior, data: StudyData, draws: Draws | Approximation, derived: xr.Dataset,
            curves: Mapping[str | None, xr.Dataset]) -> dict[str, bytes]:
     spec = posterior.spec
-    groups = _posterior_groups(posterior, draws)
+    groups = posterior_groups(posterior, draws)
     covariates = {name: ("patient", values) for name, values in baseline_covariates(spec, data).items()}
     groups["constant_data"] = xr.Dataset(covariates)
     files = {records.POSTERIOR: records.netcdf_bytes(groups), records.CURVES: records.netcdf_bytes(curves),
@@ -261,7 +273,7 @@ def _files(posterior: Posterior, data: StudyData, draws: Draws | Approximation, 
     return files
 
 
-def _posterior_groups(posterior: Posterior, draws: Draws | Approximation) -> dict[str | None, xr.Dataset]:
+def posterior_groups(posterior: Posterior, draws: Draws | Approximation) -> dict[str | None, xr.Dataset]:
     """Groups of the ArviZ schema."""
     chains, count, _ = draws.z.shape
     natural = _natural(posterior, draws.z)
@@ -296,7 +308,8 @@ def _natural(posterior: Posterior,
 
 
 def _write(posterior: Posterior, data: StudyData, data_file: Path, draws: Draws | Approximation, outcomes: Outcomes,
-           files: dict[str, bytes], folder: Path, clock: _Clock, overrides: Mapping[str, Any]) -> FitRecord:
+           files: dict[str, bytes], folder: Path, clock: _Clock, overrides: Mapping[str, Any], run: Run,
+           parent: FitRecord | None) -> FitRecord:
     spec = posterior.spec
     table = records.read_table(io.BytesIO(files[records.TABLE]))
     sampler = _sampler_content(spec, draws, overrides)
@@ -313,9 +326,9 @@ def _write(posterior: Posterior, data: StudyData, data_file: Path, draws: Draws 
         "data": _data_content(data, data_file, folder if beside else None),
         "published": comparison.compare(posterior, draws.z),
         "parameters": [name for name in table.index if "[" not in name],
-        "units": _units(spec), "priors": _priors(spec),
+        "units": resolved.unit_of_quantities(spec), "priors": resolved.priors_in_force(spec),
         "prior_from": borrowing.as_content(spec, posterior.layout, data, draws.z), "fixed": dict(spec.fixed),
-        "endpoints": {name: _endpoint_content(e) for name, e in spec.endpoints.items()},
+        "endpoints": {name: resolved.endpoint_content(e) for name, e in spec.endpoints.items()},
         "implied_export": exports.assess(spec, outcomes.exports, [arm.name for arm in observed_arms(spec, data)],
                                          outcomes.window),
         "summary": {name: {key: records.finite_or_none(value) for key, value in row.items()}
@@ -329,7 +342,10 @@ def _write(posterior: Posterior, data: StudyData, data_file: Path, draws: Draws 
         "environment": {"python": platform.python_version(), "platform": platform.platform(), "dtype": "float64",
                         "packages": _versions()},
         "seconds": clock.laps,
+        "run": run.content, "parent": lineage.as_content(parent, spec, data, run.options), "conventions": CONVENTIONS,
+        "fingerprints": {"data": changes.data_fingerprints(data_file.read_bytes()) if beside else None},
     }
+    content["warnings"] = [*reviewer_warnings(content), *run.warnings]
     return records.write_record(folder, files, content)
 
 
@@ -374,79 +390,9 @@ def _data_content(data: StudyData, path: Path, folder: Path | None) -> dict[str,
                              "excluded": d.excluded} for d in disposition(data)]}
 
 
-def _endpoint_content(endpoint) -> dict[str, Any]:
-    keys = ("label", "marker", "threshold", "unit", "sustained_for", "clock_start", "after_nadir", "horizon", "source")
-    landmark = {"landmark": True} if endpoint.landmark else {}
-    return {key: getattr(endpoint, key) for key in keys} | {"by": list(endpoint.by)} | landmark
-
-
-def _units(spec: FitSpec) -> dict[str, str]:
-    """Unit of every quantity of the table that has one; the rest are pure numbers."""
-    units = {name: item.unit for name, item in spec.estimate.items()}
-    units |= {name: item.unit for name, item in spec.derived.items()}
-    for observable, error in spec.likelihood.items():
-        if "additive" in error.parameters:
-            units[f"sigma_additive_{observable}"] = spec.model.observables[observable].unit
-    for name, item in spec.missing_covariates.items():
-        names = [missing_name(name), f"typical_{name}", *([f"sd_{name}"] if item.family == "normal" else [])]
-        units |= dict.fromkeys(names, spec.model.covariates[name].unit)
-    timed = ("median", "restricted_mean", "spread_q05", "spread_q50", "spread_q95")
-    return units | {f"{name}.{quantity}": spec.model.time for name in spec.endpoints for quantity in timed}
-
-
-def _priors(spec: FitSpec) -> list[dict[str, Any]]:
-    rows = [{"name": name, "unit": e.unit, "prior": str(e.prior), "source": e.source, "verified": e.verified,
-             "reason": e.reason} for name, e in spec.estimate.items()]
-    plain = {"unit": "1", "verified": False, "reason": ""}
-    rows += [{"name": f"omega_{name}", **plain, "prior": _as_prior(b.sd), "source": b.source}
-             for name, b in spec.between_subject.items()]
-    rows += [{"name": f"beta_{name}", **plain, "prior": str(c.prior), "source": c.source}
-             for name, c in spec.covariate_effects.items()]
-    rows += [{"name": f"beta_across_{name}", **plain, "prior": str(c.prior),
-              "source": f"of published cohorts: {c.source}"}
-             for name, c in spec.covariate_effects.items() if spec.published and not c.aggregate]
-    rows += [{"name": f"tau_{name}", **plain, "prior": str(b.sd), "source": f"between studies: {b.source}"}
-             for name, b in spec.study_effects.items()]
-    rows += [{"name": f"gamma_{name}", **plain, "prior": str(b.sd), "source": f"between occasions: {b.source}"}
-             for name, b in spec.between_occasion.items()]
-    rows += [{"name": key, **plain, "unit": _units(spec).get(key, "1"), "prior": _as_prior(value),
-              "source": f"{_what_is_unknown(name, item)}: {item.source}"}
-             for name, item in spec.missing_covariates.items() for key, value in item.numbers.items()]
-    if spec.correlated:
-        rows.append({"name": "corr", **plain, "prior": f"lkj(shape={spec.correlation_shape:g})",
-                     "source": f"random effects of {', '.join(spec.correlated)}"})
-    rows += [{"name": "corr_residual", **plain, "prior": f"lkj(shape={block.shape:g})",
-              "source": f"residuals of {', '.join(block.observables)}: {block.source}"}
-             for block in spec.shared_errors]
-    for observable, error in spec.likelihood.items():
-        unit = {"additive": spec.model.observables[observable].unit}
-        rows += [{"name": f"{key} of {observable}", **plain, "unit": unit.get(key, "1"), "prior": str(prior),
-                  "source": error.sources[key]} for key, prior in error.parameters.items()]
-    return rows if spec.borrowed is None else [_joint_prior(spec, row) for row in rows]
-
-
-def _what_is_unknown(name: str, item: MissingCovariate) -> str:
-    if item.kind:
-        return f"share of the second kind of {name}"
-    return f"{item.family} distribution of {name}, missing in some"
-
-
-def _joint_prior(spec: FitSpec, row: dict[str, Any]) -> dict[str, Any]:
-    """The row of a parameter whose own prior is part of a mixture with what a record says."""
-    assert spec.borrowed is not None
-    taken, weight = spec.borrowed, spec.borrowed.own_weight
-    key, _, observable = str(row["name"]).partition(" of ")
-    if (error_name(observable, key) if observable else key) not in taken.names:
-        return row
-    own = f" + {weight:g} {row['prior']}" if weight else ""
-    return {**row, "prior": f"{1 - weight:g} posterior of {taken.source['name']}, joint" + own,
-            "source": f"record {taken.source['name']}, digest {taken.source['digest'][:12]}; of the own prior: "
-            f"{row['source']}", "reason": taken.source["reason"] or row["reason"]}
-
-
 def _missing_covariates(posterior: Posterior, table) -> list[dict[str, Any]]:
     """Posterior of every covariate that was not known of a subject."""
-    rows, units = [], _units(posterior.spec)
+    rows, units = [], resolved.unit_of_quantities(posterior.spec)
     for name, who in posterior.missing.items():
         for subject in (posterior.layout.subjects[k] for k in who):
             found = table.loc[f"{missing_name(name)}[{subject}]"]
@@ -454,10 +400,6 @@ def _missing_covariates(posterior: Posterior, table) -> list[dict[str, Any]]:
                          "unit": units.get(missing_name(name), "1"),
                          "mean": float(found["mean"]), "sd": float(found["sd"])})
     return rows
-
-
-def _as_prior(value: Prior | float) -> str:
-    return str(value) if isinstance(value, Prior) else f"stated: {value:g}"
 
 
 def _worst_random_effect(table) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,9 @@ from thymodel.errors import Fault, InputError, RecordError
 from thymodel.inference import approximation, diagnostics
 from thymodel.inference.population import Layout, layout
 from thymodel.inference.posterior import make_posterior, precise
-from thymodel.results import borrowing
+from thymodel.results import borrowing, changes
+from thymodel.results.migration import SCHEMA, migrate
 
-SCHEMA = 1
 JSON, POSTERIOR, DERIVED, TABLE = "record.json", "posterior.nc", "derived.nc", "table.csv"
 CURVES = "curves.nc"  # what figures draw; nothing is quoted from it
 _KEYS = {"title": str, "simulated": bool, "verdict.passed": bool, "verdict.sentences": list, "model.name": str,
@@ -38,11 +38,13 @@ _LOG_DENSITY_TOLERANCE = 1e-4  # absolute, in log units: ten times what solver t
 
 @dataclass(frozen=True)
 class FitRecord:
-    """A record as read: the JSON, its directory and its digest. Arrays are read when they are asked for."""
+    """A record as read: the JSON in the newest schema, its directory and its digest; `written` is the JSON as it lies
+    there, which the digest is of. Arrays are read when they are asked for."""
 
     folder: Path
     content: Mapping[str, Any]
     digest: str
+    written: Mapping[str, Any] = field(repr=False)
 
     @property
     def passed(self) -> bool:
@@ -125,22 +127,22 @@ def load_record(folder: str | Path) -> FitRecord:
     folder = folder.parent if folder.name == JSON else folder
     path = folder / JSON
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        _own_digest(content if isinstance(content, dict) else {})  # refuses NaN, infinities and broken characters
+        written = json.loads(path.read_text(encoding="utf-8"))
+        _own_digest(written if isinstance(written, dict) else {})  # refuses NaN, infinities and broken characters
     except FileNotFoundError:
         raise InputError([Fault(str(folder), "no record here (record.json is absent)", "run thymodel fit")]) from None
     except (OSError, ValueError, RecursionError) as error:
         raise InputError([Fault(str(path), f"cannot be read: {error}")]) from None
-    if not isinstance(content, dict) or content.get("schema") != SCHEMA:
-        found = content.get("schema") if isinstance(content, dict) else None
-        raise InputError([Fault(str(path), f"schema {found!r}; this version reads schema {SCHEMA}")])
+    if not isinstance(written, dict):
+        raise InputError([Fault(str(path), "not a JSON object", "take the record from its source again")])
+    content = migrate(written, str(path))
     faults = [Fault(f"{path}: {key}", "missing, or not what a record holds there",
                     "take the record from its source again")
               for key, kind in _KEYS.items() if not isinstance(_at(content, key), kind)]
     faults += [] if faults else _method_faults(path, content["sampler"])
     if faults:
         raise InputError(faults)
-    return FitRecord(folder, content, str(content.get("digest", "")))
+    return FitRecord(folder, content, str(content.get("digest", "")), written)
 
 
 def with_prior_from(spec: FitSpec) -> FitSpec:
@@ -241,6 +243,7 @@ def write_record(folder: Path, files: Mapping[str, bytes], content: Mapping[str,
     """
     refuse_existing(folder)
     complete = {"schema": SCHEMA, **_in_json(content), "files": {name: digest(data) for name, data in files.items()}}
+    complete = changes.seal(complete, files)
     complete["digest"] = _own_digest(complete)
     text = json.dumps(complete, indent=1, allow_nan=False, ensure_ascii=False)
     try:
@@ -290,8 +293,12 @@ def verify(record: FitRecord, data: Path | None = None) -> Verification:
     Args:
         data: the study data, when they are not where the record found them.
     """
+    kept = changes.Kept(record.folder, record.written, record.content, lambda: record.spec,
+                        lambda: quantities_table(record.folder))
     faults, notes = _check_digests(record), ["digests of record, files and inputs"]
-    if not faults:
+    if faults:
+        faults = [changes.explain(kept, fault) for fault in faults] + _check_data(record, find_data(record, data))
+    else:
         faults += _check_table(record)
         notes.append("table and diagnostics recomputed from the draws")
         more, told = _check_prior_from(record)
@@ -299,7 +306,7 @@ def verify(record: FitRecord, data: Path | None = None) -> Verification:
     if not faults:
         more, note = _check_log_density(record, data)
         faults += more
-        notes.append(note)
+        notes += [note, *_check_parent(record)]
     if record.method != approximation.NUTS:
         notes.append(f"approximation ({record.method}): not for quotation")
     elif not record.passed:
@@ -309,8 +316,11 @@ def verify(record: FitRecord, data: Path | None = None) -> Verification:
 
 def _check_digests(record: FitRecord) -> list[Fault]:
     faults = []
-    if _own_digest(record.content) != record.digest:
-        faults.append(Fault(str(record.folder / JSON), "the content does not match its own digest: it was changed"))
+    if _own_digest(record.written) != record.digest:
+        faults.append(Fault(str(record.folder / JSON), changes.JSON_CHANGED))
+    else:
+        faults += [Fault(str(record.folder / JSON), f"a number was changed: {text} stands there for {float(text)!r}")
+                   for text in _miswritten(record.folder / JSON)]
     prior = [borrowing.FILE] if record.content.get("prior_from") else []
     needed = {POSTERIOR, TABLE, "spec.toml", *prior, f"{record.content['model']['name']}.toml",
               *(str(table["file"]) for table in record.content.get("published") or [])}
@@ -323,8 +333,46 @@ def _check_digests(record: FitRecord) -> list[Fault]:
         elif not path.is_file():
             faults.append(Fault(str(path), "absent"))
         elif digest(path.read_bytes()) != wanted:
-            faults.append(Fault(str(path), "changed since the fit (sha256 differs)"))
+            faults.append(Fault(str(path), changes.CHANGED))
     return faults
+
+
+def _miswritten(path: Path) -> list[str]:
+    """Numbers with a digit that no program wrote: one past what a float holds leaves the value, and so the digest."""
+    found = []
+
+    def keep(text: str) -> float:
+        value = float(text)
+        if repr(value) != text:
+            found.append(text)
+        return value
+
+    try:
+        json.loads(path.read_text(encoding="utf-8"), parse_float=keep)
+    except (OSError, ValueError):
+        return []
+    return found
+
+
+def _check_data(record: FitRecord, path: Path | None) -> list[Fault]:
+    """Whether the study data, where they are at hand, are those of the fit."""
+    data = record.content["data"]
+    if not data["subjects"] or path is None or digest(path.read_bytes()) == data["sha256"]:
+        return []
+    return [Fault(str(path), "not the data of this record (sha256 differs)")]
+
+
+def _check_parent(record: FitRecord) -> list[str]:
+    """Whether the record that this one goes on from is still the one that it was."""
+    parent = record.content["parent"]
+    if parent is None:
+        return []
+    folder = record.folder / parent["record"]
+    if not holds_record(folder):
+        return [f"parent not compared: no record at {parent['record']}"]
+    found = load_record(folder).digest
+    return ["parent as recorded" if found == parent["digest"] else
+            f"the parent {parent['record']} is another record now ({found[:12]}, recorded {parent['digest'][:12]})"]
 
 
 def _check_table(record: FitRecord) -> list[Fault]:
@@ -333,8 +381,9 @@ def _check_table(record: FitRecord) -> list[Fault]:
     if list(stored.index) != list(recomputed.index):
         return [Fault(str(record.folder / TABLE), "its rows are not those of the draws")]
     same = np.isclose(stored.to_numpy(), recomputed.to_numpy(), rtol=1e-8, atol=1e-300, equal_nan=True)
-    faults = [Fault(str(record.folder / TABLE), f"row {name}: differs from the draws")
-              for name, equal in zip(stored.index, same, strict=True) if not equal.all()]
+    faults = [Fault(str(record.folder / TABLE), f"row {name}, column {stored.columns[k]}: {float(stored.iloc[row, k])} "
+                    f"differs from the draws, {float(recomputed.iloc[row, k])}")
+              for row, name in enumerate(stored.index) for k in np.flatnonzero(~same[row])]
     verdict = verdict_of(record.spec, recomputed, record.content["sampler"], record.content["certificate"])
     if verdict.passed != record.passed:
         faults.append(Fault(str(record.folder / JSON), "the verdict does not follow from the draws"))
@@ -343,11 +392,16 @@ def _check_table(record: FitRecord) -> list[Fault]:
 
 def quantities_table(folder: Path) -> pd.DataFrame:
     """The summary table of the draws in a directory: population quantities, random effects, endpoints."""
+    return diagnostics.summary_table(draws_in(folder))
+
+
+def draws_in(folder: Path) -> dict[str, np.ndarray]:
+    """Draws of every quantity of the table, (chain, draw), from the files in a directory."""
     rows: dict[str, np.ndarray] = {}
     for path, group in ((POSTERIOR, "posterior"), (DERIVED, None)):
         if (folder / path).exists():
             rows |= named_draws(load_group(folder / path, group))
-    return diagnostics.summary_table(rows)
+    return rows
 
 
 def named_draws(dataset: xr.Dataset) -> dict[str, np.ndarray]:
@@ -406,19 +460,35 @@ def _check_log_density(record: FitRecord, data: Path | None) -> tuple[list[Fault
         path = find_data(record, data)
         if path is None:
             return [], "log density not recomputed: data absent"
-        found = digest(path.read_bytes())
-        if found != record.content["data"]["sha256"]:
-            return [Fault(str(path), "not the data of this record (sha256 differs)")], "log density not recomputed"
+        if changed := _check_data(record, path):
+            told = [*changes.told_of_data(path.read_bytes(), record.content), *_effect_of_data(record, path)]
+            return [changed[0]._replace(what=f"{changed[0].what}: {changes.some(told)}")], "data changed"
         study = load_data(path, spec.model, spec.columns)
-    points = record.content["fixed_points"]
-    posterior = make_posterior(precise(spec), study, np.array([point["z"] for point in points]))
-    faults = []
-    for k, point in enumerate(points):
-        value = float(posterior.log_density(jnp.asarray(point["z"])))
+    points, faults = record.content["fixed_points"], []
+    for k, (point, value) in enumerate(zip(points, _log_densities(record, study), strict=True)):
         if not abs(value - point["log_density"]) <= _LOG_DENSITY_TOLERANCE:
             faults.append(Fault(str(record.folder / JSON), f"log density at fixed point {k + 1} is {value:.6f}, "
                                 f"recorded {point['log_density']:.6f}"))
     return faults, f"log density recomputed at {len(points)} points"
+
+
+def _log_densities(record: FitRecord, study: StudyData) -> list[float]:
+    """At the record's fixed points, with these data."""
+    points = np.array([point["z"] for point in record.content["fixed_points"]])
+    posterior = make_posterior(precise(record.spec), study, points)
+    return [float(posterior.log_density(jnp.asarray(point))) for point in points]
+
+
+def _effect_of_data(record: FitRecord, path: Path) -> list[str]:
+    """What other data do to the log density; or why they cannot be read as those of this study."""
+    try:
+        study = load_data(path, record.spec.model, record.spec.columns)
+    except InputError as error:
+        return [f"and they are refused ({error})"]
+    if [subject.id for subject in study.subjects] != record.content["data"]["subjects"]:
+        return ["with other subjects"]
+    point, value = record.content["fixed_points"][0], _log_densities(record, study)[0]
+    return [f"log density at fixed point 1 recorded {point['log_density']:.6f}, with these data {value:.6f}"]
 
 
 def refuse_without_patients(record: FitRecord) -> None:
@@ -459,9 +529,15 @@ def quotable(record: FitRecord) -> None:
 
 
 def intact(record: FitRecord) -> None:
-    """Raises RecordError for a record whose files changed."""
-    faults = _check_digests(record)
-    if faults:
+    """Raises RecordError for a record whose files changed, or whose data did where it found them."""
+    untouched(record)
+    if faults := _check_data(record, find_data(record, None)):
+        raise RecordError("\n".join(str(fault) for fault in faults))
+
+
+def untouched(record: FitRecord) -> None:
+    """Raises RecordError for a record whose own files changed; its data may have been replaced by newer ones."""
+    if faults := _check_digests(record):
         raise RecordError("\n".join(str(fault) for fault in faults))
 
 
