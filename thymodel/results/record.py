@@ -25,7 +25,7 @@ from thymodel.errors import Fault, InputError, RecordError
 from thymodel.inference import approximation, diagnostics
 from thymodel.inference.population import Layout, layout
 from thymodel.inference.posterior import make_posterior, precise
-from thymodel.results import borrowing
+from thymodel.results import borrowing, planning
 
 SCHEMA = 1
 JSON, POSTERIOR, DERIVED, TABLE = "record.json", "posterior.nc", "derived.nc", "table.csv"
@@ -291,6 +291,7 @@ def verify(record: FitRecord, data: Path | None = None) -> Verification:
         data: the study data, when they are not where the record found them.
     """
     faults, notes = _check_digests(record), ["digests of record, files and inputs"]
+    notes += planning.plan_notes(record.folder, record.content)
     if not faults:
         faults += _check_table(record)
         notes.append("table and diagnostics recomputed from the draws")
@@ -316,6 +317,7 @@ def _check_digests(record: FitRecord) -> list[Fault]:
               *(str(table["file"]) for table in record.content.get("published") or [])}
     faults += [Fault(str(record.folder / JSON), f"does not list {name}")
                for name in sorted(needed - set(record.content["files"]))]
+    faults += planning.plan_faults(record.folder, record.content)
     for name, wanted in record.content["files"].items():
         path = record.folder / name
         if Path(name).name != name:
