@@ -27,9 +27,9 @@ NOT_COLLECTED = "not yet collected"
 Share = Annotated[float, pydantic.Strict(False), pydantic.Field(ge=0, le=1, allow_inf_nan=False)]
 Names = Annotated[list[Text], pydantic.Field(min_length=1)]
 # categories of credibility evidence of FDA's guidance on computational modeling and simulation (November 2023)
-CATEGORIES = Literal["code_verification", "model_calibration", "bench_test_validation", "in_vivo_validation",
-                     "population_based_validation", "emergent_model_behavior", "model_plausibility",
-                     "calculation_verification"]
+CategoryKey = Literal["code_verification", "model_calibration", "bench_test_validation", "in_vivo_validation",
+                      "population_based_validation", "emergent_model_behavior", "model_plausibility",
+                      "calculation_verification"]
 
 
 # --- as written: criteria ------------------------------------------------------------------------------------
@@ -207,7 +207,7 @@ class PlanDocument(Table):
     criteria: dict[str, Annotated[Criterion, pydantic.Field(discriminator="kind")]]
     sensitivity: dict[str, SensitivityTable] = {}
     assumptions: dict[str, AssumptionTable] = {}
-    credibility: dict[CATEGORIES, CredibilityTable] = {}
+    credibility: dict[CategoryKey, CredibilityTable] = {}
 
 
 # --- as used -------------------------------------------------------------------------------------------------

@@ -83,7 +83,7 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Finding:
-    """`result` is met, not met, for the sponsor, or not evaluated; `found` says why where it is neither of the first."""
+    """`result` is met, not met, for the sponsor, or not evaluated; `found` says why where it is not evaluated."""
 
     name: str
     criterion: Criterion
@@ -206,8 +206,8 @@ def _worst(values: Mapping[str, float], limit: float, show: str = "{:.3g}") -> t
     above = [name for name, value in values.items() if not value <= limit]
     name = max(values, key=lambda key: math.inf if math.isnan(values[key]) else values[key])
     value = values[name]
-    told = f"largest {show.format(value) if math.isfinite(value) else 'without bound'} ({name})"
-    return f"{told}; {len(above)} of {len(values)} above" if above else told, not above
+    told = f"{'largest ' if len(values) > 1 else ''}{show.format(value) if math.isfinite(value) else 'no bound'} ({name})"
+    return f"{told}; {len(above)} of {len(values)} above" if above and len(values) > 1 else told, not above
 
 
 def _asked(names: list[str], known: Mapping[str, Any], what: str) -> list[str]:

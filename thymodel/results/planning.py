@@ -40,7 +40,7 @@ def find_plan(spec: FitSpec) -> Plan | None:
     if not path.exists():
         return None
     plan = load_plan(path)
-    if faults := list(_unknown_names(plan, spec)):
+    if faults := list(unknown_names(plan, spec)):
         raise InputError(faults)
     return plan
 
@@ -138,7 +138,7 @@ def matching(name: str, names: Iterable[str]) -> list[str]:
     return [other for other in names if other == name or "[" not in name and other.split("[")[0] == name]
 
 
-def _unknown_names(plan: Plan, spec: FitSpec) -> Iterable[Fault]:
+def unknown_names(plan: Plan, spec: FitSpec) -> Iterable[Fault]:
     """What neither the plan nor the spec knows, so that no fit could answer it."""
     where, document = str(plan.path), plan.document
     endpoints = {**spec.endpoints, **(document.fit.endpoints or {})}
