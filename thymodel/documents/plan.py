@@ -157,7 +157,8 @@ class PlannedFitTable(Table):
     """What is left out is not fixed by the plan, and nothing is compared there; [] or {} means that there is none.
 
     `data` is a sha256 or "not yet collected". `priors` and `fixed` name quantities as `table.csv` does, `observables`
-    their error models, `exclusions` the reasons that the data file gives, each with its rationale.
+    their error models, `exclusions` the reasons that the data file gives, each with its rationale. `prior_from` is the
+    record that a joint prior is taken from, compared in any case.
     """
 
     data: str
@@ -165,6 +166,7 @@ class PlannedFitTable(Table):
     estimate: list[Text] | None = None
     observables: dict[str, Text] | None = None
     priors: dict[str, Text] = {}
+    prior_from: Text | None = None
     fixed: dict[str, Number] = {}
     exclusions: dict[str, Text] | None = None
 

@@ -206,7 +206,8 @@ def _worst(values: Mapping[str, float], limit: float, show: str = "{:.3g}") -> t
     above = [name for name, value in values.items() if not value <= limit]
     name = max(values, key=lambda key: math.inf if math.isnan(values[key]) else values[key])
     value = values[name]
-    told = f"{'largest ' if len(values) > 1 else ''}{show.format(value) if math.isfinite(value) else 'no bound'} ({name})"
+    shown = show.format(value) if math.isfinite(value) else "no bound"
+    told = f"{'largest ' if len(values) > 1 else ''}{shown} ({name})"
     return f"{told}; {len(above)} of {len(values)} above" if above and len(values) > 1 else told, not above
 
 

@@ -114,6 +114,10 @@ def _observables(plan: PlanDocument, spec: FitSpec) -> Iterable[Deviation]:
 
 def _priors(plan: PlanDocument, spec: FitSpec) -> Iterable[Deviation]:
     lay, reasons = layout(spec, ()), override_reasons(spec)
+    taken = spec.prior_from
+    if (taken.record if taken else None) != plan.fit.prior_from:
+        yield Deviation("joint prior taken from a record", plan.fit.prior_from or NOTHING,
+                        taken.record if taken else NOTHING, (taken.reason if taken else "") or NO_REASON)
     for name, text in plan.fit.priors.items():
         wanted, found = parse_prior(text), lay.priors.get(name)
         if found != wanted:
