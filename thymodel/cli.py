@@ -137,7 +137,7 @@ def _check_one(path: Path) -> list[str]:
 
 def _check_plan(path: Path) -> list[str]:
     """The plan alone, and with the spec beside it."""
-    from thymodel.documents.plan import load_plan
+    from thymodel.documents.analysis_plan import load_plan
     from thymodel.documents.spec import load_fit_spec
     from thymodel.results.deviations import differences
     from thymodel.results.planning import unknown_names

@@ -10,6 +10,7 @@ import pytest
 from thymodel.documents.spec import load_fit_spec
 from thymodel.documents.toml import digest
 from thymodel.errors import InputError
+from thymodel.results import fitting
 from thymodel.results import record as records
 from thymodel.results.fitting import fit
 from thymodel.results.planning import NONE, find_plan, fix_plan, plan_sentence
@@ -148,6 +149,20 @@ def test_a_plan_that_moves_during_the_sampling_is_refused_and_draws_are_kept(stu
     with pytest.raises(InputError, match=message):
         fix_plan(load_fit_spec(study), out, out / ".checkpoint")
     assert (out / ".checkpoint" / "chain" / "state.npz").read_bytes() == b"drawn"
+
+
+def test_the_plan_is_hashed_before_the_data_are_read(study, tmp_path, monkeypatch):
+    class Stop(Exception):
+        pass
+
+    def stop(*args):
+        raise Stop
+
+    monkeypatch.setattr(fitting, "load_study", stop)
+    with pytest.raises(Stop):
+        fitting.fit(study, out=tmp_path / "out")
+    note = json.loads((tmp_path / "out" / ".checkpoint" / "plan.json").read_text(encoding="utf-8"))
+    assert note["sha256"] == digest(PLAN)
 
 
 def test_another_plan_in_the_place_of_the_record_is_not_written_over(study, tmp_path):

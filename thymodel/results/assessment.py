@@ -8,14 +8,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from thymodel.documents.plan import NOT_COLLECTED, PlanDocument, RatingTable
+from thymodel.documents.analysis_plan import NOT_COLLECTED, PlanDocument, RatingTable
 from thymodel.documents.spec import FitSpec
 from thymodel.errors import InputError
 from thymodel.inference.approximation import NUTS
 from thymodel.results import guidelines
 from thymodel.results.criteria import MET, NOT_MET, OPEN, SPONSOR, Evidence, Finding, evaluate, load_evidence
 from thymodel.results.describing import KIND_WORDS, source_kind
-from thymodel.results.deviations import NOTHING, deviations, not_planned
+from thymodel.results.deviations import NOTHING, find_deviations, not_planned
 from thymodel.results.guidelines import Fact, Item
 from thymodel.results.planning import FILE, plan_sentence, record_plan
 from thymodel.results.record import FitRecord, find_data, holds_record, intact, load_record
@@ -115,7 +115,7 @@ def _deviations(record: FitRecord, plan: PlanDocument | None) -> TitledTable:
     columns = ("what", "planned", "done", "reason")
     if plan is None:
         return TitledTable("deviations", "Deviations from the plan", columns, (), (_NO_PLAN,))
-    rows = tuple((item.what, item.planned, item.done, item.reason) for item in deviations(plan, record))
+    rows = tuple((item.what, item.planned, item.done, item.reason) for item in find_deviations(plan, record))
     notes = ["Found by comparison of the plan with the spec and the data of the record." if rows else
              "None was found by comparison of the plan with the spec and the data of the record."]
     if plan.fit.data == NOT_COLLECTED:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from thymodel.documents.plan import (
+from thymodel.documents.analysis_plan import (
     ContractionCriterion,
     Criterion,
     ExtrapolationCriterion,

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from thymodel.documents.plan import NOT_COLLECTED, PlanDocument, PlannedEndpointTable
+from thymodel.documents.analysis_plan import NOT_COLLECTED, PlanDocument, PlannedEndpointTable
 from thymodel.documents.priors import Prior, parse_prior
 from thymodel.documents.spec import FitDocument, FitSpec
 from thymodel.documents.toml import parse_document
@@ -27,7 +27,7 @@ class Deviation:
     reason: str = NO_REASON
 
 
-def deviations(plan: PlanDocument, record: FitRecord) -> list[Deviation]:
+def find_deviations(plan: PlanDocument, record: FitRecord) -> list[Deviation]:
     """Everything in which a record is not what its plan says."""
     content = record.content
     return [*_data(plan, content), *differences(plan, record.spec), *_exclusions(plan, content["data"]["exclusions"]),

@@ -12,7 +12,7 @@ The items are in this package's words and stand in the order of their sources, w
 from dataclasses import dataclass
 from typing import Literal
 
-from thymodel.documents.plan import CategoryKey
+from thymodel.documents.analysis_plan import CategoryKey
 
 # what must be there for an item to be answered; `assessment` looks
 Fact = Literal["record", "plan", "nuts", "sources", "checks", "sensitivity", "certificate", "export", "probability",

@@ -8,15 +8,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from thymodel.documents import plan as plans
+from thymodel.documents import analysis_plan
+from thymodel.documents.analysis_plan import Plan, asked_quantities, load_plan
 from thymodel.documents.expressions import closest
-from thymodel.documents.plan import Plan, asked_quantities, load_plan
 from thymodel.documents.spec import FitSpec
 from thymodel.documents.toml import digest
 from thymodel.errors import Fault, InputError
 from thymodel.inference.population import layout
 
-FILE = plans.FILE
+FILE = analysis_plan.FILE
 NONE = "no plan.toml beside the spec: nothing was fixed in writing before this fit"
 UNKNOWN = "not known: the record was made before fits looked for a plan"
 _STARTED = "plan.json"  # in the checkpoint: what was hashed when the sampling began

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from thymodel.documents.plan import load_plan
+from thymodel.documents.analysis_plan import load_plan
 from thymodel.errors import InputError
 
 BAD = Path(__file__).resolve().parents[1] / "bad" / "plan.toml"
