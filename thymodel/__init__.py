@@ -50,6 +50,7 @@ if TYPE_CHECKING:  # for editors and type checkers; the same names as in _HOME
     from thymodel.errors import RecordError as RecordError
     from thymodel.errors import SolveError as SolveError
     from thymodel.errors import ThymodelError as ThymodelError
+    from thymodel.results.assessment import assess as assess
     from thymodel.results.calibration import calibrate as calibrate
     from thymodel.results.checks import check_fit as check_fit
     from thymodel.results.describing import describe as describe
@@ -82,6 +83,7 @@ _HOME = {
     "RecordError": "errors",
     "SolveError": "errors",
     "ThymodelError": "errors",
+    "assess": "results.assessment",
     "calibrate": "results.calibration",
     "check_fit": "results.checks",
     "check_priors": "results.prior_sensitivity",

@@ -81,7 +81,7 @@ def _stop(text: str, status: int) -> None:
 
 @app.command()
 def check(paths: Annotated[list[Path], typer.Argument(help="TOML files, or directories of them")]) -> None:
-    """Every fault of every model, spec, design, scenario and (through its spec) data file."""
+    """Every fault of every model, spec, plan, design, scenario and (through its spec) data file."""
     faults: list[Fault] = []
     for path in paths:
         for file in _documents(path):
@@ -118,6 +118,8 @@ def _check_one(path: Path) -> list[str]:
     keys = top_keys(read_text(path), str(path))
     if path.name == "spec.toml" or keys & {"likelihood", "estimate", "sampler"}:
         return _check_fit(with_prior_from(load_fit_spec(path)))
+    if path.name == "plan.toml" or keys & {"question", "context_of_use"}:
+        return _check_plan(path)
     if keys & {"states", "observables", "parameters"}:
         model = load_model(path)
         return [f"{path}: good ({len(model.states)} states, {len(model.parameters)} parameters)"]
@@ -134,6 +136,25 @@ def _check_one(path: Path) -> list[str]:
             return _check_trial(path, keys, load_fit_spec(spec))
         return [f"{path}: good (scenario, {len(load_scenario_spec(path, load_fit_spec(spec).model).arms)} arms)"]
     return [f"{path}: note: not a model, spec, design or scenario, so not checked"]
+
+
+def _check_plan(path: Path) -> list[str]:
+    """The plan alone, and with the spec beside it."""
+    from thymodel.documents.analysis_plan import load_plan
+    from thymodel.documents.spec import load_fit_spec
+    from thymodel.results.deviations import differences
+    from thymodel.results.planning import unknown_names
+    from thymodel.results.record import with_prior_from
+
+    found, beside = load_plan(path), path.parent / "spec.toml"
+    good = f"{path}: good (plan, {len(found.document.criteria)} criteria)"
+    if not beside.is_file():
+        return [good, f"{path}: note: no spec.toml beside it, so not compared with one"]
+    spec = with_prior_from(load_fit_spec(beside))
+    if faults := list(unknown_names(found, spec)):
+        raise InputError(faults)
+    return [good, *(f"{path}: note: {beside.name} differs: {one.what}: planned {one.planned}; there: {one.done}"
+                    for one in differences(found.document, spec))]
 
 
 def _check_trial(path: Path, keys: frozenset[str], spec: Any) -> list[str]:
@@ -419,7 +440,7 @@ class _FitDisplay:
 
 
 def _print_fit(record) -> None:
-    from thymodel.results import extrapolation, tables
+    from thymodel.results import extrapolation, planning, tables
 
     content = record.content
     if content["simulated"]:
@@ -427,6 +448,7 @@ def _print_fit(record) -> None:
     print(f"{content['title']}\nverdict: {_standing(record)}")
     for sentence in content["verdict"]["sentences"]:
         print(f"  {sentence}")
+    print(f"analysis plan: {planning.plan_sentence(content)}")
     if modes := tables.mode_rows(record):
         print("\nmodes, highest first")
         _print_rows(modes)
@@ -550,6 +572,30 @@ def log(
         sys.stderr.write(f"{fault}\n")
     if runs.faults:
         raise SystemExit(1)
+
+
+@app.command()
+def plan(
+    record: Annotated[Path, typer.Argument(help="directory of the record")],
+    checks: Annotated[Path | None, typer.Option(help="folder that check-fit --out wrote, for its criteria")] = None,
+    scores: Annotated[Path | None, typer.Option(help="file that compare --json printed, for its criteria")] = None,
+    json_: Json = False,
+) -> None:
+    """A record beside its analysis plan: criteria, deviations, ICH M15, assumptions, credibility, checklists."""
+    from thymodel.results import assessment
+    from thymodel.results.record import load_record
+
+    loaded = load_record(record)
+    tables = assessment.assess(loaded, checks, scores)
+    if json_:
+        print(assessment.as_json(loaded, tables))
+        return
+    print(f"{'SIMULATED data: ' if loaded.content['simulated'] else ''}{loaded.content['title']} ({loaded.folder})")
+    for table in tables:
+        print(f"\n{table.title}")
+        _print_rows([dict(zip(table.columns, row, strict=True)) for row in table.rows])
+        for note in table.notes:
+            print(f"  {note}")
 
 
 @app.command("check-fit")

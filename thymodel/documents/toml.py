@@ -3,7 +3,7 @@
 import hashlib
 import json
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -50,10 +50,22 @@ def parse_document(text: str, schema: type[Schema], where: str) -> Schema:
     Raises:
         InputError: wrong TOML (with line and column), or every key that does not fit the schema.
     """
+    raw = _raw(text, where)
     try:
-        return schema.model_validate(_raw(text, where))
+        return schema.model_validate(raw)
     except pydantic.ValidationError as error:
-        raise InputError([_fault(where, item) for item in error.errors()]) from None
+        raise InputError([_fault(where, item, _key_path(raw, item["loc"])) for item in error.errors()]) from None
+
+
+def _key_path(raw: Any, parts: Sequence[int | str]) -> str:
+    """The place as the file has it: pydantic puts the kind of a table that has several into it as well."""
+    kept = []
+    for k, part in enumerate(parts):
+        inside = isinstance(raw, dict) and part in raw or isinstance(raw, list) and isinstance(part, int)
+        if inside or k == len(parts) - 1:
+            kept.append(str(part))
+            raw = raw[part] if inside else None
+    return ".".join(kept)
 
 
 def _raw(text: str, where: str) -> dict[str, Any]:
@@ -118,13 +130,17 @@ def _value(value: Any) -> str:
     return json.dumps(value)
 
 
-def _fault(where: str, item) -> Fault:
-    path = ".".join(str(part) for part in item["loc"])
+def _fault(where: str, item, path: str) -> Fault:
     place = f"{where}: {path}" if path else where
     if item["type"] == "extra_forbidden":
         return Fault(place, "unknown key", "check the spelling, or remove it")
     if item["type"] == "missing":
         return Fault(place, "missing", "add this key")
+    if item["type"] == "union_tag_invalid":
+        key, expected = item["ctx"]["discriminator"].strip("'"), item["ctx"]["expected_tags"].replace("'", "")
+        return Fault(f"{place}.{key}", f"no such {key}, '{item['ctx']['tag']}'", f"one of: {expected}")
+    if item["type"] == "union_tag_not_found":
+        return Fault(f"{place}.{item['ctx']['discriminator'].strip(chr(39))}", "missing", "add this key")
     found = repr(item["input"])
     return Fault(place, f"{_lower_first(item['msg'])}, found {found[:60]}")
 

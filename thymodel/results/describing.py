@@ -40,7 +40,7 @@ _KINDS = {
     "calibrated": r"\bcalibrat|\btuned\b",
     "unverified": r"\bunverified\b|\bfrom memory\b",
 }
-_KIND_WORDS = {
+KIND_WORDS = {
     "assumed": "Assumed",
     "calibrated": "Calibrated by simulation",
     "unverified": "From memory, unverified",
@@ -149,7 +149,7 @@ def describe(model: Model | str, to: Format = "md", figure: str = "") -> str:
     dashed = "; dashed ones set the pace of a rate" if "stroke-dasharray" in drawing else ""
     suffix = {"md": "md", "html": "html", "latex": "tex"}[to]
     return environment.get_template(f"model.{suffix}.j2").render(
-        content=content, model=content.model, drawing=drawing, dashed=dashed, figure=figure, kinds=_KIND_WORDS)
+        content=content, model=content.model, drawing=drawing, dashed=dashed, figure=figure, kinds=KIND_WORDS)
 
 
 def save_description(model: Model, path: Path, to: Format) -> tuple[Path, ...]:
@@ -297,23 +297,24 @@ def _flows_in_words(model: Model, stages: dict[str, Chain]) -> tuple[str, ...]:
 
 def _doubtful(model: Model, names: Typesetter) -> tuple[Group, ...]:
     """Every number that its own source calls assumed, calibrated or unverified, and those that nobody looked up."""
-    found: dict[str, list[Row]] = {kind: [] for kind in _KIND_WORDS}
+    found: dict[str, list[Row]] = {kind: [] for kind in KIND_WORDS}
     for key, item in model.parameters.items():
-        kind = _kind(item.source) or (None if item.verified else "not seen")
+        kind = source_kind(item.source) or (None if item.verified else "not seen")
         if kind is not None and not (item.verified and kind == "unverified"):
             found[kind].append(Row(key, names.name(key), item.label, item.unit, number(item.value), source=item.source))
     for section in (model.constants, model.covariates):
         for key, thing in section.items():
-            if (kind := _kind(thing.source)) is not None:
+            if (kind := source_kind(thing.source)) is not None:
                 found[kind].append(Row(key, names.name(key), thing.label, thing.unit, number(thing.value),
                                        source=thing.source))
     for key, dose in model.inputs.items():
-        if (kind := _kind(dose.source)) is not None:
+        if (kind := source_kind(dose.source)) is not None:
             found[kind].append(Row(key, names.name(key), dose.label, dose.unit, "", source=dose.source))
     return tuple(Group(kind, tuple(rows)) for kind, rows in found.items() if rows)
 
 
-def _kind(source: str) -> str | None:
+def source_kind(source: str) -> str | None:
+    """What a source says of itself: assumed, calibrated or unverified; None where it says nothing of the kind."""
     return next((kind for kind, pattern in _KINDS.items() if re.search(pattern, source, re.IGNORECASE)), None)
 
 

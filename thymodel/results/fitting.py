@@ -33,7 +33,7 @@ from thymodel.inference.posterior import Posterior, constrain, make_posterior, p
 from thymodel.inference.readings import approximate
 from thymodel.inference.sampling import Draws, Settings, thin
 from thymodel.inference.sampling import Progress as SamplingProgress
-from thymodel.results import borrowing, changes, comparison, exports, lineage, resolved, run_log
+from thymodel.results import borrowing, changes, comparison, exports, lineage, planning, resolved, run_log
 from thymodel.results import record as records
 from thymodel.results.cautions import reviewer_warnings
 from thymodel.results.curves import joint_grid, make_curves
@@ -97,6 +97,7 @@ def fit(spec_path: str | Path, data_path: str | Path | None = None, out: str | P
 def _fit(spec: FitSpec, data_path: str | Path | None, folder: Path, overrides: Mapping[str, int | None],
          progress: Progress, method: str, clock: "_Clock", run: Run, parent: FitRecord | None) -> FitRecord:
     """From the data to the record; the run log knows of it whatever happens."""
+    plan = planning.fix_plan(spec, folder, folder / CHECKPOINT)  # hashed before anything is sampled
     data, data_file = load_study(spec, data_path)
     progress.stage("preparing the posterior")
     posterior = make_posterior(spec, data, least_rows=ROOM)
@@ -110,8 +111,8 @@ def _fit(spec: FitSpec, data_path: str | Path | None, folder: Path, overrides: M
     progress.stage("curves")
     curves = make_curves(spec, posterior.layout, draws.z, data, found.times, simulation)
     clock.lap("curves")
-    files = _files(posterior, data, draws, derived, curves)
-    record = _write(posterior, data, data_file, draws, found, files, folder, clock, overrides, run, parent)
+    files = _files(posterior, data, draws, derived, curves) | planning.plan_files(plan)
+    record = _write(posterior, data, data_file, draws, found, files, folder, clock, overrides, run, parent, plan)
     shutil.rmtree(folder / CHECKPOINT, ignore_errors=True)
     return record
 
@@ -309,7 +310,7 @@ def _natural(posterior: Posterior,
 
 def _write(posterior: Posterior, data: StudyData, data_file: Path, draws: Draws | Approximation, outcomes: Outcomes,
            files: dict[str, bytes], folder: Path, clock: _Clock, overrides: Mapping[str, Any], run: Run,
-           parent: FitRecord | None) -> FitRecord:
+           parent: FitRecord | None, plan: planning.FixedPlan | None) -> FitRecord:
     spec = posterior.spec
     table = records.read_table(io.BytesIO(files[records.TABLE]))
     sampler = _sampler_content(spec, draws, overrides)
@@ -322,7 +323,7 @@ def _write(posterior: Posterior, data: StudyData, data_file: Path, draws: Draws 
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "verdict": {"passed": verdict.passed, "sentences": list(verdict.sentences)},
         "model": {"name": spec.model.name, "title": spec.model.title, "sha256": spec.model.digest},
-        "spec": {"sha256": spec.digest},
+        "spec": {"sha256": spec.digest}, "plan": planning.plan_content(plan, folder),
         "data": _data_content(data, data_file, folder if beside else None),
         "published": comparison.compare(posterior, draws.z),
         "parameters": [name for name in table.index if "[" not in name],

@@ -25,7 +25,7 @@ from thymodel.errors import Fault, InputError, RecordError
 from thymodel.inference import approximation, diagnostics
 from thymodel.inference.population import Layout, layout
 from thymodel.inference.posterior import make_posterior, precise
-from thymodel.results import borrowing, changes
+from thymodel.results import borrowing, changes, planning
 from thymodel.results.migration import SCHEMA, migrate
 
 JSON, POSTERIOR, DERIVED, TABLE = "record.json", "posterior.nc", "derived.nc", "table.csv"
@@ -296,6 +296,7 @@ def verify(record: FitRecord, data: Path | None = None) -> Verification:
     kept = changes.Kept(record.folder, record.written, record.content, lambda: record.spec,
                         lambda: quantities_table(record.folder))
     faults, notes = _check_digests(record), ["digests of record, files and inputs"]
+    notes += planning.plan_notes(record.folder, record.content)
     if faults:
         faults = [changes.explain(kept, fault) for fault in faults] + _check_data(record, find_data(record, data))
     else:
@@ -326,6 +327,7 @@ def _check_digests(record: FitRecord) -> list[Fault]:
               *(str(table["file"]) for table in record.content.get("published") or [])}
     faults += [Fault(str(record.folder / JSON), f"does not list {name}")
                for name in sorted(needed - set(record.content["files"]))]
+    faults += planning.plan_faults(record.folder, record.content)
     for name, wanted in record.content["files"].items():
         path = record.folder / name
         if Path(name).name != name:
