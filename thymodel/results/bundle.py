@@ -1,24 +1,25 @@
 """The tree that goes with a submission: records, data, data sets, programs, outputs, a guide, and how to rebuild it.
 
-After the FDA's page "Model/Data Format" (Division of Pharmacometrics): data sets as transport files with a define file,
-programs and output listings of each major step as text, a reviewer's guide with the order of execution. The tree is made
-beside its place and renamed, so that it is there whole or not at all.
+After the FDA's page "Model/Data Format": data sets as transport files with a define file, programs and output listings
+of each major step as text, a reviewer's guide with the order of execution. The tree is made beside its place and
+renamed, so that it is there whole or not at all.
 """
 
 import csv
-import hashlib
 import io
 import os
 import platform
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
 import thymodel
+from thymodel.documents.toml import digest
 from thymodel.errors import Fault, InputError
 from thymodel.results import guide, rebuilding
 from thymodel.results.define import Defined, define_table, define_xml
@@ -29,7 +30,7 @@ from thymodel.results.report import REPORT
 from thymodel.results.study import load_study
 from thymodel.results.transport import save_xpt
 
-MANIFEST, REBUILD, CONSTRAINTS = "manifest.csv", "rebuild.py", "constraints.txt"
+MANIFEST, REBUILD, CONSTRAINTS, GUIDE = "manifest.csv", "rebuild.py", "constraints.txt", "reviewers-guide.md"
 SOFTWARE = "software"
 _NEEDED = ("pyreadstat", "packaging", "markdown-it-py")
 _BESIDE = ("design.toml", "plan.toml")  # documents that a person wrote beside the spec
@@ -37,11 +38,23 @@ _TEXT = {".csv", ".html", ".json", ".md", ".py", ".tex", ".toml", ".txt", ".xml"
 _PACKAGE = Path(thymodel.__file__).parent
 
 
+@dataclass(frozen=True)
+class Bundle:
+    """What was written: where, how much, the digest of its manifest, and what had to be left out, record by record."""
+
+    folder: Path
+    files: int
+    size: int
+    data_sets: int
+    manifest: str
+    left_out: Mapping[str, Sequence[str]]
+
+
 def save_bundle(folders: Sequence[str | Path], out: str | Path, data: str | Path | None = None,
-                stage: Callable[[str], None] = lambda text: None) -> Path:
+                stage: Callable[[str], None] = lambda text: None) -> Bundle:
     """Writes a bundle of records.
 
-    Data go with a record that says where they lie beside its spec, or where `data` gives them; the data of other records
+    Data go with a record that says where they lie beside its spec, or where `data` gives them; those of other records
     stay where they are, and the guide says so.
 
     Args:
@@ -64,7 +77,7 @@ def save_bundle(folders: Sequence[str | Path], out: str | Path, data: str | Path
         _write_software(built / SOFTWARE)
         _write_documents(built, bundled)
         _refuse_private(built, [record.folder for record in loaded])
-        _write_manifest(built)
+        written = _write_manifest(built)
         built.chmod(0o755)
         if out.is_dir():
             out.rmdir()  # empty, as was checked
@@ -74,7 +87,9 @@ def save_bundle(folders: Sequence[str | Path], out: str | Path, data: str | Path
                                 "make room, or name another folder")]) from None
     finally:
         shutil.rmtree(built, ignore_errors=True)
-    return out
+    paths = [path for path, _ in written]
+    return Bundle(out, len(paths), sum(size for _, size in written), sum(path.endswith(".xpt") for path in paths),
+                  digest((out / MANIFEST).read_bytes()), {one.name: one.left_out for one in bundled})
 
 
 def _load(folders: Sequence[str | Path], out: Path, data: str | Path | None) -> list[FitRecord]:
@@ -87,8 +102,8 @@ def _load(folders: Sequence[str | Path], out: Path, data: str | Path | None) -> 
             faults += error.faults
     if data is not None and len(folders) != 1:
         faults.append(Fault(f"--data {data}", "of which of the records?", "bundle that record alone"))
-    faults += [Fault(f"bundle: {name}", "this package is needed, and is not installed", "pip install 'thymodel[bundle]'")
-               for name in _NEEDED if not _installed(name)]
+    faults += [Fault(f"bundle: {name}", "this package is needed, and is not installed",
+                     "pip install 'thymodel[bundle]'") for name in _NEEDED if not _installed(name)]
     if not faults and data is not None:
         load_study(loaded[0].spec, data)
     if faults:
@@ -101,7 +116,7 @@ def _load(folders: Sequence[str | Path], out: Path, data: str | Path | None) -> 
 
 def _refuse_other_data(record: FitRecord) -> None:
     path = find_data(record, None)
-    if path is not None and hashlib.sha256(path.read_bytes()).hexdigest() != record.content["data"]["sha256"]:
+    if path is not None and digest(path.read_bytes()) != record.content["data"]["sha256"]:
         raise InputError([Fault(str(path), "not the data of this record (sha256 differs)",
                                 "bring the data back that were fitted")])
 
@@ -184,8 +199,8 @@ def _copy_data(bundled: Bundled, place: Path, data: str | Path | None) -> None:
         _copy(path, place / DATA / _plain(str(record.content["data"]["name"])))
         return
     where = f" ({record.spec.data_where})" if record.spec.data_where else ""
-    bundled.left_out.append(f"the study data{where}, sha256 {record.content['data']['sha256']}: they do not lie beside the "
-                            "spec, so they may not travel; EVENTS and INDPRED, which would show them, are left out too")
+    bundled.left_out.append(f"the study data{where}, sha256 {record.content['data']['sha256']}: they do not lie beside "
+                            "the spec, so they do not travel; EVENTS and INDPRED, which would show them, are left out")
 
 
 def _copy_scenarios(bundled: Bundled, place: Path) -> None:
@@ -297,7 +312,7 @@ def _write_documents(built: Path, bundled: Sequence[Bundled]) -> None:
     _write(built / "define.html", guide.tables_html("Data definitions", tables).encode())
     _write(built / REBUILD, (Path(__file__).parent / "templates" / REBUILD).read_bytes())
     text = guide.guide_markdown(bundled, now, versions(), guide.files_of(built))
-    _write(built / "reviewers-guide.md", text.encode())
+    _write(built / GUIDE, text.encode())
     _write(built / "reviewers-guide.html", guide.page_html("Reviewer's guide", text).encode())
 
 
@@ -317,12 +332,12 @@ def _refuse_private(built: Path, folders: Sequence[Path]) -> None:
     Raises:
         InputError: each file that names one.
     """
-    places = {str(path) for path in (Path.home(), built.parent.resolve(), _PACKAGE.parent,
-                                     *(folder.resolve().parent for folder in folders))}
+    own = (built.parent.resolve(), _PACKAGE.parent, *(folder.resolve().parent for folder in folders))
+    places = {str(Path.home()), *(str(path) for path in own if len(path.parts) > 2)}  # "/tmp" is a word, too
     marks = [re.compile(rf"(?<![\w.~/-]){re.escape(place)}(?=[/\\\"'\s]|$)", re.MULTILINE)
-             for place in places if len(place) > 1]
+             for place in sorted(places) if len(place) > 1]
     faults = []
-    for path in sorted(path for path in built.rglob("*") if path.suffix in _TEXT):
+    for path in sorted(path for path in built.rglob("*") if path.suffix in _TEXT and SOFTWARE not in path.parts):
         text = path.read_text(encoding="utf-8", errors="replace")
         faults += [Fault(path.relative_to(built).as_posix(), f"names a place on this machine: {found.group()}",
                          "name files in documents by paths relative to them, and fit again")
@@ -331,12 +346,14 @@ def _refuse_private(built: Path, folders: Sequence[Path]) -> None:
         raise InputError(faults)
 
 
-def _write_manifest(built: Path) -> None:
-    """Digest, size and purpose of every file but itself."""
-    out = io.StringIO()
+def _write_manifest(built: Path) -> list[tuple[str, int]]:
+    """Digest, size and purpose of every file but itself; returns path and size of each."""
+    out, written = io.StringIO(), []
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["sha256", "bytes", "path", "what"])
     for path in guide.files_of(built):
         content = (built / path).read_bytes()
-        writer.writerow([hashlib.sha256(content).hexdigest(), len(content), path, guide.purpose(path)])
+        writer.writerow([digest(content), len(content), path, guide.purpose(path)])
+        written.append((path, len(content)))
     _write(built / MANIFEST, out.getvalue().encode())
+    return written

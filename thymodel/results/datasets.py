@@ -80,15 +80,15 @@ def event_set(record: FitRecord, path: Path, study: StudyData) -> DataSet:
     standard = {spec.columns.columns.get(name, name): name for name in (*spec.columns.headings, *spec.model.covariates)}
     columns = [numbers("SRCROW", "Line in the data file", rows, origin="Assigned",
                        comment="line 1 is the header")]
-    columns += [_column(names[heading], heading, standard.get(heading, ""), [line.cells[k] for line in sheet.lines], spec)
-                for k, heading in enumerate(own)]
+    columns += [_column(names[heading], heading, standard.get(heading, ""), [line.cells[k] for line in sheet.lines],
+                        spec) for k, heading in enumerate(own)]
     flags = ["Y" if row in excluded else "N" for row in rows]
     columns += [texts("EXCLFL", "Row left out of the fit", flags, codes=_FLAG,
                       comment="rows are flagged, none is deleted"),
                 texts("EXCLRSN", "Why the row was left out", [excluded.get(row, "") for row in rows])]
     return _data_set(record, "EVENTS", "Events and measurements, as fitted", "one row a row of the data file",
-                     ("SRCROW",), columns, f"{record.content['data']['name']}, row by row and unchanged; the file itself "
-                     "is beside this one.")
+                     ("SRCROW",), columns, f"{record.content['data']['name']}, row by row and unchanged; the file "
+                     "itself is in the folder data.")
 
 
 def _column(short: str, heading: str, standard: str, cells: Sequence[str], spec: FitSpec) -> tuple[Variable, ...]:
@@ -160,8 +160,8 @@ def parameter_set(record: FitRecord) -> DataSet:
                numbers("MEDIAN", "Posterior median", middle), numbers("Q05", "Posterior quantile, 5%", low),
                numbers("Q95", "Posterior quantile, 95%", high)]
     return _data_set(record, "INDPAR", "Individual parameters", "one row a subject and parameter", ("ID", "PARAM"),
-                     columns, f"Interval: {INTERVAL_NAME}, from at most {_PER_SUBJECT} draws evenly spaced. What covariates "
-                     "and occasions do to a parameter is in the model's equations and not in these values.")
+                     columns, f"Interval: {INTERVAL_NAME}, from at most {_PER_SUBJECT} draws, evenly spaced. What "
+                     "covariates and occasions do to a parameter is in the model's equations, not in these values.")
 
 
 def _individual(spec: FitSpec, lay: Layout, z: np.ndarray, names: Sequence[str]) -> Mapping[str, np.ndarray]:
@@ -192,15 +192,16 @@ def prediction_set(record: FitRecord, data: StudyData) -> DataSet:
                      codes={name: spec.model.observables[name].label or name for name in observables}),
                texts("DVU", "Unit of DV, PRED and IPRED", [str(spec.model.observables[name].unit) for name in observed],
                      origin="Assigned"),
-               numbers("DV", "Measured value, in the model's unit", np.asarray(study.records.value), origin="Collected"),
+               numbers("DV", "Measured value, in the model's unit", np.asarray(study.records.value),
+                       origin="Collected"),
                numbers("CENS", "Beyond a limit", censoring, codes=_CODES["CENS"], origin="Collected"),
                numbers("LIMIT", "Other limit", np.where(np.isfinite(limit), limit, np.nan), origin="Collected"),
                numbers("PRED", "Prediction without random effects", typical,
                        comment="median over draws, of a subject with the record's doses and covariates"),
                numbers("IPRED", "Individual prediction", own, comment="median over draws"),
                numbers("IWRES", "Individual weighted residual", np.where(censoring == 0, residual, np.nan),
-                       comment="(DV - IPRED)/spread at posterior medians, on the scale of the error model; none where DV "
-                       "is a limit")]
+                       comment="(DV - IPRED)/spread at posterior medians, on the scale of the error model; none where "
+                       "DV is a limit")]
     return _data_set(record, "INDPRED", "Predictions and residuals", "one row a measurement that was used",
                      ("ID", "TIME", "DVID"), columns, "Excluded rows are in EVENTS alone.")
 

@@ -41,7 +41,8 @@ def define_table(defined: Defined) -> TitledTable:
                   one.unit, "; ".join(f"{code}: {meaning}" for code, meaning in one.codes.items()), _origin(data, one),
                   one.comment) for one in data.variables)
     notes = (f"{defined.path}: {data.rows} rows, {data.structure}; keys {', '.join(data.keys)}.", data.comment)
-    return TitledTable(f"define-{defined.record}-{data.name.lower()}", f"{data.name}: {data.label}", COLUMNS, rows, notes)
+    key = f"define-{defined.record}-{data.name.lower()}"
+    return TitledTable(key, f"{data.name}: {data.label}", COLUMNS, rows, notes)
 
 
 def define_xml(study: str, description: str, created: str, everything: Sequence[Defined]) -> bytes:

@@ -1,4 +1,4 @@
-"""The reviewer's guide of a bundle: what it is for, what was run in which order, what is in every file, how to rebuild."""
+"""The reviewer's guide of a bundle: its purpose, what was run in which order, what is in every file, how to rebuild."""
 
 import html
 import platform
@@ -140,7 +140,8 @@ def _under(files: Sequence[str], start: str) -> list[str]:
 _STYLE = """body { font: 15px/1.5 sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
 table { border-collapse: collapse; margin: 1rem 0; font-size: 13px }
 th, td { border: 1px solid #bbb; padding: .25rem .5rem; text-align: left; vertical-align: top; overflow-wrap: anywhere }
-th { background: #eee } code, pre { background: #f4f4f4 } pre { padding: .7rem } caption { text-align: left; font-weight: bold }"""
+th { background: #eee } code, pre { background: #f4f4f4 } pre { padding: .7rem }
+caption { text-align: left; font-weight: bold }"""
 
 
 def page_html(title: str, text: str) -> str:

@@ -1,7 +1,7 @@
-"""What a bundle holds of one record that can be computed again: `bundle` writes it, the bundle's own rebuild.py compares.
+"""What a bundle holds of one record that can be computed again: `bundle` writes it, its own rebuild.py compares.
 
-One function makes all of it from the record, the data and the scenarios in the bundle, so that what is compared is what was
-written. Nothing here looks outside the folder that it is given.
+One function makes all of it from the record, the data and the scenarios in the bundle, so that what is compared is what
+was written. Nothing here looks outside the folder that it is given.
 """
 
 import csv
@@ -54,7 +54,8 @@ def recompute(place: Path) -> Iterator[tuple[str, bytes, DataSet | None]]:
     yield f"{OUTPUTS}/5-endpoints.csv", _rows(tables.reconstitution_rows(record)), None
     implied = content.get("implied_export") or {"known": False, "note": exports.ABSENT, "rows": [], "warnings": []}
     yield f"{OUTPUTS}/5-implied-export.csv", _rows(tables.export_rows(implied)), None
-    yield f"{OUTPUTS}/5-extrapolation.csv", _rows(extrapolation.verdict_rows(extrapolation.judge_fit(record), implied)), None
+    verdicts = extrapolation.verdict_rows(extrapolation.judge_fit(record), implied)
+    yield f"{OUTPUTS}/5-extrapolation.csv", _rows(verdicts), None
     for one in data_sets(record, data, table):
         yield f"{SETS}/{one.name.lower()}.csv", csv_bytes(one), one
     for path in scenarios_of(place):

@@ -1,8 +1,8 @@
 """Data sets as the SAS version 5 transport format (XPT) has them: short names, labels, two types, no infinity.
 
-Two types of value: text, and 8-byte IBM floating-point numbers. Of the 56 bits of such a number's fraction at least 53 are
-used, as many as a double has, so that every double between 16**-65 and 16**63 in size is kept to its last bit; smaller
-and larger ones are refused, and infinity, which the format lacks, must be told beside the number.
+Two types of value: text, and 8-byte IBM floating-point numbers. Of the 56 bits of such a number's fraction at least 53
+are used, as many as a double has, so that every double between 16**-65 and 16**62 in size is kept to its last bit;
+smaller and larger ones are refused, and infinity, which the format lacks, must be told beside the number.
 
 Source: SAS Institute, "Record layout of a SAS version 5 or 6 data set in SAS transport (XPORT) format".
 """
@@ -22,7 +22,7 @@ import pandas as pd
 from thymodel.errors import Fault, InputError
 
 LONGEST_NAME, LONGEST_LABEL, LONGEST_TEXT = 8, 40, 200  # bytes
-SMALLEST, LARGEST = 16.0**-65, 16.0**63
+SMALLEST, LARGEST = 16.0**-65, 16.0**62  # the format goes to 16**63; pyreadstat 1.3 writes 2**249 and more as that
 _NAME = re.compile(r"[A-Z_][A-Z0-9_]{0,7}")
 _NOT_IN_A_NAME = re.compile(r"[^A-Z0-9_]")
 _CARD = 80  # bytes: readers cannot count rows that fit into one where they end in blanks
@@ -164,7 +164,7 @@ def _wrong(variable: Variable, rows: int) -> list[str]:
         return found + ([f"{odd} values are not ASCII text"] if odd else [])
     values = np.abs(np.asarray(variable.values, float))
     beyond = np.sum((values >= LARGEST) | ((values > 0) & (values <= SMALLEST)))
-    return found + ([f"{beyond} values are outside what an IBM number can be"] if beyond else [])
+    return found + ([f"{beyond} values are outside what is written to the last bit"] if beyond else [])
 
 
 def refuse_unfit(data: DataSet) -> None:
