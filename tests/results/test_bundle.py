@@ -152,7 +152,7 @@ def test_what_the_format_cannot_hold_is_told_all_at_once():
     odd = DataSet("toolongname", "l" * 41, "a row", (), (
         *numbers("X", "x", [LARGEST, SMALLEST / 2, 1.0]), *texts("X", "x", ["a", "b", "c"])))
     told = "\n".join(map(str, faults_of(odd)))
-    for part in ("not a name of at most 8", "41 characters", "two variables of this name", "2 values are outside what is written",
+    for part in ("not a name of at most 8", "41 characters", "two variables of this name", "2 values are outside",
                  "at most 80 bytes"):
         assert part in told
 

@@ -1,6 +1,7 @@
 """The data sets of a record, for those who review it with tools of their own: events as fitted with exclusions flagged,
 individual parameters, predictions and residuals, the table of quantities, and draws of the population's parameters."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -32,6 +33,7 @@ _LABELS = {
 _CODES = {"EVID": {"0": "observation", "1": "dose", "2": "other event"},
           "CENS": {"0": "measured", "1": "below DV, the lower limit", "-1": "above DV, the upper limit"},
           "MDV": {"0": "used", "1": "left out"}}
+_WHOLE = re.compile(r"[1-9][0-9]{0,14}")
 _FLAG = {"Y": "left out of the fit", "N": "used"}
 
 
@@ -96,9 +98,18 @@ def _column(short: str, heading: str, standard: str, cells: Sequence[str], spec:
     told = {"unit": _unit(standard, spec), "codes": _codes(standard, set(cells), spec), "origin": "Collected",
             "comment": _comment(heading, short, standard, spec)}
     label = _LABELS.get(standard) or (spec.model.covariates[standard].label if standard else "") or heading
+    if standard == "ID":
+        return _subjects(cells, short)
     if all(cell in MISSING or NUMBER.fullmatch(cell) for cell in cells):
         return numbers(short, label, [float("nan") if cell in MISSING else float(cell) for cell in cells], **told)
     return texts(short, label, ["" if cell in MISSING else cell for cell in cells], **told)
+
+
+def _subjects(names: Sequence[str], short: str = "ID") -> tuple[Variable, ...]:
+    """Whose row it is: as numbers where all are whole ones and no digit would be lost, alike in every data set."""
+    if all(_WHOLE.fullmatch(name) for name in names):
+        return numbers(short, _LABELS["ID"], [int(name) for name in names], origin="Collected")
+    return texts(short, _LABELS["ID"], names, origin="Collected")
 
 
 def _unit(standard: str, spec: FitSpec) -> str:
@@ -150,18 +161,23 @@ def parameter_set(record: FitRecord) -> DataSet:
     rows = [(subject, name, found[name][:, k]) for k, subject in enumerate(lay.subjects) for name in names]
     low, middle, high = np.quantile([values for _, _, values in rows], (INTERVAL[0], 0.5, INTERVAL[1]), axis=1)
     arms = [name for _, name, _ in rows]
-    columns = [texts("ID", "Subject", [subject for subject, _, _ in rows], origin="Collected"),
+    columns = [_subjects([subject for subject, _, _ in rows]),
                texts("PARAM", "Parameter", arms, origin="Assigned",
                      codes={name: spec.model.parameters[name].label or name for name in names}),
                texts("PARAMU", "Unit of the parameter", [str(spec.model.parameters[name].unit) for name in arms],
                      origin="Assigned"),
                numbers("MEAN", "Posterior mean", [np.mean(values) for _, _, values in rows]),
-               numbers("SD", "Posterior standard deviation", [np.std(values, ddof=1) for _, _, values in rows]),
+               numbers("SD", "Posterior standard deviation", [_sd(values) for _, _, values in rows]),
                numbers("MEDIAN", "Posterior median", middle), numbers("Q05", "Posterior quantile, 5%", low),
                numbers("Q95", "Posterior quantile, 95%", high)]
     return _data_set(record, "INDPAR", "Individual parameters", "one row a subject and parameter", ("ID", "PARAM"),
                      columns, f"Interval: {INTERVAL_NAME}, from at most {_PER_SUBJECT} draws, evenly spaced. What "
                      "covariates and occasions do to a parameter is in the model's equations, not in these values.")
+
+
+def _sd(values: np.ndarray) -> float:
+    """Not known of a single point."""
+    return float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
 
 
 def _individual(spec: FitSpec, lay: Layout, z: np.ndarray, names: Sequence[str]) -> Mapping[str, np.ndarray]:
@@ -185,7 +201,7 @@ def prediction_set(record: FitRecord, data: StudyData) -> DataSet:
     places, observables = np.asarray(study.records.subject), tuple(spec.likelihood)
     observed = [observables[k] for k in study.records.observable]
     censoring, limit = np.asarray(study.records.censoring), np.asarray(study.records.limit)
-    columns = [texts("ID", "Subject", [study.layout.subjects[k] for k in places], origin="Collected"),
+    columns = [_subjects([study.layout.subjects[k] for k in places]),
                texts("ARM", "Arm", [data.subjects[k].arm for k in places], origin="Collected"),
                numbers("TIME", "Time", study.time, unit=spec.model.time, origin="Collected"),
                texts("DVID", "Observable", observed, origin="Collected",

@@ -42,7 +42,7 @@ def define_table(defined: Defined) -> TitledTable:
                   one.comment) for one in data.variables)
     notes = (f"{defined.path}: {data.rows} rows, {data.structure}; keys {', '.join(data.keys)}.", data.comment)
     key = f"define-{defined.record}-{data.name.lower()}"
-    return TitledTable(key, f"{data.name}: {data.label}", COLUMNS, rows, notes)
+    return TitledTable(key, f"{defined.record}, {data.name}: {data.label}", COLUMNS, rows, notes)
 
 
 def define_xml(study: str, description: str, created: str, everything: Sequence[Defined]) -> bytes:

@@ -139,7 +139,8 @@ def _under(files: Sequence[str], start: str) -> list[str]:
 
 _STYLE = """body { font: 15px/1.5 sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
 table { border-collapse: collapse; margin: 1rem 0; font-size: 13px }
-th, td { border: 1px solid #bbb; padding: .25rem .5rem; text-align: left; vertical-align: top; overflow-wrap: anywhere }
+th, td { border: 1px solid #bbb; padding: .25rem .5rem; text-align: left; vertical-align: top }
+td { overflow-wrap: break-word }
 th { background: #eee } code, pre { background: #f4f4f4 } pre { padding: .7rem }
 caption { text-align: left; font-weight: bold }"""
 
