@@ -51,6 +51,7 @@ if TYPE_CHECKING:  # for editors and type checkers; the same names as in _HOME
     from thymodel.errors import SolveError as SolveError
     from thymodel.errors import ThymodelError as ThymodelError
     from thymodel.results.assessment import assess as assess
+    from thymodel.results.bundle import save_bundle as save_bundle
     from thymodel.results.calibration import calibrate as calibrate
     from thymodel.results.checks import check_fit as check_fit
     from thymodel.results.describing import describe as describe
@@ -105,6 +106,7 @@ _HOME = {
     "run_escalation": "results.escalating",
     "run_protocol": "results.operating",
     "run_scenario": "results.scenarios",
+    "save_bundle": "results.bundle",
     "save_report": "results.report",
     "save_trial": "results.trial",
     "score": "results.scores",

@@ -598,6 +598,26 @@ def plan(
             print(f"  {note}")
 
 
+@app.command()
+def bundle(
+    records: Annotated[list[Path], typer.Argument(help="directories of records")],
+    out: Annotated[Path, typer.Option(help="folder to make: absent, or empty")],
+    data: Annotated[Path | None, typer.Option(help="data of the only record, to go with it although they do not lie "
+                                              "beside its spec")] = None,
+) -> None:
+    """A tree for reviewers: data sets as CSV and XPT, define file, outputs, guide, and a script that rebuilds it."""
+    from thymodel.results.bundle import save_bundle
+
+    with Bars(TextColumn("{task.description}"), console=_err, disable=not _err.is_terminal) as bars:
+        task = bars.add_task("reading", total=None)
+        made = save_bundle(records, out, data, lambda text: bars.update(task, description=text))
+    for name, texts in made.left_out.items():
+        for text in texts:
+            print(f"{name}: left out: {text}")
+    print(f"bundle: {made.folder} ({made.files} files, {made.size / 1e6:.0f} MB; {made.data_sets} data sets; manifest "
+          f"sha256 {made.manifest[:16]})\nto rebuild it: {made.folder / 'reviewers-guide.md'}")
+
+
 @app.command("check-fit")
 def check_fit(
     record: Annotated[Path, typer.Argument(help="directory of the record")],

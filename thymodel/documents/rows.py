@@ -25,8 +25,8 @@ STANDARD_COLUMNS = (
 STUDY = "STUDY"  # which a subject belongs to
 EVENTS = "EVENTS"  # events acquired in the parent gate of a flow-cytometric sample
 MOST_REPEATS = 10_000  # ADDL; more is a typing error and would fill the memory
-_MISSING = frozenset({"", ".", "NA"})
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+MISSING = frozenset({"", ".", "NA"})
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 OBSERVATION, DOSE, OTHER = 0, 1, 2
 _TIME_SLACK = 1e-9  # relative; conversion of TIME may move a record this far before the start
 
@@ -127,7 +127,7 @@ def read_row(line: Line, reading: Reading) -> Row:
     }
     return Row(
         line.row,
-        {name: "" if text.strip() in _MISSING else text.strip() for name, text in given.items()},
+        {name: "" if text.strip() in MISSING else text.strip() for name, text in given.items()},
         reading,
     )
 
@@ -151,7 +151,7 @@ def _number(row: Row, name: str, faults: list[Fault]) -> float:
     text = row.cells.get(name, "")
     if not text:
         return math.nan
-    value = float(text) if _NUMBER.fullmatch(text) else math.nan
+    value = float(text) if NUMBER.fullmatch(text) else math.nan
     if not math.isfinite(value):
         faults.append(
             Fault(at(row, name), f"'{shorten(text)}' where a finite number was expected", _number_hint(text))
