@@ -25,7 +25,7 @@ _SMALL = "lymphocyte_regrowth"  # the shipped model that compiles soonest
 
 
 def _python(_: Path) -> Finding:
-    wanted = metadata.distribution(inventory.NAME).metadata.get("Requires-Python") or ">=3.11"
+    wanted = inventory.field_of(metadata.distribution(inventory.NAME), "Requires-Python")
     bits = sys.maxsize.bit_length() + 1
     good = platform.python_version() in SpecifierSet(wanted, prereleases=True) and bits == 64
     return Finding(f"{platform.python_implementation()} {platform.python_version()}, {bits} bits; asked: {wanted}",
@@ -73,7 +73,7 @@ def _licences(_: Path) -> Finding:
 def _float64(_: Path) -> Finding:
     one = jnp.asarray(1.0)
     step = float(jax.jit(lambda x: (x + 2.0**-52) - x)(one))
-    good = one.dtype == jnp.float64 and step == 2.0**-52 and bool(jax.config.jax_enable_x64)
+    good = one.dtype == jnp.float64 and step == 2.0**-52 and jax.config.values["jax_enable_x64"] is True
     return Finding(f"{one.dtype}, smallest step at 1: {step:.3g}", good)
 
 

@@ -77,10 +77,10 @@ def _licence(distribution: metadata.Distribution) -> tuple[str, bool]:
     """The licence as the metadata name it, and whether that is an SPDX expression: the field made for that, else a
     short text, else the classifiers (PEP 639 came late, and many a project has not followed)."""
     fields = distribution.metadata
-    expression = (fields.get("License-Expression") or "").strip()
+    expression = field_of(distribution, "License-Expression")
     if expression:
         return expression, True
-    text = " ".join((fields.get("License") or "").split())
+    text = field_of(distribution, "License")
     trove = [line.removeprefix(_TROVE).split(" :: ")[-1] for line in fields.get_all("Classifier") or []
              if line.startswith(_TROVE)]
     if text and text.upper() != "UNKNOWN" and len(text) <= _LONGEST and not text.startswith("Copyright"):
@@ -88,6 +88,11 @@ def _licence(distribution: metadata.Distribution) -> tuple[str, bool]:
     if trove:
         return " AND ".join(trove), False
     return text[:_LONGEST].strip(" =") if text and text.upper() != "UNKNOWN" else "", False
+
+
+def field_of(distribution: metadata.Distribution, name: str) -> str:
+    """A field of the metadata on one line, empty where there is none."""
+    return " ".join(distribution.metadata[name].split()) if name in distribution.metadata else ""
 
 
 def requirements(distribution: metadata.Distribution, extras: Iterable[str] = ()) -> tuple[str, ...]:
@@ -103,9 +108,9 @@ def needed(distribution: metadata.Distribution, extras: Iterable[str] = ()) -> l
             if item.marker is None or any(item.marker.evaluate(environment) for environment in environments)]
 
 
-def runtime(components: dict[str, Component], root: str = NAME) -> set[str]:
-    """Names of all that the package needs to run, with what these need in turn; extras left out."""
-    todo, found = [root], set()
+def runtime(components: dict[str, Component], extras: Iterable[str] = ()) -> set[str]:
+    """Names of all that the package needs to run, with what these need in turn, and with its extras that are named."""
+    todo, found = [NAME, *requirements(metadata.distribution(NAME), extras)], set()
     while todo:
         name = todo.pop()
         if name in found or name not in components:

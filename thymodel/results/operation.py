@@ -152,26 +152,32 @@ def _every_model(_: Workshop) -> Finding:
         course = simulate(name, [10.0, 100.0, 365.0]).drop(columns="time").to_numpy()
         if not np.isfinite(course).all() or (course < -_SOLVED * np.max(np.abs(course), axis=0)).any():
             wrong.append(name)
-    return Finding(f"not finite, or negative: {some(wrong)}" if wrong else f"{len(files)} models over a year", not wrong)
+    return Finding(f"not finite, or negative: {some(wrong)}" if wrong else f"{len(files)} models over a year",
+                   not wrong)
 
 
-def _laws(_: Workshop) -> Finding:
-    """Of a course, of doses, of time: whatever the numbers."""
-    times = [0.0, 7.0, 8.0, 30.0, 100.0]
+def _laws(place: Workshop) -> Finding:
+    """Of doses, whatever the numbers: of thymus_core, and of the pool, where a dose is seen at once."""
+    days, names = [30.0, 100.0, 365.0], ["cd4", "cd8", "rte4"]
 
     def course(*doses: Dose) -> Float[np.ndarray, "time observable"]:
-        return simulate("thymus_core", times, doses, observe=["cd4", "cd8", "rte4"]).drop(columns="time").to_numpy()
+        return simulate("thymus_core", days, doses, observe=names).drop(columns="time").to_numpy()
+
+    def pool(*doses: Dose) -> Float[np.ndarray, " time"]:
+        return simulate(place.model, [0.0, 7.5, 8.0, 8.001], doses)["count"].to_numpy()
+
+    def apart(one: np.ndarray, other: np.ndarray) -> float:
+        return float(np.max(np.abs(one - other) / np.max(np.abs(other), axis=0)))
 
     none, one = course(), course(Dose(7.0, "progenitors", 9.0))
     halves = course(Dose(7.0, "progenitors", 4.5), Dose(7.0, "progenitors", 4.5))
-    apart = lambda a, b: float(np.max(np.abs(a - b) / np.max(np.abs(b), axis=0)))  # noqa: E731
-    broken = [law for law, error in (
-        ("a dose of nothing is none", apart(course(Dose(7.0, "progenitors", 0.0)), none)),
-        ("nothing happens before a dose, nor at its time", apart(one[:2], none[:2])),
-        ("two halves at once are one dose", apart(halves, one))) if error > _SOLVED]
-    if apart(one, none) < 1e-3:
-        broken.append("a dose does something")
-    return Finding(f"broken: {'; '.join(broken)}" if broken else "4 laws hold for thymus_core", not broken)
+    without, given = pool(), pool(Dose(8.0, "cells", 50.0))
+    laws = {"a dose of nothing is none": apart(course(Dose(7.0, "progenitors", 0.0)), none) <= _SOLVED,
+            "two halves at once are one dose": apart(halves, one) <= _SOLVED,
+            "nothing happens before a dose, nor at its time": apart(given[:3], without[:3]) <= _SOLVED,
+            "a dose does something": apart(one, none) > 1e-3 and given[3] - without[3] > 49.9}
+    broken = [law for law, holds in laws.items() if not holds]
+    return Finding(f"broken: {'; '.join(broken)}" if broken else f"{len(laws)} of {len(laws)} hold", not broken)
 
 
 def _refusal(_: Workshop) -> Finding:
@@ -242,7 +248,7 @@ def exact_moments() -> Moments:
     """
     design = np.column_stack([np.ones(len(_DAYS)), -np.array(_DAYS)])
     center, spread = np.array([math.log(100.0), 0.1]), np.diag([_PRIOR_SD**2, 0.05**2])
-    logs = np.linspace(math.log(0.2) - 4.0, math.log(0.2) + 4.0, 4001)
+    logs = np.linspace(math.log(0.2) - 4.0, math.log(0.2) + 4.0, 801)
     weights, means, covariances = np.empty(len(logs)), np.empty((len(logs), 2)), np.empty((len(logs), 2, 2))
     y = np.log(_COUNTS)
     for row, log_sigma in enumerate(logs):
@@ -377,7 +383,7 @@ def _written_once(place: Workshop) -> Finding:
 
 CHECKS: tuple[Check[Workshop], ...] = (
     Check("OQ-01", "A course of a linear model is that of its closed form, with a dose that acts after its time.",
-          f"relative error at most {_SOLVED:g}", ("REQ-NUM-01", "REQ-SIM-01"), _closed_form),
+          f"relative error at most {_SOLVED:g}", ("REQ-NUM-01",), _closed_form),
     Check("OQ-02", "Two solvers that share no code give the same course of thymus_core after a dose.",
           f"difference at most {_SOLVED:g} of the largest value", ("REQ-NUM-02",), _both_solvers),
     Check("OQ-03", "Every model of the package can be solved.", "finite and not negative over a year",

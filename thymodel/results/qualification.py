@@ -63,14 +63,19 @@ def selftest(progress: Callable[[int, int], None] = lambda done, total: None) ->
     Returns:
         A result a check; a check that could not be made has failed. No file is left but in the compile cache.
     """
-    checks = (*installation.CHECKS, *operation.CHECKS)
-    results: list[Result] = []
-    progress(0, len(checks))
+    count, results = len(installation.CHECKS) + len(operation.CHECKS), []
+    progress(0, count)
+
+    def note(result: Result) -> None:
+        results.append(result)
+        progress(len(results), count)
+
     with tempfile.TemporaryDirectory(prefix="thymodel-selftest-") as folder:
-        places = {"IQ": Path(folder), "OQ": operation.Workshop(Path(folder))}
-        for check in checks:
-            results.append(perform(check, places[check.key[:2]]))  # type: ignore[arg-type, type-var]
-            progress(len(results), len(checks))
+        workshop = operation.Workshop(Path(folder))
+        for installed in installation.CHECKS:
+            note(perform(installed, Path(folder)))
+        for operates in operation.CHECKS:
+            note(perform(operates, workshop))
     here = inventory.installed()
     used = sorted(inventory.runtime(here) - {inventory.NAME})
     return Selftest(tuple(results), _environment(), {name: here[name].version for name in used})
