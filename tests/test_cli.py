@@ -14,6 +14,8 @@ import pytest
 
 from thymodel import cli
 
+pytestmark = pytest.mark.requirement("REQ-CLI-01")
+
 BAD = Path(__file__).parent / "bad"
 FITS = Path(__file__).resolve().parents[1] / "fits"
 MODEL = (BAD / "decay.toml").read_text(encoding="utf-8")
@@ -112,6 +114,7 @@ def test_numbers_are_printed_in_full(decay_course):
         assert repr(float(row["count"])) == row["count"]
 
 
+@pytest.mark.requirement("REQ-MOD-03")
 def test_every_unknown_name_is_listed_on_stderr(call, decay):
     status, out, err = call("simulate", decay, "--times", "30,x", "--set", "kk=1", "--set", "k=y",
                             "--covariate", "AGE=3", "--observe", "counts", "--dose", "9@7:cell", "--dose", "9")
@@ -141,6 +144,7 @@ def test_a_file_that_cannot_be_written_is_a_fault(call, tmp_path, monkeypatch):
         assert (status, out) == (2, "") and "cannot be written" in err
 
 
+@pytest.mark.requirement("REQ-NUM-07")
 def test_a_solve_that_fails_is_bad_input(call, decay):
     decay.write_text(MODEL.replace('"-k*x"', '"k*x*x/x0"'), encoding="utf-8")
     status, out, err = call("simulate", decay, "--times", "1000")
@@ -169,6 +173,7 @@ def test_check_takes_a_directory_of_every_kind(call):
     assert out.count(": good") >= 3
 
 
+@pytest.mark.requirement("REQ-MOD-03")
 def test_check_lists_good_files_and_every_fault_of_the_others(call, decay):
     status, out, err = call("check", decay, BAD / "model_names.toml", decay.parent / "absent.toml",
                             BAD / "spec_schema.toml")
@@ -214,6 +219,7 @@ def test_a_seed_below_zero_is_bad_input(call):
     assert (status, out) == (2, "") and "seed" in err
 
 
+@pytest.mark.requirement("REQ-TRI-01")
 def test_a_simulated_study_is_named_with_the_digest_that_a_spec_asks_for(call, tmp_path):
     table = tmp_path / "cohort.csv"
     status, _, err = call("trial", FITS / "reset02_design" / "design.toml", "--seed", "3", "--csv", table)
@@ -251,6 +257,7 @@ def test_absent_data_say_where_they_come_from(call, spec):
     assert (status, out) == (2, "") and "made by hand" in err and "--data" in err
 
 
+@pytest.mark.requirement("REQ-DAT-03")
 def test_other_data_than_the_spec_names_are_refused(call, spec):
     (spec / "study.csv").write_text("ID,TIME,EVID,DVID,DV\n1,1,0,count,3\n", encoding="utf-8")
     status, out, err = call("fit", spec)
@@ -274,6 +281,7 @@ def test_a_seed_outside_32_bits_is_refused(call, spec, seed):
     assert (status, out) == (2, "") and "--seed" in err
 
 
+@pytest.mark.requirement("REQ-REC-04")
 def test_a_directory_that_holds_a_record_is_never_written_again(call, spec, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "record.json").write_text("{}", encoding="utf-8")
@@ -294,6 +302,7 @@ def test_an_out_that_is_a_file_is_refused(call, spec, tmp_path):
     assert (status, out) == (2, "") and "not a directory" in err.lower()
 
 
+@pytest.mark.requirement("REQ-QUO-03")
 def test_a_record_is_verified_and_quoted(call, tiny_fit):
     status, out, err = call("verify", tiny_fit.folder)
     assert (status, err) == (0, "") and out.startswith(f"{tiny_fit.folder}: verified (")
@@ -302,6 +311,7 @@ def test_a_record_is_verified_and_quoted(call, tiny_fit):
     assert "SIMULATED" in out and tiny_fit.digest[:16] in out
 
 
+@pytest.mark.requirement("REQ-QUO-03")
 def test_a_quotation_for_programs_is_json(call, tiny_fit):
     status, out, _ = call("quote", tiny_fit.folder, "k", "--json")
     assert status == 0 and json.loads(out)[0]["name"] == "k"
@@ -312,6 +322,7 @@ def test_a_quantity_that_the_table_lacks_is_bad_input(call, tiny_fit):
     assert (status, out, len(err.splitlines())) == (2, "", 2)
 
 
+@pytest.mark.requirement("REQ-REC-02")
 def test_a_record_that_does_not_verify_exits_with_1(call, tiny_fit, tmp_path):
     folder = shutil.copytree(tiny_fit.folder, tmp_path / "copy")
     with (folder / "table.csv").open("a", encoding="utf-8") as file:
@@ -409,6 +420,7 @@ def test_check_fit_refuses_what_it_cannot_check(call, words, sentence):
 # --- models of other tools -----------------------------------------------------------------------------------
 
 
+@pytest.mark.requirement("REQ-EXC-01")
 def test_a_model_goes_out_as_sbml_and_comes_back(call, decay, tmp_path):
     pytest.importorskip("libsbml", reason="python-libsbml, which reads and writes SBML, is not installed")
     assert call("export", "sbml", decay, "--dose", "5@2", "--out", tmp_path / "decay.xml") == (0, "", "")

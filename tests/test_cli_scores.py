@@ -9,6 +9,8 @@ import pytest
 
 from thymodel import cli
 
+pytestmark = pytest.mark.requirement("REQ-CLI-01", "REQ-CHK-02")
+
 
 @pytest.fixture
 def call(monkeypatch, capsys):

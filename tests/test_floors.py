@@ -65,6 +65,7 @@ def test_there_is_no_utils():
     assert [path for path in MODULES.values() if path.stem in ("utils", "util", "helpers", "common", "misc")] == []
 
 
+@pytest.mark.requirement("REQ-SEC-01")
 @pytest.mark.parametrize("name", sorted(MODULES))
 def test_text_is_never_run(name):
     called = {node.func.id for node in ast.walk(TREES[name])

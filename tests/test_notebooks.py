@@ -9,6 +9,8 @@ from nbclient import NotebookClient
 
 from thymodel.documents.model import parse_model
 
+pytestmark = pytest.mark.requirement("REQ-CLI-03")
+
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 # its figures are published ones of groups of people: to call these SIMULATED would be as wrong as to call others REAL

@@ -10,6 +10,8 @@ import pytest
 
 import thymodel
 
+pytestmark = pytest.mark.requirement("REQ-CLI-02")
+
 SOURCE = Path(thymodel.__file__)
 
 

@@ -16,6 +16,8 @@ from thymodel.documents.model import parse_model, shipped_models
 from thymodel.results import tables
 from thymodel.results.simulation import simulate_one
 
+pytestmark = pytest.mark.requirement("REQ-CLI-03")
+
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")

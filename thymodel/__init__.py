@@ -65,6 +65,7 @@ if TYPE_CHECKING:  # for editors and type checkers; the same names as in _HOME
     from thymodel.results.plots import plot_reconstitution as plot_reconstitution
     from thymodel.results.preposterior import learn as learn
     from thymodel.results.prior_sensitivity import check_priors as check_priors
+    from thymodel.results.qualification import selftest as selftest
     from thymodel.results.record import load_record as load_record
     from thymodel.results.record import quote as quote
     from thymodel.results.record import verify as verify
@@ -110,6 +111,7 @@ _HOME = {
     "save_report": "results.report",
     "save_trial": "results.trial",
     "score": "results.scores",
+    "selftest": "results.qualification",
     "simulate": "results.simulation",
     "simulate_trial": "results.trial",
     "verify": "results.record",

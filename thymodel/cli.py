@@ -1124,3 +1124,31 @@ def _print_calibration(found, verdict) -> None:
           f"(a right one: {limits})")
     _print_rows([row | {"p": run.p_text(row["p"]), "mean rank": f"{row['mean rank']:.3f}"}
                  for row in run.quantity_rows(found)])
+
+
+@app.command()
+def selftest(
+    report: Annotated[Path | None, typer.Option(help="write the report to this file (.html or .md)")] = None,
+    sbom: Annotated[Path | None, typer.Option(help="write what is installed to this file (.json, CycloneDX)")] = None,
+    json_: Json = False,
+) -> None:
+    """Qualifies this installation and its operation: versions, files, solvers, a known posterior, a damaged record."""
+    from thymodel.results import inventory, qualification
+
+    if report is not None:
+        qualification.refuse_report(report)
+    if sbom is not None:
+        qualification.refuse_report(sbom, (".json",))
+        qualification.save_text(inventory.sbom_json(list(inventory.installed().values())), sbom)
+    with _progress("checking") as progress:
+        found = qualification.selftest(progress)
+    if report is not None:
+        qualification.save_text(qualification.selftest_text(found, report.suffix.lower()), report)
+    if json_:
+        print(qualification.selftest_json(found))
+    else:
+        for result in found.results:
+            print(f"{result.key}  {result.outcome:4}  {result.seconds:6.1f} s  {result.requirement} {result.found}")
+        print(f"thymodel {found.environment['thymodel']}: self-test {'passed' if found.passed else 'FAILED'}")
+    if not found.passed:
+        raise SystemExit(1)

@@ -10,6 +10,8 @@ from thymodel.documents.data import MOST_FAULTS, DataColumns, arm_doses, disposi
 from thymodel.documents.model import parse_model
 from thymodel.errors import InputError
 
+pytestmark = pytest.mark.requirement("REQ-DAT-01", "REQ-DAT-04")
+
 MODEL = parse_model(
     """
 title = "test"
@@ -98,6 +100,7 @@ def test_a_row_becomes_a_dose_or_an_observation(tmp_path):
     assert (censored.censoring, censored.value, censored.limit) == (1, 1.0, 0.1)
 
 
+@pytest.mark.requirement("REQ-DAT-03")
 def test_the_digest_is_of_the_bytes(tmp_path):
     data = load(tmp_path, GOOD)
     assert data.digest == hashlib.sha256((tmp_path / "cohort.csv").read_bytes()).hexdigest()
@@ -138,6 +141,7 @@ def test_addl_and_ii_repeat_a_dose(tmp_path):
     assert [dose.time for dose in load(tmp_path, rows).subjects[0].doses] == [1.0, 8.0, 15.0]
 
 
+@pytest.mark.requirement("REQ-DAT-02")
 def test_left_out_observations_are_listed_with_the_reason(tmp_path):
     rows = [*GOOD, "2,40,0,.,.,.,.,.,cd4,.,0,.,0,high,.", "2,41,0,.,.,.,.,.,nk,9,0,.,1,high,."]
     exclusions = load(tmp_path, rows).exclusions
@@ -200,6 +204,7 @@ def test_who_left_before_the_last_dose_does_not_stand_for_the_arm(tmp_path):
     assert "arm low: 1 of 4 had other doses than most, ptcy then progenitors: 1" in data.notes
 
 
+@pytest.mark.requirement("REQ-DAT-02")
 def test_disposition_counts_every_row_of_an_arm(tmp_path):
     low, high = disposition(load(tmp_path, [*GOOD, "2,40,0,.,.,.,.,.,cd4,.,0,.,0,high,."]))
     assert (low.arm, low.subjects, low.doses, low.observations, low.censored, low.excluded) == (
@@ -300,6 +305,7 @@ BAD_ROWS = {
 }
 
 
+@pytest.mark.requirement("REQ-MOD-03")
 @pytest.mark.parametrize("row, message", BAD_ROWS.values(), ids=BAD_ROWS)
 def test_a_bad_row_is_told_by_row_and_column(tmp_path, row, message):
     assert message in faults_of(tmp_path, [*GOOD, row])
@@ -310,6 +316,7 @@ def test_a_bad_row_is_one_fault(tmp_path, row):
     assert len(faults_of(tmp_path, [*GOOD, row]).splitlines()) == 1
 
 
+@pytest.mark.requirement("REQ-MOD-03")
 def test_every_fault_of_a_file_is_told_at_once(tmp_path):
     rows = [*GOOD, "2,40,0,.,.,.,.,.,cd8,x,2,.,.,high,.", "2,41,1,depot,-1,.,.,.,.,.,.,.,.,high,."]
     assert len(faults_of(tmp_path, rows).splitlines()) == 5

@@ -9,6 +9,8 @@ from thymodel.documents.model import load_model
 from thymodel.documents.spec import load_fit_spec, load_scenario_spec
 from thymodel.errors import InputError
 
+pytestmark = pytest.mark.requirement("REQ-END-03")
+
 BAD = Path(__file__).resolve().parents[1] / "bad"
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "scenarios.md"
 ARMS = '[arms.control]\n[arms.four]\ndoses = [{ amount = 4, day = 7 }]\n'

@@ -12,6 +12,8 @@ from thymodel.documents.units import DIMENSIONLESS, parse_unit, same
 from thymodel.dynamics.kernel.tape import Tape, constant, lower
 from thymodel.dynamics.symbolic import evaluate
 
+pytestmark = pytest.mark.requirement("REQ-MOD-04")
+
 OUTSIDE = "not arithmetic that a file may contain"
 NAMES = {"a", "b", "k_e", "t"}
 

@@ -11,6 +11,8 @@ from thymodel.documents.spec import load_fit_spec
 from thymodel.documents.units import parse_unit, product_text, same
 from thymodel.errors import InputError
 
+pytestmark = pytest.mark.requirement("REQ-DAT-04", "REQ-INF-01")
+
 MODEL = """
 title = "Cells and what they carry"
 description = "Two pools that decay."

@@ -11,6 +11,8 @@ import sympy
 from thymodel.documents.model import load_model, parse_model, shipped_models
 from thymodel.errors import InputError
 
+pytestmark = pytest.mark.requirement("REQ-MOD-01")
+
 BAD = Path(__file__).resolve().parents[1] / "bad"
 GOOD = """
 title = "Decay"

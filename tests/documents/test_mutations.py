@@ -5,10 +5,14 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from thymodel.documents.data import DataColumns, load_data
 from thymodel.documents.model import load_model, parse_model
 from thymodel.documents.spec import load_fit_spec
 from thymodel.errors import InputError
+
+pytestmark = pytest.mark.requirement("REQ-SEC-02")
 
 BAD = Path(__file__).resolve().parents[1] / "bad"
 MODEL = (BAD / "decay.toml").read_text(encoding="utf-8")

@@ -10,6 +10,8 @@ import scipy.stats
 from thymodel.documents import priors
 from thymodel.documents.priors import in_scipy, parse_correlation_prior, parse_prior, support
 
+pytestmark = pytest.mark.requirement("REQ-MOD-07")
+
 
 @pytest.mark.parametrize("text, low, high", [
     ("lognormal(median=0.1, sd=0.2)", 0, math.inf), ("logitnormal(median=0.4, sd=1)", 0, 1),

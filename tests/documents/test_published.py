@@ -12,6 +12,8 @@ from thymodel.documents.spec import load_fit_spec
 from thymodel.documents.toml import digest
 from thymodel.errors import InputError
 
+pytestmark = pytest.mark.requirement("REQ-DAT-05")
+
 BAD = Path(__file__).resolve().parents[1] / "bad"
 MODEL = load_model(BAD / "decay.toml")
 ADDITIVE = {"count": ErrorModel("count", "additive", {}, {}, 0.0, 0.0)}

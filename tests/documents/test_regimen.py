@@ -9,6 +9,8 @@ from thymodel.documents.model import load_model, parse_model
 from thymodel.documents.regimen import Dose, parse_course, parse_dose, parse_doses, repeat, value_at
 from thymodel.errors import InputError
 
+pytestmark = pytest.mark.requirement("REQ-NUM-03")
+
 MODEL = load_model(Path(__file__).resolve().parents[1] / "bad" / "decay.toml")
 
 

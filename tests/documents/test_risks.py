@@ -10,6 +10,8 @@ from thymodel.documents.risks import hazard_ratios
 from thymodel.documents.spec import load_scenario_spec
 from thymodel.errors import InputError
 
+pytestmark = pytest.mark.requirement("REQ-END-05")
+
 BAD = Path(__file__).parents[1] / "bad"
 DOCS = Path(__file__).parents[2] / "docs" / "competing_risks.md"
 HAZARD = 'hazard = [{ from_day = 0, per_day = 0.001, source = "made up" }]\n'

@@ -14,6 +14,8 @@ from thymodel.documents.sbml import load_sbml, read_sbml
 from thymodel.documents.sbml_math import formula_node, load_libsbml
 from thymodel.errors import InputError
 
+pytestmark = pytest.mark.requirement("REQ-EXC-01")
+
 libsbml = pytest.importorskip("libsbml", reason="python-libsbml, which reads SBML, is not installed")
 
 CORE = "http://www.sbml.org/sbml/level3/version2/core"

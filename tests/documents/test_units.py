@@ -4,6 +4,8 @@ import pytest
 
 from thymodel.documents.units import amount_text, convert_factor, divide, multiply, parse_unit, power, same
 
+pytestmark = pytest.mark.requirement("REQ-MOD-02")
+
 
 @pytest.mark.parametrize("source, target, factor", [
     ("kcell/uL", "cell/uL", 1000.0), ("Mcell/kg", "cell/kg", 1e6), ("week", "day", 7.0), ("1/uL", "1/mL", 1000.0),

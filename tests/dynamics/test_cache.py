@@ -10,6 +10,8 @@ from thymodel.documents.model import parse_model
 from thymodel.dynamics import solving
 from thymodel.dynamics.kernel import check, make_grid, native, operands, run
 
+pytestmark = pytest.mark.requirement("REQ-INS-03")
+
 MODEL = """
 title = "decay"
 description = "decay"

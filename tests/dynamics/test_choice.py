@@ -9,6 +9,8 @@ from thymodel.documents.model import parse_model
 from thymodel.dynamics import kernel, solving
 from thymodel.errors import InputError
 
+pytestmark = pytest.mark.requirement("REQ-NUM-04")
+
 MODEL = """
 title = "decay"
 description = "decay"

@@ -11,6 +11,8 @@ import pytest
 from thymodel.documents.model import parse_model
 from thymodel.dynamics import kernel
 
+pytestmark = pytest.mark.requirement("REQ-NUM-02")
+
 SCRIPT = Path(__file__).resolve().parents[2] / "qualification" / "fuzz_kernel.py"
 SEED = 2
 NUMBERS = (3, 5, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19)  # of 10 the gradient is compared as well

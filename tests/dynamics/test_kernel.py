@@ -22,6 +22,8 @@ from thymodel.dynamics.kernel import (
 )
 from thymodel.dynamics.solving import Accuracy
 
+pytestmark = pytest.mark.requirement("REQ-NUM-02")
+
 FINE = 400  # steps; the method's error is then near 1e-8
 CASES = {"homing_wave": (("cd4", "rte4"), (0.0, 7.0, 28.0, 60.0, 100.0, 365.0)),
          "thymus_core": (("cd4", "cd8", "rte4"), (14.0, 60.0, 140.0, 365.0, 730.0)),

@@ -18,6 +18,8 @@ from thymodel.documents.regimen import Dose
 from thymodel.dynamics import symbolic
 from thymodel.dynamics.solving import Accuracy, plan, solve, stack, trajectories
 
+pytestmark = pytest.mark.requirement("REQ-NUM-01", "REQ-NUM-03")
+
 FINE = Accuracy(1e-10, 1e-13)
 # Everything is solved at 1e-10 per step; some hundred steps add up, and differently in arms that break differently.
 SAME = 1e-8

@@ -16,6 +16,8 @@ from thymodel.documents.regimen import Dose
 from thymodel.dynamics import symbolic
 from thymodel.dynamics.solving import Accuracy, plan, prepare, solve_many, stack, trajectories
 
+pytestmark = pytest.mark.requirement("REQ-MOD-05")
+
 SAME = 1e-8  # of the largest value: everything is solved at 1e-10 per step
 ROUNDING = 1e-11
 NONNEGATIVE = -1e-8  # of each state's largest value, as the local error allows

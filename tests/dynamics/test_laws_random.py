@@ -5,6 +5,8 @@ import json
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.requirement("REQ-MOD-05")
+
 SEED = 3
 MODELS = pytest.mark.parametrize("name", ["homing_wave", "thymus_core", "thymus_full", "thymus_competition"])
 # one planted fault of a kind of law that costs little: closed form, balance, dose arms, sign, two runs compared

@@ -16,6 +16,8 @@ from thymodel.documents.model import load_model
 from thymodel.documents.regimen import Dose
 from thymodel.dynamics.solving import Accuracy, plan, trajectories
 
+pytestmark = pytest.mark.requirement("REQ-MOD-05")
+
 PRINTED = 0.01  # the table agrees within 1%, or half of its last printed digit where that is larger
 FULL = 1e-6  # the other implementation ran LSODA at 1e-8; its own error at day 730 is about 1e-8
 DAYS = (30, 60, 100, 180, 365, 730)

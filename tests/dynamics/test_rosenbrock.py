@@ -7,6 +7,8 @@ import pytest
 
 from thymodel.dynamics import rosenbrock
 
+pytestmark = pytest.mark.requirement("REQ-NUM-02")
+
 ORDER_FOUND = 0.3  # an observed order may differ from the asymptotic one by this much at steps of this size
 
 

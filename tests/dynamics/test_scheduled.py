@@ -3,10 +3,13 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from thymodel.documents.model import parse_model
 from thymodel.documents.regimen import Dose
 from thymodel.dynamics.solving import plan, trajectories
+
+pytestmark = pytest.mark.requirement("REQ-NUM-03")
 
 TEXT = (Path(__file__).resolve().parents[1] / "bad" / "decay.toml").read_text(encoding="utf-8")
 SCHEDULED = TEXT.replace("[inputs.cells]", """[inputs.planned]

@@ -10,6 +10,8 @@ from thymodel.documents.regimen import Dose
 from thymodel.dynamics import symbolic
 from thymodel.dynamics.solving import Accuracy
 
+pytestmark = pytest.mark.requirement("REQ-NUM-02", "REQ-MOD-05")
+
 AGREEMENT = 1e-6  # of each state's largest value; either side is solved at 1e-10 per step
 VISITS = np.array([0.0, 7.0, 8.0, 14.0, 30.0, 60.0, 100.0, 180.0, 365.0, 730.0])
 INFUSED = {"homing_wave": 9 / (1 + 9 / 6), "thymus_core": 9.0, "lymphocyte_regrowth": 0.0}  # what 9e6/kg adds to P

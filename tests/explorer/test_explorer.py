@@ -28,6 +28,8 @@ from thymodel.explorer.views import first_view, read_view
 from thymodel.results.record import load_record
 from thymodel.results.scenarios import run_scenario
 
+pytestmark = pytest.mark.requirement("REQ-SCN-05", "REQ-SEC-07")
+
 ROOT = Path(__file__).resolve().parents[2]
 RECORD = ROOT / "fits/reset02_design"
 ASKED = "dose.progenitors=4.5&day.progenitors=11&times=2&against=1.5&age=60&endpoint=rte4_2&by=180&log=1"

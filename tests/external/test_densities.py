@@ -7,6 +7,8 @@ import pytest
 from densities import TARGETS, flat, gathered, load_target
 from published import read
 
+pytestmark = pytest.mark.requirement("REQ-NUM-09")
+
 CLOSE = 1e-6  # log units; the files give twelve digits
 
 

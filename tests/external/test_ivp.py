@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from published import ivp_end
 
+pytestmark = pytest.mark.requirement("REQ-NUM-09", "REQ-NUM-01")
+
 # `trajectories` keeps the local error at 1e-8; the global error of these problems is up to a hundred times that.
 TOLERANCE = 1e-6
 PROBLEMS = ("BRUSS", "DETEST_B1", "DETEST_C1_transit10", "HIRES", "LOGISTIC_A4", "POLLU", "ROBER", "VDPOL")

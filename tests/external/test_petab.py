@@ -13,6 +13,8 @@ pytest.importorskip("libsbml", reason="python-libsbml, which reads SBML, is not 
 
 from petab_problem import load_problem, log_likelihood  # noqa: E402
 
+pytestmark = pytest.mark.requirement("REQ-NUM-09")
+
 TOLERANCE = 1e-2  # of the log-likelihood, as the problems state it
 PROBLEMS = ("Armistead_CellDeathDis2024", "Bertozzi_PNAS2020", "Boehm_JProteomeRes2014", "Borghans_BiophysChem1997",
             "Bruno_JExpBot2016", "Elowitz_Nature2000", "Fiedler_BMCSystBiol2016", "Fujita_SciSignal2010",

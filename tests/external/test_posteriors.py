@@ -22,6 +22,8 @@ from thymodel.results.fitting import fit
 from thymodel.results.record import FitRecord
 from thymodel.results.study import load_study
 
+pytestmark = pytest.mark.requirement("REQ-NUM-09")
+
 LYNX_HARE = {"theta[1]": "alpha", "theta[2]": "beta", "theta[3]": "gamma", "theta[4]": "delta", "z_init[1]": "hare_0",
              "z_init[2]": "lynx_0", "sigma[1]": "sigma_hare", "sigma[2]": "sigma_lynx"}
 MEAN_SHIFT, SD_RATIO = 0.15, 0.10  # of the reference's standard deviation, besides 4 MCSE of the mean

@@ -20,6 +20,8 @@ from thymodel.documents.spec import FitSpec, load_fit_spec
 from thymodel.inference.posterior import make_posterior, precise
 from thymodel.results.study import load_study
 
+pytestmark = pytest.mark.requirement("REQ-NUM-09")
+
 SOLVER_ERROR = 2e-4  # log units, summed over 1,328 observations: what the solver's tolerance in the spec gives
 GRADIENT_ERROR = 1e-6  # of the gradient's length; both solvers at a tolerance of 1e-9
 # Of differences over +-h and +-2h: the error of the rule goes with h**4, that of rounding (1e-13 of 2,000) with 1/h

@@ -15,6 +15,8 @@ from thymodel.documents.toml import document_text
 from thymodel.dynamics.solving import plan, trajectories
 from thymodel.errors import InputError
 
+pytestmark = pytest.mark.requirement("REQ-EXC-01")
+
 pytest.importorskip("libsbml", reason="python-libsbml, which reads SBML, is not installed")
 
 STATE = "event whose trigger is not a fixed time (state-triggered, or a compound condition) is not supported"

@@ -10,6 +10,8 @@ from published import HERE, TABLES, place
 from thymodel.documents.spec import load_fit_spec
 from thymodel.results.study import load_study
 
+pytestmark = pytest.mark.requirement("REQ-NUM-09")
+
 SCRIPT = Path(__file__).resolve().parents[2] / "qualification" / "external.py"
 REFERENCE = [{"parameter": "a", "mean": "1.0", "sd": "0.5", "mcse_mean": "0.001"}]
 

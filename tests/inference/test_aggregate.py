@@ -15,6 +15,8 @@ from thymodel.inference import aggregate
 from thymodel.inference.population import log_prior, population_values
 from thymodel.inference.posterior import Posterior, make_posterior
 
+pytestmark = pytest.mark.requirement("REQ-INF-07")
+
 _LINE = """
 title = "A line"
 description = "x rises by the same amount every day, from a start that differs between people."

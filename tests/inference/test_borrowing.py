@@ -11,6 +11,8 @@ from thymodel.errors import InputError
 from thymodel.inference import borrowing, checking
 from thymodel.inference.population import Layout, log_prior, quantile
 
+pytestmark = pytest.mark.requirement("REQ-INF-08")
+
 MEAN, COVARIANCE = (0.8, -1.5), ((0.25, -0.21), (-0.21, 0.36))
 ROBUST = Borrowed(("a", "b"), MEAN, COVARIANCE, 0.3, {"name": "another"})
 ALONE = Borrowed(("a", "b"), MEAN, COVARIANCE, 0.0, {})

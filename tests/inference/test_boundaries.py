@@ -6,6 +6,8 @@ from scipy.stats import multivariate_normal, norm
 
 from thymodel.inference.boundaries import crossing_probabilities, look_boundaries, spent
 
+pytestmark = pytest.mark.requirement("REQ-TRI-02")
+
 # Lan-DeMets boundaries at equally spaced looks, two-sided level 0.05, as printed for the program of Reboussin, DeMets,
 # Kim & Lan 2000, Control Clin Trials 21:190, and in Jennison & Turnbull 2000 (from memory of those tables, not verified
 # against a copy); three decimals

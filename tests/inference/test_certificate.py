@@ -5,6 +5,8 @@ import pytest
 
 from thymodel.inference.certificate import as_record, judge
 
+pytestmark = pytest.mark.requirement("REQ-NUM-08")
+
 
 def test_differences_that_hardly_vary_are_good_whatever_their_mean():
     found = judge(5.0 + 1e-3 * np.random.default_rng(1).standard_normal(400), 0.7)

@@ -16,6 +16,8 @@ from thymodel.inference.checking import ALARM, Places, Question
 from thymodel.inference.population import Layout, error_name, population_values
 from thymodel.inference.posterior import Records
 
+pytestmark = pytest.mark.requirement("REQ-CHK-01")
+
 _PRIOR = parse_prior("lognormal(median=0.4, sd=0.5)")
 
 

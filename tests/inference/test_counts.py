@@ -13,6 +13,8 @@ from thymodel.documents.measurement import ErrorModel
 from thymodel.inference import counts
 from thymodel.inference.likelihood import cumulative, draw_observation, log_likelihood, standardised_residuals
 
+pytestmark = pytest.mark.requirement("REQ-INF-01")
+
 FALSE_ALARM = 1e-4
 MEANS = np.array([0.3, 5.0, 40.0, 3000.0, 2e5])
 

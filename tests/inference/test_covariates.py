@@ -18,6 +18,8 @@ from thymodel.inference.population import layout
 from thymodel.inference.posterior import constrain, make_posterior
 from thymodel.results.prediction import observed_arms, simulator, virtual_subjects
 
+pytestmark = pytest.mark.requirement("REQ-INF-06", "REQ-DAT-04")
+
 _MODEL = """
 title = "A line and a decay"
 description = "count follows a covariate in a straight line; left decays at a rate that another one sets."

@@ -10,6 +10,8 @@ import pytest
 from thymodel.documents.spec import GatesTable
 from thymodel.inference.diagnostics import COLUMNS, energy_fraction, judge, summary_row, summary_table
 
+pytestmark = pytest.mark.requirement("REQ-INF-04")
+
 GATES = GatesTable(rhat=1.01, ess_bulk=400, ess_tail=300, divergences=2, failed_solves=0.001)
 
 
@@ -40,6 +42,7 @@ def test_a_quantity_that_does_not_vary_has_no_r_hat():
     assert all(math.isnan(row[key]) for key in ("rhat", "ess_bulk", "ess_tail", "mcse_mean", "mcse_sd"))
 
 
+@pytest.mark.requirement("REQ-END-02")
 def test_times_never_reached_count_in_the_quantiles():
     values = np.full((2, 100), np.inf)
     values[:, :60] = np.arange(60)

@@ -8,6 +8,8 @@ from scipy.stats import binom
 
 from thymodel.inference.dose_finding import NONE, boin_boundaries, play_boin, play_three_plus_three
 
+pytestmark = pytest.mark.requirement("REQ-TRI-03")
+
 TRIALS = 4000
 
 

@@ -12,6 +12,8 @@ from thymodel.inference import sampling
 from thymodel.inference.diagnostics import worst_rhat
 from thymodel.inference.sampling import Draws, Frame, Settings, _Pilot
 
+pytestmark = pytest.mark.requirement("REQ-INF-03")
+
 MEAN, SD = np.array([0.5, -1.0, 0.0]), np.array([1.0, 0.5, 2.0])
 SETTINGS = Settings(chains=3, warmup=200, draws=400, seed=5)
 MOST = 4.0  # Monte-Carlo standard errors; over 6 moments a right sampler is beyond in 4 of 10 000 seeds

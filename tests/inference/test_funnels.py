@@ -19,6 +19,8 @@ from thymodel.inference.diagnostics import judge, summary_table
 from thymodel.inference.population import Layout, population_values, random_effects
 from thymodel.inference.sampling import Draws, Frame, Settings
 
+pytestmark = pytest.mark.requirement("REQ-INF-03")
+
 MOST = 4.0
 SETTINGS = Settings(chains=4, warmup=500, draws=1000, seed=1)
 LOW = 0.05  # probability of the part of the neck that is farthest in

@@ -11,6 +11,8 @@ from thymodel.inference import information as info
 from thymodel.inference.information import Gradients, RecordInformation
 from thymodel.inference.population import Layout
 
+pytestmark = pytest.mark.requirement("REQ-CHK-04")
+
 _NORMAL = ErrorModel("x", "lognormal", {}, {}, 0.0, 0.0)
 _STUDENT = ErrorModel("x", "student_t", {}, {}, 0.0, 5.0)
 _ALL, _NONE = np.array([-np.inf]), np.array([np.inf])

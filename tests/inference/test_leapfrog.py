@@ -8,6 +8,8 @@ import pytest
 from thymodel.inference import sampling
 from thymodel.inference.leapfrog import TOLERANCE, Place, make_step
 
+pytestmark = pytest.mark.requirement("REQ-INF-03")
+
 SIZE = 0.5
 
 

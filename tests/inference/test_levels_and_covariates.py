@@ -15,6 +15,8 @@ from thymodel.results.fitting import load_study
 from thymodel.results.identifiability import identify
 from thymodel.results.prediction import baseline_covariates, observed_arms, simulator, virtual_subjects
 
+pytestmark = pytest.mark.requirement("REQ-INF-06")
+
 _MODEL = """
 title = "A line"
 description = "x rises by b a day, and by what is given."

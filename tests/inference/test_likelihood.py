@@ -14,6 +14,8 @@ import scipy.stats
 from thymodel.documents.measurement import ErrorModel
 from thymodel.inference.likelihood import cumulative, draw_observation, log_cdf, log_likelihood, standardised_residuals
 
+pytestmark = pytest.mark.requirement("REQ-INF-02", "REQ-INF-01")
+
 FALSE_ALARM = 1e-4  # of each Kolmogorov-Smirnov test; the seed is fixed
 MEASURED, BELOW, ABOVE = 0, 1, -1
 

@@ -8,6 +8,8 @@ from scipy import stats
 
 from thymodel.inference.marginals import Guess, Marginals, guess_effects, integrate
 
+pytestmark = pytest.mark.requirement("REQ-INF-06")
+
 DAYS = np.array([[0.0, 1.0, 2.0, 4.0], [0.0, 1.0, 3.0, 9.0], [0.0, 0.5, 1.0, 1.5]])  # (subject, visit)
 VALUES = np.array([[0.3, 1.1, 2.2, 3.9], [-0.5, 4.0, 8.0, 20.0], [0.0, -0.2, 0.4, 0.1]])
 SIGMA = 0.5

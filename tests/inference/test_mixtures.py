@@ -22,6 +22,8 @@ from thymodel.results.record import load_record, verify
 from thymodel.results.report import report_html
 from thymodel.results.scores import score
 
+pytestmark = pytest.mark.requirement("REQ-INF-06")
+
 _MODEL = """
 title = "Decay of one pool"
 description = "x falls at the rate k."

@@ -15,6 +15,8 @@ from thymodel.inference.diagnostics import worst_rhat
 from thymodel.inference.modes import Mode, find_modes, in_the_mass, log_mass, places_apart
 from thymodel.inference.sampling import Draws, Settings
 
+pytestmark = pytest.mark.requirement("REQ-INF-03")
+
 HIGH, LOW = np.array([2.0, 2.0]), np.array([-2.0, -2.0])
 WIDTH = 0.3
 SETTINGS = Settings(chains=4, warmup=200, draws=500, seed=3)

@@ -26,6 +26,8 @@ from thymodel.results.prediction import (
     virtual_subjects,
 )
 
+pytestmark = pytest.mark.requirement("REQ-INF-06")
+
 _MODEL = """
 title = "A line and a decay"
 description = "x rises by the same amount every day, y falls at a rate, both of which change between occasions."

@@ -26,6 +26,8 @@ from thymodel.inference.population import (
     subject_values,
 )
 
+pytestmark = pytest.mark.requirement("REQ-INF-06", "REQ-MOD-07")
+
 Z = np.linspace(-6.0, 6.0, 241)
 RELATIVE = 1e-9
 ROUNDING = 4e-16  # absolute, in units of the prior's width: a probability next to 1 has no more digits

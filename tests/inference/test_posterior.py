@@ -16,6 +16,8 @@ from thymodel.documents.rows import Observation
 from thymodel.documents.spec import load_fit_spec
 from thymodel.inference.posterior import constrain, make_posterior
 
+pytestmark = pytest.mark.requirement("REQ-INF-01")
+
 _MODEL = """
 title = "Progenitors seed a pool that renews itself"
 description = "Small, not linear, explodes if renewal is fast."
@@ -223,6 +225,7 @@ def test_the_log_density_is_that_of_a_second_opinion(density):
         assert float(density(z)[0]) == pytest.approx(_log_density(z), abs=SOLVERS)
 
 
+@pytest.mark.requirement("REQ-NUM-05")
 def test_the_gradient_is_that_of_central_differences_in_every_coordinate(density):
     z, width = POINTS[0], 1e-2
     gradient = np.asarray(density(z)[1])

@@ -5,6 +5,8 @@ import pytest
 
 from thymodel.inference import profiles
 
+pytestmark = pytest.mark.requirement("REQ-CHK-04")
+
 GRID = np.linspace(-3, 3, 13)
 
 

@@ -15,6 +15,8 @@ from thymodel.inference import approximation, laplace, paths, tempering
 from thymodel.inference.approximation import Approximation, weigh
 from thymodel.inference.sampling import Settings
 
+pytestmark = pytest.mark.requirement("REQ-INF-09")
+
 MOST = 4.5  # standard errors
 ALARM = 2 * stats.norm.sf(MOST)
 SETTINGS = Settings(chains=8, warmup=1, draws=250, seed=3)

@@ -16,6 +16,8 @@ from thymodel.inference import replicates
 from thymodel.inference.population import Layout
 from thymodel.inference.posterior import make_posterior
 
+pytestmark = pytest.mark.requirement("REQ-INF-10")
+
 MODEL = """
 title = "Decay"
 description = "x falls at the rate k; y is what is left of another pool."

@@ -8,6 +8,8 @@ from thymodel.documents.priors import log_kernel, parse_prior, rescaled, shifted
 from thymodel.inference import reweighting
 from thymodel.inference.reweighting import CONFLICT, NEITHER, STRONG
 
+pytestmark = pytest.mark.requirement("REQ-CHK-03")
+
 CHAINS, DRAWS = 4, 2000
 SIGMA = 1.0  # of the mean of the data
 

@@ -19,6 +19,8 @@ from thymodel.errors import InputError, ThymodelError
 from thymodel.inference import sampling
 from thymodel.inference.sampling import BLOCK, Draws, Settings
 
+pytestmark = pytest.mark.requirement("REQ-INF-03", "REQ-INF-05")
+
 _CHILD = Path(__file__).with_name("sampling_target.py")
 _SPEC = importlib.util.spec_from_file_location("sampling_target", _CHILD)
 target = importlib.util.module_from_spec(_SPEC)

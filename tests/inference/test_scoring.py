@@ -8,6 +8,8 @@ from scipy import stats
 from thymodel.inference.marginals import Guess, integrate
 from thymodel.inference.scoring import compare, leave_one_out, left_out, most_k, standard_error
 
+pytestmark = pytest.mark.requirement("REQ-CHK-02")
+
 SIGMA, OMEGA, TAU = 0.5, 1.0, 3.0  # residual, between subjects, prior of the mean
 SUBJECTS, VISITS, CHAINS, DRAWS = 12, 6, 4, 1000
 

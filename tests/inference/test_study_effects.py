@@ -19,6 +19,8 @@ from thymodel.results.identifiability import identify
 from thymodel.results.prediction import baseline_covariates, observed_arms, simulator, virtual_subjects
 from thymodel.results.scores import Unit, _without
 
+pytestmark = pytest.mark.requirement("REQ-INF-06")
+
 _MODEL = """
 title = "A line"
 description = "x rises by the same amount every day, from a start that differs between people and between studies."

@@ -6,6 +6,8 @@ import scipy.stats
 
 from thymodel.inference.two_arms import fisher_z, logrank_z, score_z
 
+pytestmark = pytest.mark.requirement("REQ-TRI-02")
+
 
 def _counts(seed: int, n1: int, n0: int) -> tuple[np.ndarray, np.ndarray]:
     random = np.random.default_rng(seed)

@@ -5,6 +5,8 @@ import pytest
 
 from thymodel.inference import uniformity
 
+pytestmark = pytest.mark.requirement("REQ-INF-10")
+
 STUDIES = 100
 SAMPLES = 4000
 

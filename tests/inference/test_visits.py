@@ -25,6 +25,8 @@ from thymodel.inference.visits import (
     log_rectangle,
 )
 
+pytestmark = pytest.mark.requirement("REQ-INF-01")
+
 MATRIX = np.array([[1.0, 0.7, 0.4], [0.7, 1.0, 0.2], [0.4, 0.2, 1.0]])
 CENTRE = np.log([101.0, 61.0, 21.0])
 SDS = np.array([0.35, 0.4, 0.45])

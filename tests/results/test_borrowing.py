@@ -21,6 +21,8 @@ from thymodel.results.fitting import fit
 from thymodel.results.record import load_record, verify, with_prior_from
 from thymodel.results.report import report_html
 
+pytestmark = pytest.mark.requirement("REQ-INF-08")
+
 _LINE = """
 title = "A line"
 description = "x rises by the same amount every day."

@@ -13,6 +13,8 @@ from thymodel.errors import InputError
 from thymodel.inference.replicates import Replicate
 from thymodel.results import calibration
 
+pytestmark = pytest.mark.requirement("REQ-INF-10")
+
 SCRIPT = Path(__file__).resolve().parents[2] / "qualification" / "calibration.py"
 IDENTITY = {"spec": "one", "seed": 1}
 

@@ -12,6 +12,8 @@ from thymodel.results import check_page, check_plots
 from thymodel.results.checks import Checks, check_fit
 from thymodel.results.record import load_record
 
+pytestmark = pytest.mark.requirement("REQ-CHK-01")
+
 _FIGURES = ["vpc_count", "predictive", "endpoints", "npde", "residuals", "random_effects", "prior_posterior"]
 
 

@@ -23,6 +23,8 @@ from thymodel.results.competing import (
 from thymodel.results.reconstitution import endpoint_grid
 from thymodel.results.scenarios import run_scenario
 
+pytestmark = pytest.mark.requirement("REQ-END-05")
+
 EXACT = 1e-12
 GRID = np.linspace(0.0, 200.0, 41)
 

@@ -12,6 +12,8 @@ from thymodel.documents.model import load_model, parse_model, shipped_models
 from thymodel.errors import InputError
 from thymodel.results.describing import describe, description, number, prior_in_words, save_description
 
+pytestmark = pytest.mark.requirement("REQ-MOD-06")
+
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ROOT / "docs" / "models"
 MINIMAL = """

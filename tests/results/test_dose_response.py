@@ -13,6 +13,8 @@ from thymodel.results.dose_response import dose_quantities, dose_reaching
 from thymodel.results.endpoints import Quantity
 from thymodel.results.tables import quantity_text
 
+pytestmark = pytest.mark.requirement("REQ-SCN-04")
+
 INF, NAN = np.inf, np.nan
 DOSES = tuple(np.linspace(0, 20, 2001))
 BASE, EMAX = 0.1, 0.7

@@ -8,6 +8,8 @@ import pytest
 from thymodel.documents.model import load_model, shipped_models
 from thymodel.results.drawing import schematic, svg
 
+pytestmark = pytest.mark.requirement("REQ-MOD-06")
+
 
 @pytest.fixture(scope="module", params=sorted(shipped_models()))
 def model(request):

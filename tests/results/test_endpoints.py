@@ -12,6 +12,8 @@ from thymodel.documents.spec import Endpoint
 from thymodel.results import report, tables
 from thymodel.results.endpoints import crossing_times, incidence, quantile_with_never, summarise_draws
 
+pytestmark = pytest.mark.requirement("REQ-END-01", "REQ-END-02")
+
 ENDPOINT = Endpoint("cd4_200", "cd4", threshold=200.0, unit="cell/uL", horizon=100.0, label="", source="",
                     sustained_for=0.0, clock_start=0.0, after_nadir=True, by=())
 DAYS = np.arange(0.0, 101.0, 10.0)

@@ -14,6 +14,8 @@ from thymodel.errors import InputError
 from thymodel.results.escalating import run_escalation
 from thymodel.results.scenarios import run_scenario
 
+pytestmark = pytest.mark.requirement("REQ-TRI-03")
+
 BAD = Path(__file__).parents[1] / "bad"
 PLAN = """
 title = "A made-up escalation"

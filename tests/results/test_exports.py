@@ -22,6 +22,8 @@ from thymodel.results.record import load_record
 from thymodel.results.report import report_html
 from thymodel.results.scenarios import run_scenario
 
+pytestmark = pytest.mark.requirement("REQ-END-06")
+
 SPEC = """
 title = "no data"
 purpose = "the parameters of a prediction"

@@ -23,6 +23,8 @@ from thymodel.results.record import load_record
 from thymodel.results.report import report_html
 from thymodel.results.scenarios import run_scenario
 
+pytestmark = pytest.mark.requirement("REQ-SCN-03")
+
 RESET = Path(__file__).resolve().parents[2] / "fits/reset02_design"
 MODEL = load_model("thymus_competition")  # inputs progenitors and ptcy, covariates age and BW
 INPUTS, NAMES = tuple(MODEL.inputs), tuple(MODEL.covariates)

@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.requirement("REQ-CHK-04")
+
 SCRIPT = Path(__file__).resolve().parents[2] / "qualification" / "identify_five_markers.py"
 FIRST, NAIVE, RTE, TREC, CONTROLS = range(5)
 

@@ -13,6 +13,8 @@ from thymodel.documents.spec import load_fit_spec
 from thymodel.errors import InputError
 from thymodel.results.identifiability import as_json, expected, identify, load_plan, profile_all, warnings
 
+pytestmark = pytest.mark.requirement("REQ-CHK-04")
+
 MODEL = """
 title = "Decay that is fed, and whose loss is written as a product"
 description = "x = x0*exp(-a*b*t) + what a dose adds; the loss rate appears as a*b alone."

@@ -16,6 +16,8 @@ from thymodel.results.fitting import fit
 from thymodel.results.record import FitRecord, load_record, quote, verify
 from thymodel.results.report import report_html, sentences
 
+pytestmark = pytest.mark.requirement("REQ-INF-09")
+
 METHODS = tuple(NAMES)
 
 

@@ -20,6 +20,8 @@ from thymodel.inference.posterior import make_posterior
 from thymodel.results.study import load_study
 from thymodel.results.trial import save_trial, simulate_trial
 
+pytestmark = pytest.mark.requirement("REQ-INF-01", "REQ-TRI-01")
+
 EXAMPLE = Path(__file__).parents[2] / "qualification" / "flow_and_trec"
 
 MODEL = """

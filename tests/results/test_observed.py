@@ -16,6 +16,8 @@ from thymodel.results.endpoints import crossing_times
 from thymodel.results.observed import assay_faults, assay_of, measurements, visit_crossings
 from thymodel.results.scenarios import run_scenario
 
+pytestmark = pytest.mark.requirement("REQ-END-04")
+
 DAYS = np.arange(0.0, 101.0)
 ENDPOINT = Endpoint("e", "count", threshold=50.0, unit="cell/uL", horizon=100.0, label="", source="",
                     sustained_for=0.0, clock_start=0.0, after_nadir=True, by=(), visits=tuple(DAYS))

@@ -26,6 +26,8 @@ from thymodel.results.operating import error_limits, first_crossing, judge, run_
 from thymodel.results.scenarios import covariates_of
 from thymodel.results.trial_plots import plot_sizes
 
+pytestmark = pytest.mark.requirement("REQ-TRI-02")
+
 BAD = Path(__file__).parents[1] / "bad"
 TRIAL = """
 title = "A made-up trial"

@@ -21,6 +21,8 @@ from thymodel.results.curves import POPULATION, incidence_curves
 from thymodel.results.record import CURVES, load_group, load_record, netcdf_bytes
 from thymodel.results.scenarios import Scenario
 
+pytestmark = pytest.mark.requirement("REQ-REP-05")
+
 RESET02 = Path(__file__).parents[2] / "fits" / "reset02_design"
 _FIGURES = ("course", "course_without_data", "individuals", "reconstitution", "trace", "rank", "prior_posterior")
 
@@ -61,6 +63,7 @@ def _lines(axes, label: str) -> list:
     return [line for line in axes.lines if line.get_label() == label]
 
 
+@pytest.mark.requirement("REQ-QUO-04")
 def test_every_figure_says_that_its_data_are_simulated(figure):
     assert any("SIMULATED" in text.get_text() for text in figure.texts)
 
@@ -78,6 +81,7 @@ def test_a_figure_of_real_data_has_no_banner(tiny_fit):
     assert not any("SIMULATED" in text.get_text() for text in plots.plot_trace(real).texts)
 
 
+@pytest.mark.requirement("REQ-QUO-01")
 def test_a_figure_of_a_failed_fit_says_so(tiny_fit):
     failed = replace(tiny_fit, content={**tiny_fit.content, "verdict": {"passed": False, "sentences": []}})
     assert any("FAILED" in text.get_text() for text in plots.plot_trace(failed).texts)
@@ -102,6 +106,7 @@ def test_legends_name_the_kind_of_interval(name, tiny_fit, data):
     assert any("equal-tailed 90%" in label for label in _legend(_draw(name, tiny_fit, data)))
 
 
+@pytest.mark.requirement("REQ-END-07")
 def test_uncertainty_and_spread_are_drawn_apart(tiny_fit):
     labels = _legend(plots.plot_course(tiny_fit))
     assert plots.UNCERTAINTY in labels and plots.SPREAD in labels

@@ -11,6 +11,8 @@ from thymodel import cli
 from thymodel.errors import InputError
 from thymodel.results.preposterior import exchange, learn
 
+pytestmark = pytest.mark.requirement("REQ-TRI-04")
+
 PLAN = """
 title = "What more patients would teach"
 [learning]

@@ -13,6 +13,8 @@ from thymodel.inference.scoring import most_k
 from thymodel.results import prior_sensitivity as priors
 from thymodel.results.prior_sensitivity import Question
 
+pytestmark = pytest.mark.requirement("REQ-CHK-03")
+
 
 @pytest.fixture(scope="module")
 def found(tiny_fit):

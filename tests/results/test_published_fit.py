@@ -14,6 +14,8 @@ from thymodel.results.record import FitRecord, load_record, quote, verify
 from thymodel.results.report import report_html
 from thymodel.results.scores import score
 
+pytestmark = pytest.mark.requirement("REQ-INF-07", "REQ-REC-05")
+
 _MODEL = """
 title = "Decay of one pool"
 description = "x falls at the rate k."

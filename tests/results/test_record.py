@@ -20,6 +20,8 @@ from thymodel.results import record as records
 from thymodel.results.record import load_record, quote, verify, write_record
 from thymodel.results.scenarios import run_scenario
 
+pytestmark = pytest.mark.requirement("REQ-REC-01")
+
 
 @pytest.fixture
 def copy(tiny_fit, tmp_path) -> Path:
@@ -57,6 +59,7 @@ def resealed(folder: Path, **changes) -> None:
 # --- an intact record ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.requirement("REQ-REC-05")
 def test_a_record_says_how_its_draws_were_made_if_not_in_the_usual_way(tiny_fit):
     way, sentences = tiny_fit.content["sampler"]["way"], tiny_fit.content["verdict"]["sentences"]
     assert [s for s in sentences if s.startswith("note: ")] == ([f"note: {way}"] if way else [])
@@ -80,6 +83,7 @@ def test_a_record_without_its_data_says_so_and_passes(copy):
     assert found.faults == () and "log density not recomputed: data absent" in found.notes
 
 
+@pytest.mark.requirement("REQ-DAT-03")
 def test_other_data_are_not_those_of_the_record(copy, tmp_path):
     (tmp_path / "other.csv").write_text("ID,TIME\n", encoding="utf-8")
     assert places(verify(load_record(copy), tmp_path / "other.csv")) == {"other.csv"}
@@ -99,6 +103,7 @@ def test_posterior_opens_with_arviz_and_gives_the_table(tiny_fit):
         assert float(summary.loc[name, "r_hat"]) == pytest.approx(tiny_fit.table.loc[name, "rhat"], abs=5e-3)
 
 
+@pytest.mark.requirement("REQ-QUO-03")
 def test_a_quotation_has_the_digits_that_the_error_allows(tiny_fit):
     for row in quote(tiny_fit, ["k", "x0"]):
         error = tiny_fit.table.loc[row["name"], "mcse_mean"]
@@ -108,6 +113,7 @@ def test_a_quotation_has_the_digits_that_the_error_allows(tiny_fit):
         assert abs(row["mean"] / step - round(row["mean"] / step)) < 1e-6
 
 
+@pytest.mark.requirement("REQ-QUO-03")
 @pytest.mark.parametrize("value, error, expected", [
     (0.123456, 0.001, 0.123), (123.456, 4.0, 123.0), (123.456, 40.0, 120.0), (5.0, 0.0, 5.0),
     (1.23456789, 0.0, 1.23457), (float("inf"), 1.0, None), (float("nan"), 1.0, None),
@@ -119,6 +125,7 @@ def test_rounding_follows_the_monte_carlo_error(value, error, expected):
 # --- a changed record ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.requirement("REQ-REC-02", "REQ-QUO-02")
 @pytest.mark.parametrize("name, old, new", [
     ("decay.toml", b"value = 0.1", b"value = 0.2"), ("spec.toml", b"threshold = 80", b"threshold = 90"),
     ("table.csv", b"k,0.", b"k,1."), ("record.json", b'"simulated": true', b'"simulated": false')])
@@ -129,6 +136,7 @@ def test_a_changed_file_is_named_and_not_quoted(copy, name, old, new):
         quote(load_record(copy), ["k"])
 
 
+@pytest.mark.requirement("REQ-REC-02")
 @pytest.mark.parametrize("name", ["posterior.nc", "derived.nc", "curves.nc"])
 def test_one_changed_byte_of_the_draws_is_found(copy, name):
     content = bytearray((copy / name).read_bytes())
@@ -139,17 +147,20 @@ def test_one_changed_byte_of_the_draws_is_found(copy, name):
         quote(load_record(copy), ["k"])
 
 
+@pytest.mark.requirement("REQ-REC-02")
 @pytest.mark.parametrize("name", ["posterior.nc", "table.csv", "spec.toml", "decay.toml"])
 def test_an_absent_file_is_named(copy, name):
     (copy / name).unlink()
     assert places(verify(load_record(copy))) == {name}
 
 
+@pytest.mark.requirement("REQ-REC-02")
 def test_a_changed_datum_is_found(copy):
     change(copy / "study.csv", b"118", b"119")
     assert places(verify(load_record(copy))) == {"study.csv"}
 
 
+@pytest.mark.requirement("REQ-REC-03")
 def test_a_table_that_does_not_follow_from_the_draws_is_found_although_its_digest_fits(copy):
     change(copy / "table.csv", b"k,0.", b"k,1.")
     files = load_record(copy).content["files"] | {"table.csv": records.digest((copy / "table.csv").read_bytes())}
@@ -158,6 +169,7 @@ def test_a_table_that_does_not_follow_from_the_draws_is_found_although_its_diges
     assert fault.what.startswith("row k, column mean: ") and "differs from the draws" in fault.what
 
 
+@pytest.mark.requirement("REQ-REC-03")
 def test_a_log_density_that_does_not_follow_from_the_data_is_found(copy):
     points = [dict(point) for point in load_record(copy).content["fixed_points"]]
     points[1]["log_density"] += 0.01
@@ -165,12 +177,14 @@ def test_a_log_density_that_does_not_follow_from_the_data_is_found(copy):
     assert [fault.what[:30] for fault in verify(load_record(copy)).faults] == ["log density at fixed point 2 is"[:30]]
 
 
+@pytest.mark.requirement("REQ-REC-03")
 def test_a_failed_fit_declared_passed_is_found(failed_fit, tmp_path):
     folder = Path(shutil.copytree(failed_fit, tmp_path / "copy"))
     resealed(folder, verdict={"passed": True, "sentences": []})
     assert any("verdict" in fault.what for fault in verify(load_record(folder)).faults)
 
 
+@pytest.mark.requirement("REQ-QUO-01")
 def test_a_failed_fit_verifies_but_is_not_used(failed_fit, tmp_path):
     record = load_record(failed_fit)
     found = verify(record)
@@ -181,6 +195,7 @@ def test_a_failed_fit_verifies_but_is_not_used(failed_fit, tmp_path):
             use()
 
 
+@pytest.mark.requirement("REQ-SEC-03")
 @pytest.mark.parametrize("name", ["../outside.txt", "/etc/hostname", "..", "a/../table.csv", ""])
 def test_a_file_name_that_leaves_the_directory_is_refused(copy, tmp_path, name):
     (tmp_path / "outside.txt").write_text("outside", encoding="utf-8")
@@ -197,6 +212,7 @@ def test_a_record_that_leaves_out_its_draws_is_refused(copy):
     assert [fault.what for fault in verify(load_record(copy)).faults] == ["does not list posterior.nc"]
 
 
+@pytest.mark.requirement("REQ-SEC-02")
 @pytest.mark.parametrize("text", [
     "", "{", "[]", "null", "3", '"text"', '{"schema": 2}', '{"schema": 1}', "\x00", "[" * 100_000,
     '{"schema": 1, "a": NaN}', '{"schema": 1, "a": 1e999}', '{"schema": 1, "a": "\\ud800"}', "9" * 5000])
@@ -206,6 +222,7 @@ def test_damaged_json_is_bad_input(tmp_path, text):
         load_record(tmp_path)
 
 
+@pytest.mark.requirement("REQ-REC-02", "REQ-SEC-02")
 def test_json_with_wounds_is_bad_input_or_does_not_verify(copy):
     text, chance = (copy / "record.json").read_text(encoding="utf-8"), random.Random(1)
     for _ in range(150):
@@ -237,6 +254,7 @@ def is_old_or_new(folder: Path) -> bool:
     return not records.holds_record(folder) or not records._check_digests(load_record(folder))
 
 
+@pytest.mark.requirement("REQ-REC-04")
 @pytest.mark.parametrize("call", ["replace", "fsync", "write"])
 @pytest.mark.parametrize("turn", range(1, 6))
 def test_a_full_disk_leaves_no_record_and_a_later_attempt_succeeds(tiny_fit, tmp_path, monkeypatch, call, turn):
@@ -261,6 +279,7 @@ def test_a_full_disk_leaves_no_record_and_a_later_attempt_succeeds(tiny_fit, tmp
     assert write_record(folder, FILES, content_of(tiny_fit)).digest
 
 
+@pytest.mark.requirement("REQ-REC-04")
 def test_a_record_is_written_once(tiny_fit, tmp_path):
     write_record(tmp_path, FILES, content_of(tiny_fit))
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
@@ -292,6 +311,7 @@ for attempt in range(10):
 """
 
 
+@pytest.mark.requirement("REQ-REC-04")
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="kills a forked process")
 def test_a_killed_writer_leaves_the_old_state_or_the_new(tiny_fit, tmp_path):
     subprocess.run([sys.executable, "-c", _KILLED, str(tmp_path)], input=json.dumps(content_of(tiny_fit)), text=True,
@@ -303,6 +323,7 @@ def test_a_killed_writer_leaves_the_old_state_or_the_new(tiny_fit, tmp_path):
 # --- a fit that was killed -----------------------------------------------------------------------------------
 
 
+@pytest.mark.requirement("REQ-INF-05")
 def test_a_killed_fit_resumes_to_the_same_draws(tiny_fit, tmp_path):
     source, out = tmp_path / "source", tmp_path / "out"
     source.mkdir()

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.requirement("REQ-INF-10")
+
 SCRIPT = Path(__file__).resolve().parents[2] / "qualification" / "recover.py"
 
 

@@ -12,6 +12,8 @@ from thymodel.errors import InputError
 from thymodel.results import report, tables
 from thymodel.results.record import POSTERIOR, FitRecord, load_group, load_record
 
+pytestmark = pytest.mark.requirement("REQ-REP-01")
+
 
 @pytest.fixture(scope="module")
 def text(tiny_fit) -> str:
@@ -29,6 +31,7 @@ def _rows(text: str, table: str) -> list[list[str]]:
     return [[html.unescape(cell) for cell in row] for row in rows if row]
 
 
+@pytest.mark.requirement("REQ-SEC-07")
 def test_nothing_is_loaded_from_outside(text):
     sources = re.findall(r'(?:src|href|srcset|action|data)\s*=\s*"([^"]*)"', text)
     assert sources and all(source.startswith("data:image/png;base64,") for source in sources)
@@ -41,11 +44,13 @@ def test_text_of_documents_is_escaped(text):
     assert "Decay &lt;of one pool&gt;" in text
 
 
+@pytest.mark.requirement("REQ-QUO-04")
 def test_simulated_data_are_named_so_in_title_and_banner(text):
     assert re.search(r"<title>[^<]*SIMULATED", text)
     assert '<p class="banner simulated">SIMULATED data' in text
 
 
+@pytest.mark.requirement("REQ-QUO-04")
 def test_real_data_have_no_banner(tiny_fit):
     assert "SIMULATED" not in report.report_html(_with(tiny_fit, simulated=False), figures=False)
 
@@ -61,6 +66,7 @@ def test_numbers_of_the_parameter_table_are_those_of_the_csv(text, tiny_fit):
         assert found[:4] == pytest.approx([float(value) for value in stored[:4]], rel=6e-3)
 
 
+@pytest.mark.requirement("REQ-END-07")
 def test_interval_kind_and_its_meaning_are_named(text):
     assert "equal-tailed 90% interval" in text and "parameter uncertainty only" in text
 
@@ -78,12 +84,14 @@ def test_a_fit_that_passed_says_so(text):
     assert "The fit passed its gates." in text and "FAILED" not in text
 
 
+@pytest.mark.requirement("REQ-REC-05")
 def test_priors_come_with_their_sources_and_whether_verified(text):
     rows = {row[0]: row for row in _rows(text, "priors")}
     assert rows["x0"][1:5] == ["cell/uL", "lognormal(median=100, sd=0.5)", "made up", "yes"]
     assert rows["k"][3:5] == ["made up & unverified", "no"]
 
 
+@pytest.mark.requirement("REQ-DAT-02")
 def test_exclusions_are_counted_with_their_reason(text, tiny_fit):
     rows, excluded = _rows(text, "exclusions"), tiny_fit.content["data"]["exclusions"]
     assert [(row[0], row[1]) for row in rows] == [(excluded[0]["reason"], "1")]

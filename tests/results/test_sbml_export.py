@@ -12,6 +12,8 @@ from thymodel.documents.sbml_export import observable_ids, sbml_text
 from thymodel.errors import InputError
 from thymodel.results.simulation import simulate
 
+pytestmark = pytest.mark.requirement("REQ-EXC-01")
+
 libsbml = pytest.importorskip("libsbml", reason="python-libsbml, which writes SBML, is not installed")
 
 TOLERANCE = 1e-5  # relative; of the largest value of the course where a value is millions of times smaller

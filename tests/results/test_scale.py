@@ -21,6 +21,8 @@ from thymodel.results.prediction import virtual_subjects
 from thymodel.results.reconstitution import gather, outcomes, prepare_judging
 from thymodel.results.scenarios import run_scenario
 
+pytestmark = pytest.mark.requirement("REQ-SCN-01")
+
 SCENARIO = """
 title = "doses"
 subjects = 70

@@ -15,6 +15,8 @@ from thymodel.results import scores
 from thymodel.results.record import load_record
 from thymodel.results.scores import Unit, score
 
+pytestmark = pytest.mark.requirement("REQ-CHK-02")
+
 
 @pytest.fixture(scope="module")
 def by_subject(tiny_fit):

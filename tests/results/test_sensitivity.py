@@ -16,6 +16,8 @@ from thymodel.results import sensitivity
 from thymodel.results.sensitivity import analyse, as_json, headline, sobol_indices
 from thymodel.results.tornado import plot_tornado
 
+pytestmark = pytest.mark.requirement("REQ-CHK-05")
+
 MODEL = """
 title = "Growth and decay"
 description = "x = x0*exp(-k*t), y = y0*exp(g*t)."

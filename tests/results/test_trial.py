@@ -17,6 +17,8 @@ from thymodel.documents.rows import DataColumns
 from thymodel.errors import InputError
 from thymodel.results.trial import COLUMNS, MARK, save_trial, simulate_trial
 
+pytestmark = pytest.mark.requirement("REQ-TRI-01")
+
 ROOT = Path(__file__).parents[2]
 BAD = ROOT / "tests" / "bad"
 RESET02 = ROOT / "fits" / "reset02_design"

@@ -14,6 +14,8 @@ from thymodel.documents.model import load_model, parse_model, shipped_models
 from thymodel.dynamics.symbolic import evaluate
 from thymodel.results import typesetting as ts
 
+pytestmark = pytest.mark.requirement("REQ-MOD-06")
+
 OWN = """
 title = "All of the arithmetic"
 description = "every function and shape that a document may contain"

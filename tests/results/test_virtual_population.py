@@ -14,6 +14,8 @@ from thymodel.inference.sampling import thin
 from thymodel.results.prediction import simulator, virtual_subjects
 from thymodel.results.scenarios import run_scenario
 
+pytestmark = pytest.mark.requirement("REQ-SCN-02")
+
 _PEOPLE = "id,years,kg\n" + "".join(f"{k},{40 + k},{60 + 2 * k}\n" for k in range(10))
 _TEXT = """
 title = "Others than the patients of the fit"

@@ -9,6 +9,8 @@ from thymodel.documents.spec import Endpoint
 from thymodel.inference.checking import Limits
 from thymodel.results import vpc
 
+pytestmark = pytest.mark.requirement("REQ-CHK-01")
+
 _ENDPOINT = Endpoint("back", "count", 50.0, "cell/uL", 100.0, "", "", 14.0, 0.0, False, ())
 
 

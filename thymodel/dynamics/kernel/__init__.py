@@ -18,5 +18,6 @@ from thymodel.dynamics.kernel.grid import spread as spread
 from thymodel.dynamics.kernel.grid import with_dense as with_dense
 from thymodel.dynamics.kernel.native import Grid as Grid
 from thymodel.dynamics.kernel.native import Native as Native
+from thymodel.dynamics.kernel.native import cache_file as cache_file
 from thymodel.dynamics.kernel.native import compile_model as compile_model
 from thymodel.dynamics.kernel.native import native_solve as native_solve
