@@ -287,6 +287,7 @@ def _randomise(plan: Path, folder: Path, replicates: int | None, seed: int | Non
     if len(found.protocol.sizes) > 1:
         print("\nby number of patients (in brackets the Monte-Carlo standard error)")
         _print_rows(run.curve_rows(found))
+    _print_extrapolation(found.extrapolation.verdicts, found.extrapolation.implied_export)
 
 
 def _escalate(plan: Path, folder: Path, replicates: int | None, seed: int | None, out: Path | None,
@@ -309,6 +310,7 @@ def _escalate(plan: Path, folder: Path, replicates: int | None, seed: int | None
         print(line)
     print()
     _print_rows(run.escalation_rows(found))
+    _print_extrapolation(found.extrapolation.verdicts, found.extrapolation.implied_export)
 
 
 def _learn(plan: Path, folder: Path, replicates: int | None, seed: int | None, out: Path | None,
@@ -605,7 +607,7 @@ def scenario(
         print(result.table.to_json(orient="records", indent=1))
         return
     print(("From a fit to SIMULATED data. " if result.simulated else "") + result.spec.title)
-    for sentence in result.people:
+    for sentence in (*result.about_members, *result.people):
         print(sentence)
     _print_rows(_scenario_rows(result))
     _print_risks(result.spec.competing.values())
@@ -631,14 +633,14 @@ def _place(workers: int | None, cluster: str | None, out: Path | None):
     return Place(workers, cluster, out)
 
 
-def _print_extrapolation(verdicts, implied: Mapping[str, Any]) -> None:
+def _print_extrapolation(verdicts, implied: Mapping[str, Any] | None) -> None:
     """How far each arm goes beyond what the fit has seen, and why."""
     from thymodel.results import extrapolation
 
     if not verdicts.arms:
         return
     print("\nextrapolation (docs/extrapolation.md)")
-    _print_rows(extrapolation.verdict_rows(verdicts, implied))
+    _print_rows(extrapolation.verdict_rows(verdicts, implied or {"rows": []}))
     for sentence in extrapolation.sentences(verdicts):
         print(sentence)
 
@@ -651,23 +653,26 @@ def _print_risks(risks) -> None:
 
 
 def _scenario_rows(result) -> list[dict[str, str]]:
-    from thymodel.results.tables import quantity_text
+    from thymodel.results.tables import quantity_text, structure_cells
 
     rows = []
     timed = [row for _, row in result.table.iterrows() if "_over_" not in row["quantity"]]
-    for row in timed:
+    for row in timed[:len(timed) // (1 + len(result.members))]:  # of an ensemble, the mixture comes first
         horizon = result.endpoints[row["endpoint"]].horizon - result.endpoints[row["endpoint"]].clock_start
         show = partial(quantity_text, unit=row["unit"], horizon=horizon)
         spread = f"{show(row['subjects_q05'])} to {show(row['subjects_q95'])}" if row["subjects_q05"] > 0 else ""
         rows.append({"endpoint": row["endpoint"], "arm": row["arm"], "quantity": row["quantity"],
                      "estimate": show(row["estimate"]),
                      "90% interval": f"{show(row['lower'])} to {show(row['upper'])}", "subjects 5-95%": spread})
+        if result.members:
+            rows[-1] |= structure_cells(result.table, row, show)
     return rows
 
 
 def _print_notes(result) -> None:
     """What the numbers do not say: each note once, after the rows it is of."""
-    for note, rows in result.table[result.table["note"] != ""].groupby("note", sort=False):
+    own = result.table.iloc[:len(result.table) - sum(len(one.scenario.table) for one in result.members)]
+    for note, rows in own[own["note"] != ""].groupby("note", sort=False):
         of = "; ".join(f"{row['endpoint']}, {row['arm']}: {row['quantity']}" for _, row in rows.iterrows())
         print(f"Note on {of}: {note}.")
 
