@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from enum import StrEnum
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, TextIO
 
@@ -594,7 +593,7 @@ def scenario(
 ) -> None:
     """Reconstitution times of dose scenarios under a record's posterior, and how far they extrapolate."""
     from thymodel.results.record import load_record
-    from thymodel.results.scenarios import run_scenario
+    from thymodel.results.scenarios import reading_rows, run_scenario
 
     place = _place(workers, cluster, out)
     with Bars(console=_err, disable=not _err.is_terminal) as bars:
@@ -609,7 +608,7 @@ def scenario(
     print(("From a fit to SIMULATED data. " if result.simulated else "") + result.spec.title)
     for sentence in (*result.about_members, *result.people):
         print(sentence)
-    _print_rows(_scenario_rows(result))
+    _print_rows(reading_rows(result))
     _print_risks(result.spec.competing.values())
     _print_notes(result)
     _print_implied_export(result.implied_export)
@@ -650,23 +649,6 @@ def _print_risks(risks) -> None:
 
     for risk in risks:
         print(f"competing with reconstitution: {describe_risk(risk)}")
-
-
-def _scenario_rows(result) -> list[dict[str, str]]:
-    from thymodel.results.tables import quantity_text, structure_cells
-
-    rows = []
-    timed = [row for _, row in result.table.iterrows() if "_over_" not in row["quantity"]]
-    for row in timed[:len(timed) // (1 + len(result.members))]:  # of an ensemble, the mixture comes first
-        horizon = result.endpoints[row["endpoint"]].horizon - result.endpoints[row["endpoint"]].clock_start
-        show = partial(quantity_text, unit=row["unit"], horizon=horizon)
-        spread = f"{show(row['subjects_q05'])} to {show(row['subjects_q95'])}" if row["subjects_q05"] > 0 else ""
-        rows.append({"endpoint": row["endpoint"], "arm": row["arm"], "quantity": row["quantity"],
-                     "estimate": show(row["estimate"]),
-                     "90% interval": f"{show(row['lower'])} to {show(row['upper'])}", "subjects 5-95%": spread})
-        if result.members:
-            rows[-1] |= structure_cells(result.table, row, show)
-    return rows
 
 
 def _print_notes(result) -> None:

@@ -14,6 +14,7 @@ import sympy
 
 from thymodel.documents import expressions, priors, units
 from thymodel.documents.borrowed import Borrowed
+from thymodel.documents.cards import card
 from thymodel.documents.data import DataColumns
 from thymodel.documents.dose_range import DoseRange, DoseResponseTable, read_dose_range, reference_faults
 from thymodel.documents.endpoint import Endpoint, EndpointTable, read_endpoints, visit_faults, with_visits
@@ -405,6 +406,17 @@ class FitSpec:
     missing_covariates: Mapping[str, MissingCovariate] = field(default_factory=dict)
     occasions: tuple[float, ...] = ()
     between_occasion: Mapping[str, BetweenSubject] = field(default_factory=dict)
+
+    def _repr_html_(self) -> str:
+        source = [f"data {self.data_file}, sha256 {self.data_sha256[:16]}"] if self.has_data else []
+        source += [f"{len(table.cohorts)} published cohorts of {table.path.name}" for table in self.published]
+        rows = [{"estimated": name, "unit": item.unit, "prior": item.prior, "source": item.source} for name, item in
+                self.estimate.items()]
+        return card(f"Fit spec {self.name}: {self.title}", [
+            self.purpose, f"Model {self.model.name}; {'; '.join(source)}.",
+            f"Between subjects: {', '.join(self.between_subject) or 'nothing'}. Measured: "
+            f"{', '.join(self.likelihood) or 'nothing'}. Endpoints: {', '.join(self.endpoints) or 'none'}."], rows,
+            self.simulated)
 
     @property
     def occasion_shifts(self) -> dict[str, str]:

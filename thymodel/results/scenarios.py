@@ -2,9 +2,9 @@
 record, or under several structures at once.
 """
 
-import html
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,6 +13,7 @@ import pandas as pd
 from jaxtyping import Float
 
 import thymodel
+from thymodel.documents.cards import card
 from thymodel.documents.spec import Endpoint, FitSpec, ScenarioSpec, load_scenario_spec
 from thymodel.errors import Fault, InputError, SolveError
 from thymodel.inference.diagnostics import INTERVAL_NAME
@@ -28,6 +29,7 @@ from thymodel.results.prediction import VirtualSubjects, effects_of, virtual_sub
 from thymodel.results.reconstitution import Outcomes, gather, prepare_judging
 from thymodel.results.record import FitRecord, load_group, quotable
 from thymodel.results.scenario_rows import Summaries, export_rows, rows_of, summaries_of
+from thymodel.results.tables import quantity_text, structure_cells
 
 MIXTURE = "mixture"  # in the column `structure`: of all of them
 _Found = TypeVar("_Found")
@@ -64,11 +66,9 @@ class Scenario:
                        for name, sd in self.spec.dose_errors.items()]
 
     def _repr_html_(self) -> str:
-        banner = "<b>From a fit to SIMULATED data.</b>" if self.simulated else ""
-        warnings = "".join(f"<p><b>Warning.</b> {text}</p>" for text in self.implied_export.get("warnings", []))
-        warnings += "".join(f"<p>{html.escape(text)}</p>" for text in extrapolation.sentences(self.verdicts))
-        warnings += "".join(f"<p>{html.escape(text)}</p>" for text in (*self.about_members, *self.people))
-        return f"<p>{banner} {self.spec.title}</p>{warnings}{self.table.to_html(index=False, float_format='%.4g')}"
+        told = [*self.about_members, *self.people, *extrapolation.sentences(self.verdicts)]
+        return card(self.spec.title, told, reading_rows(self), self.simulated,
+                    warnings=self.implied_export.get("warnings", []))
 
 
 @dataclass(frozen=True)
@@ -303,3 +303,19 @@ def covariates_of(record: FitRecord) -> dict[str, np.ndarray]:
     """Baseline covariates of the fitted patients, kept in the record beside the draws."""
     data = load_group(record.folder / "posterior.nc", "constant_data")
     return {str(name): np.asarray(values) for name, values in data.data_vars.items()}
+
+
+def reading_rows(result: Scenario) -> list[dict[str, str]]:
+    """A scenario's table for reading, without implied exports; of an ensemble the mixture, its structures beside it."""
+    rows = []
+    timed = [row for _, row in result.table.iterrows() if "_over_" not in row["quantity"]]
+    for row in timed[:len(timed) // (1 + len(result.members))]:  # of an ensemble, the mixture comes first
+        horizon = result.endpoints[row["endpoint"]].horizon - result.endpoints[row["endpoint"]].clock_start
+        show = partial(quantity_text, unit=row["unit"], horizon=horizon)
+        spread = f"{show(row['subjects_q05'])} to {show(row['subjects_q95'])}" if row["subjects_q05"] > 0 else ""
+        rows.append({"endpoint": row["endpoint"], "arm": row["arm"], "quantity": row["quantity"],
+                     "estimate": show(row["estimate"]),
+                     "90% interval": f"{show(row['lower'])} to {show(row['upper'])}", "subjects 5-95%": spread})
+        if result.members:
+            rows[-1] |= structure_cells(result.table, row, show)
+    return rows
