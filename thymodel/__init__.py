@@ -50,6 +50,7 @@ if TYPE_CHECKING:  # for editors and type checkers; the same names as in _HOME
     from thymodel.errors import RecordError as RecordError
     from thymodel.errors import SolveError as SolveError
     from thymodel.errors import ThymodelError as ThymodelError
+    from thymodel.explorer.notebook import explore_here as explore_here
     from thymodel.results.assessment import assess as assess
     from thymodel.results.bundle import save_bundle as save_bundle
     from thymodel.results.calibration import calibrate as calibrate
@@ -91,6 +92,7 @@ _HOME = {
     "check_priors": "results.prior_sensitivity",
     "compare": "results.scores",
     "describe": "results.describing",
+    "explore_here": "explorer.notebook",
     "fit": "results.fitting",
     "identify": "results.identifiability",
     "learn": "results.preposterior",

@@ -8,7 +8,6 @@ import sys
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from enum import StrEnum
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, TextIO
 
@@ -311,6 +310,7 @@ def _randomise(plan: Path, folder: Path, replicates: int | None, seed: int | Non
     if len(found.protocol.sizes) > 1:
         print("\nby number of patients (in brackets the Monte-Carlo standard error)")
         _print_rows(run.curve_rows(found))
+    _print_extrapolation(found.extrapolation.verdicts, found.extrapolation.implied_export)
 
 
 def _escalate(plan: Path, folder: Path, replicates: int | None, seed: int | None, out: Path | None,
@@ -333,6 +333,7 @@ def _escalate(plan: Path, folder: Path, replicates: int | None, seed: int | None
         print(line)
     print()
     _print_rows(run.escalation_rows(found))
+    _print_extrapolation(found.extrapolation.verdicts, found.extrapolation.implied_export)
 
 
 def _learn(plan: Path, folder: Path, replicates: int | None, seed: int | None, out: Path | None,
@@ -710,7 +711,7 @@ def scenario(
 ) -> None:
     """Reconstitution times of dose scenarios under a record's posterior, and how far they extrapolate."""
     from thymodel.results.record import load_record
-    from thymodel.results.scenarios import run_scenario
+    from thymodel.results.scenarios import reading_rows, run_scenario
 
     place = _place(workers, cluster, out)
     with Bars(console=_err, disable=not _err.is_terminal) as bars:
@@ -723,9 +724,9 @@ def scenario(
         print(result.table.to_json(orient="records", indent=1))
         return
     print(("From a fit to SIMULATED data. " if result.simulated else "") + result.spec.title)
-    for sentence in result.people:
+    for sentence in (*result.about_members, *result.people):
         print(sentence)
-    _print_rows(_scenario_rows(result))
+    _print_rows(reading_rows(result))
     _print_risks(result.spec.competing.values())
     _print_notes(result)
     _print_implied_export(result.implied_export)
@@ -749,14 +750,14 @@ def _place(workers: int | None, cluster: str | None, out: Path | None):
     return Place(workers, cluster, out)
 
 
-def _print_extrapolation(verdicts, implied: Mapping[str, Any]) -> None:
+def _print_extrapolation(verdicts, implied: Mapping[str, Any] | None) -> None:
     """How far each arm goes beyond what the fit has seen, and why."""
     from thymodel.results import extrapolation
 
     if not verdicts.arms:
         return
     print("\nextrapolation (docs/extrapolation.md)")
-    _print_rows(extrapolation.verdict_rows(verdicts, implied))
+    _print_rows(extrapolation.verdict_rows(verdicts, implied or {"rows": []}))
     for sentence in extrapolation.sentences(verdicts):
         print(sentence)
 
@@ -768,24 +769,10 @@ def _print_risks(risks) -> None:
         print(f"competing with reconstitution: {describe_risk(risk)}")
 
 
-def _scenario_rows(result) -> list[dict[str, str]]:
-    from thymodel.results.tables import quantity_text
-
-    rows = []
-    timed = [row for _, row in result.table.iterrows() if "_over_" not in row["quantity"]]
-    for row in timed:
-        horizon = result.endpoints[row["endpoint"]].horizon - result.endpoints[row["endpoint"]].clock_start
-        show = partial(quantity_text, unit=row["unit"], horizon=horizon)
-        spread = f"{show(row['subjects_q05'])} to {show(row['subjects_q95'])}" if row["subjects_q05"] > 0 else ""
-        rows.append({"endpoint": row["endpoint"], "arm": row["arm"], "quantity": row["quantity"],
-                     "estimate": show(row["estimate"]),
-                     "90% interval": f"{show(row['lower'])} to {show(row['upper'])}", "subjects 5-95%": spread})
-    return rows
-
-
 def _print_notes(result) -> None:
     """What the numbers do not say: each note once, after the rows it is of."""
-    for note, rows in result.table[result.table["note"] != ""].groupby("note", sort=False):
+    own = result.table.iloc[:len(result.table) - sum(len(one.scenario.table) for one in result.members)]
+    for note, rows in own[own["note"] != ""].groupby("note", sort=False):
         of = "; ".join(f"{row['endpoint']}, {row['arm']}: {row['quantity']}" for _, row in rows.iterrows())
         print(f"Note on {of}: {note}.")
 

@@ -17,7 +17,7 @@ from thymodel.results.competing import (
     first_events,
     hazard_grid,
     kaplan_meier,
-    risk_rows,
+    risk_quantities,
     value_at,
 )
 from thymodel.results.reconstitution import endpoint_grid
@@ -247,18 +247,18 @@ def test_rows_under_a_constant_hazard_are_the_closed_form():
     h, endpoint = 0.01, _endpoint(sustained_for=14, by=(30.0, 50.0))
     hazards = draw_hazards({"death": _risk((0, h))}, 4000, 2)
     deaths = event_times(hazards.risks[0], GRID, hazards.exposures[0])
-    rows = {row["quantity"]: row for row in risk_rows(endpoint, "a", np.full((3, 4000), 40.0), {
+    rows = {one.name: one.values for one in risk_quantities(endpoint, np.full((3, 4000), 40.0), {
         "death": np.broadcast_to(deaths, (3, 4000))})}
     assert len(rows) == 9
     one_stratum = 1 / 4000 + 1e-9
-    assert rows["P(by day 30), competing risks"]["estimate"] == 0
+    assert (rows["P(by day 30), competing risks"] == 0).all()
     for day in (50, 100):
-        row = rows[f"P(by day {day}), competing risks"]
-        assert row["estimate"] == pytest.approx(np.exp(-54 * h), abs=one_stratum) and row["lower"] == row["upper"]
-    assert rows["P(death first by day 100)"]["estimate"] == pytest.approx(-np.expm1(-54 * h), abs=one_stratum)
+        values = rows[f"P(by day {day}), competing risks"]
+        assert values == pytest.approx(np.exp(-54 * h), abs=one_stratum) and np.ptp(values) == 0
+    assert rows["P(death first by day 100)"] == pytest.approx(-np.expm1(-54 * h), abs=one_stratum)
     # whoever is at risk on day 40 and does not die in the 14 days after
-    naive = rows["P(by day 100), naive Kaplan-Meier"]["estimate"]
-    assert naive > rows["P(by day 100), competing risks"]["estimate"] + 0.2
+    naive = rows["P(by day 100), naive Kaplan-Meier"]
+    assert (naive > rows["P(by day 100), competing risks"] + 0.2).all()
 
 
 _BACK = """

@@ -14,8 +14,8 @@ from thymodel.documents.spec import Arm, FitSpec, load_fit_spec
 from thymodel.dynamics.symbolic import evaluate
 from thymodel.errors import InputError
 from thymodel.inference.population import layout
-from thymodel.results import exports, scenarios, tables
-from thymodel.results.exports import Window, assess, look, quantities, window
+from thymodel.results import exports, scenario_rows, tables
+from thymodel.results.exports import Window, assess, look, quantities, summaries, window
 from thymodel.results.prediction import VirtualSubjects, virtual_subjects
 from thymodel.results.reconstitution import outcomes, prepare_judging
 from thymodel.results.record import load_record
@@ -269,8 +269,9 @@ def test_a_warning_stands_in_the_page(tiny_fit, tmp_path):
 
 def test_rows_of_a_scenario_carry_the_ratio_and_its_warning(tmp_path):
     spec, over = _spec(tmp_path, "thymus_core"), Window(0.0, 365.0)
-    said = assess(spec, {name: np.full((1, 2, 3), 6.62) for name in quantities(spec.model, over)}, ["nine"], over)
-    rows = [scenarios._table_row(row) for row in said["rows"]]
+    found = summaries({name: np.full((1, 2, 3), 6.62) for name in quantities(spec.model, over)})
+    said = exports.assess_summaries(spec, found, ["nine"], over)
+    rows = scenario_rows.export_rows(said, ["nine"], scenario_rows.Summaries({}, {}, {}, found))
     assert {(row["endpoint"], row["estimate"], row["p_above_1"]) for row in rows} == {("thymic_export_cd4", 6.62, 1.0)}
     assert rows[0]["quantity"] == "peak_over_healthy" and rows[0]["warning"] == said["warnings"][0]
 

@@ -19,11 +19,12 @@ from thymodel.documents.spec import Endpoint
 from thymodel.errors import InputError
 from thymodel.inference.boundaries import look_boundaries
 from thymodel.inference.two_arms import score_z
+from thymodel.results.arm_verdicts import judge_arms
 from thymodel.results.enrolment import Enrolled, enrol
 from thymodel.results.frames import save_figure
 from thymodel.results.observed import visit_crossings
-from thymodel.results.operating import error_limits, first_crossing, judge, run_protocol, standard_error
-from thymodel.results.scenarios import covariates_of
+from thymodel.results.operating import as_json, error_limits, first_crossing, judge, run_protocol, standard_error
+from thymodel.results.scenarios import covariates_of, run_scenario
 from thymodel.results.trial_plots import plot_sizes
 
 pytestmark = pytest.mark.requirement("REQ-TRI-02")
@@ -306,11 +307,29 @@ def test_the_command_prints_what_was_asked(tiny_fit, path, tmp_path, monkeypatch
     assert (status, err) == (0, "") and out.startswith("From a fit to SIMULATED data. A made-up trial")
     assert "20 patients on smart, 20 on standard of care" in out and "one-sided level 0.05" in out
     assert "by number of patients" in out and (tmp_path / "t.svg").exists()
+    assert "extrapolation (docs/extrapolation.md)" in out and "Arm smart: " in out
     assert "P(false rejection)" in (tmp_path / "t.csv").read_text(encoding="utf-8")
     status, out, _ = _call(monkeypatch, capsys, *words[:6], "--json")
     content = json.loads(out)
     assert status == 0 and content["replicates"] == 60 and len(content["boundaries"]) == 2
     assert content["record"] == tiny_fit.digest and content["rows"][0]["quantity"] == "P(success)"
+
+
+def test_arms_have_the_verdict_of_a_scenario_of_the_same_arms(tiny_fit, path, found, tmp_path):
+    """And a dose far beyond the fitted ones is a strong extrapolation, in words and for programs."""
+    protocol, scenario = found.protocol, tmp_path / "s.toml"
+    endpoint_and_arms = TRIAL[TRIAL.index("[endpoints.kept]"):TRIAL.index("[analysis]")]
+    scenario.write_text(f'title = "same"\nsubjects = 64\ndraws = 200\n{endpoint_and_arms}', encoding="utf-8")
+    assert found.extrapolation.verdicts == run_scenario(tiny_fit, scenario).verdicts
+    assert set(found.extrapolation.verdicts.arms) == {"soc", "smart"}
+    assert json.loads(as_json(found))["extrapolation"][0]["arm"] == "soc"
+    far = replace(protocol.treated, name="far", doses=tuple(replace(d, amount=50 * d.amount)
+                                                            for d in protocol.treated.doses))
+    told = judge_arms(tiny_fit, [protocol.control, far], {protocol.endpoint.name: protocol.endpoint})
+    assert told.in_json[1]["extrapolation"] == "strong"
+    assert "times the most of a fitted cohort" in told.in_json[1]["why"]
+    by_dose = judge_arms(tiny_fit, [far], {})
+    assert by_dose.in_json[0]["position"] == "strong" and by_dose.in_json[0]["parameters"] == "not known"
 
 
 def test_bad_protocols_list_every_fault():

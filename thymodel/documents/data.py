@@ -13,6 +13,7 @@ from pathlib import Path
 from statistics import median
 from typing import NoReturn
 
+from thymodel.documents.cards import card
 from thymodel.documents.model import Model
 from thymodel.documents.regimen import Course, Dose
 from thymodel.documents.rows import (
@@ -76,6 +77,14 @@ class StudyData:
     name: str
     rows: int
     studies: tuple[str, ...] = ()
+
+    def _repr_html_(self) -> str:
+        rows = [{"arm": one.arm or "none named", "subjects": one.subjects, "doses": one.doses,
+                 "observations": sum(one.observations.values()), "censored": sum(one.censored.values()),
+                 "excluded": one.excluded} for one in disposition(self)]
+        return card(f"Study data {self.name}: {len(self.subjects)} subjects, {self.rows} rows", [
+            f"sha256 {self.digest[:16]}; {len(self.exclusions)} rows excluded. Whether they are simulated, the spec "
+            "that names them says.", *self.notes], rows)
 
 
 NO_PATIENTS = StudyData((), (), (), "", "", 0)  # of a fit to published figures alone

@@ -15,6 +15,7 @@ import pydantic
 import sympy
 
 from thymodel.documents import expressions, priors, units
+from thymodel.documents.cards import card
 from thymodel.documents.expressions import parse_expression
 from thymodel.documents.toml import Table, digest, parse_document, read_text
 from thymodel.documents.units import DIMENSIONLESS, Unit
@@ -212,6 +213,16 @@ class Model:
     assumptions: Mapping[str, Assumption]
     added: str = ""
     switches: Mapping[str, tuple[tuple[float, float], ...]] = field(default_factory=dict)
+
+    def _repr_html_(self) -> str:
+        verified = sum(item.verified for item in self.parameters.values())
+        rows = [{"observable": name, "unit": item.unit, "meaning": item.label} for name, item in
+                self.observables.items()]
+        return card(f"Model {self.name}: {self.title}", [
+            self.description, f"{len(self.states)} states, {len(self.parameters)} parameters (of {verified} somebody "
+            f"saw the value in its source), inputs {', '.join(self.inputs) or 'none'}, covariates "
+            f"{', '.join(self.covariates) or 'none'}; time in {self.time}.",
+            "thymodel.describe writes its equations, numbers and sources."], rows)
 
 
 def shipped_models() -> dict[str, Path]:

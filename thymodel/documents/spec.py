@@ -14,9 +14,11 @@ import sympy
 
 from thymodel.documents import expressions, priors, units
 from thymodel.documents.borrowed import Borrowed
+from thymodel.documents.cards import card
 from thymodel.documents.data import DataColumns
 from thymodel.documents.dose_range import DoseRange, DoseResponseTable, read_dose_range, reference_faults
 from thymodel.documents.endpoint import Endpoint, EndpointTable, read_endpoints, visit_faults, with_visits
+from thymodel.documents.ensemble import Ensemble, EnsembleTable, read_ensemble
 from thymodel.documents.expressions import closest, symbol
 from thymodel.documents.extension import Shift, delivered, with_covariate_effects, with_dose_errors
 from thymodel.documents.measurement import (
@@ -279,7 +281,8 @@ class ArmTable(Table):
 class ScenarioDocument(Table):
     """`visits`: days of measurement of endpoints that name none; `reference`: the arm that others are compared with;
     `horizon`: the day beyond which no endpoint may look; `population`: whose covariates the virtual patients have, in
-    place of those of the patients of the fit; `dose_error`: how far doses scatter about those of the arms."""
+    place of those of the patients of the fit; `dose_error`: how far doses scatter about those of the arms; `ensemble`:
+    other records that answer with this one."""
 
     title: Text
     arms: dict[str, ArmTable]
@@ -294,6 +297,7 @@ class ScenarioDocument(Table):
     dose_response: DoseResponseTable | None = None
     endpoints: dict[str, EndpointTable] = {}
     competing: dict[str, RiskTable] = {}
+    ensemble: EnsembleTable | None = None
 
 
 # --- as used -------------------------------------------------------------------------------------------------
@@ -412,6 +416,17 @@ class FitSpec:
     occasions: tuple[float, ...] = ()
     between_occasion: Mapping[str, BetweenSubject] = field(default_factory=dict)
 
+    def _repr_html_(self) -> str:
+        source = [f"data {self.data_file}, sha256 {self.data_sha256[:16]}"] if self.has_data else []
+        source += [f"{len(table.cohorts)} published cohorts of {table.path.name}" for table in self.published]
+        rows = [{"estimated": name, "unit": item.unit, "prior": item.prior, "source": item.source} for name, item in
+                self.estimate.items()]
+        return card(f"Fit spec {self.name}: {self.title}", [
+            self.purpose, f"Model {self.model.name}; {'; '.join(source)}.",
+            f"Between subjects: {', '.join(self.between_subject) or 'nothing'}. Measured: "
+            f"{', '.join(self.likelihood) or 'nothing'}. Endpoints: {', '.join(self.endpoints) or 'none'}."], rows,
+            self.simulated)
+
     @property
     def occasion_shifts(self) -> dict[str, str]:
         """Parameters of the model that say how far an occasion lies from the middle -> the effect that each is of."""
@@ -459,6 +474,7 @@ class ScenarioSpec:
     dose_range: DoseRange | None = None
     population: Population | None = None
     dose_errors: Mapping[str, float] = field(default_factory=dict)
+    ensemble: Ensemble | None = None
 
 
 def load_fit_spec(path: str | Path, model_path: Path | None = None) -> FitSpec:
@@ -935,11 +951,12 @@ def read_scenario_spec(text: str, path: Path, model: Model, of_fit: Mapping[str,
     faults += horizon_faults(str(path), arms, endpoints, document.horizon)
     population = read_population(path, document.population, model, faults)
     faults += _dose_error_faults(str(path), document.dose_error, model)
+    ensemble = read_ensemble(path, document.ensemble, faults)
     if faults:
         raise InputError(faults)
     return ScenarioSpec(document.title, digest(text), arms, document.subjects, document.draws, document.seed,
                         document.horizon, endpoints, competing, document.reference, dose_range, population,
-                        {name: table.sd for name, table in document.dose_error.items()})
+                        {name: table.sd for name, table in document.dose_error.items()}, ensemble)
 
 
 def _dose_error_faults(where: str, tables: Iterable[str], model: Model):

@@ -16,6 +16,7 @@ import pandas as pd
 import scipy.stats
 
 import thymodel
+from thymodel.documents.cards import card
 from thymodel.documents.data import StudyData, load_data
 from thymodel.documents.measurement import COUNTS
 from thymodel.documents.spec import Endpoint, ErrorModel, FitSpec
@@ -73,6 +74,13 @@ class Checks:
     @property
     def passed(self) -> bool:
         return bool(self.content["verdict"]["passed"])
+
+    def _repr_html_(self) -> str:
+        rows = [{"about": row["about"], "question": row["question"], "p": f"{row['p']:.3g}",
+                 "": "MISFIT" if row["departs"] else ""}
+                for row in sorted(self.content["questions"], key=lambda row: not row["departs"])]
+        return card(f"Predictive checks of {self.record.content['title']}", self.content["verdict"]["sentences"], rows,
+                    bool(self.record.content["simulated"]), self.record.reservation)
 
     @cached_property
     def records(self) -> pd.DataFrame:

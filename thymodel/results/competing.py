@@ -1,4 +1,4 @@
-"""Reconstitution among events that compete with it: estimators, events of virtual patients, rows of a table.
+"""Reconstitution among events that compete with it: estimators, events of virtual patients, what a table says of them.
 
 Conventions, those of lifelines and R's survival:
 
@@ -12,15 +12,14 @@ Conventions, those of lifelines and R's survival:
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from thymodel.documents.risks import Link, Risk
 from thymodel.documents.spec import Endpoint
-from thymodel.inference.diagnostics import INTERVAL, INTERVAL_NAME
-from thymodel.results.endpoints import quantile_with_never
+from thymodel.results.endpoints import Quantity
 
 CENSORED, RECONSTITUTED = 0, 1
 CAUSES_FROM = 2  # the first of the competing risks
@@ -271,10 +270,10 @@ def first_events(endpoint: Endpoint, crossings: Float[np.ndarray, "... subject"]
 # --- rows ----------------------------------------------------------------------------------------------------
 
 
-def risk_rows(endpoint: Endpoint, arm: str, crossings: Float[np.ndarray, "draw subject"],
-              events: Mapping[str, Float[np.ndarray, "draw subject"]]) -> list[dict[str, Any]]:
-    """Rows by day of `endpoint.by` and horizon: incidence of reconstitution (Aalen-Johansen), the naive Kaplan-Meier
-    estimate beside it, and incidence of each competing event, with intervals over draws."""
+def risk_quantities(endpoint: Endpoint, crossings: Float[np.ndarray, "draw subject"],
+                    events: Mapping[str, Float[np.ndarray, "draw subject"]]) -> list[Quantity]:
+    """By day of `endpoint.by` and horizon: incidence of reconstitution (Aalen-Johansen), the naive Kaplan-Meier
+    estimate beside it, and incidence of each competing event."""
     days = np.unique([*endpoint.by, endpoint.horizon])
     count = RECONSTITUTED + len(events)
     proper = np.empty((len(crossings), count, len(days)))
@@ -285,20 +284,13 @@ def risk_rows(endpoint: Endpoint, arm: str, crossings: Float[np.ndarray, "draw s
         proper[k] = value_at(found.times, found.incidence, days, 0.0)
         single = kaplan_meier(time, cause == RECONSTITUTED)
         naive[k] = 1 - value_at(single.times, single.survival, days, 1.0)
-    rows = []
+    told = []
     for k, day in enumerate(days):
-        rows += [_row(endpoint, arm, f"P(by day {day:g}), competing risks", proper[:, 0, k]),
-                 _row(endpoint, arm, f"P(by day {day:g}), naive Kaplan-Meier", naive[:, k])]
-        rows += [_row(endpoint, arm, f"P({name} first by day {day:g})", proper[:, 1 + j, k])
-                 for j, name in enumerate(events)]
-    return rows
-
-
-def _row(endpoint: Endpoint, arm: str, quantity: str, draws: Float[np.ndarray, " draw"]) -> dict[str, Any]:
-    low, middle, high = (quantile_with_never(draws, q) for q in (INTERVAL[0], 0.5, INTERVAL[1]))
-    return {"endpoint": endpoint.name, "arm": arm, "quantity": quantity, "unit": "probability", "note": "",
-            "estimate": middle, "lower": low, "upper": high, "interval": f"{INTERVAL_NAME}, parameter uncertainty",
-            "subjects_q05": np.nan, "subjects_q95": np.nan, "p_above_1": np.nan, "warning": ""}
+        told += [Quantity(f"P(by day {day:g}), competing risks", proper[:, 0, k], "probability"),
+                             Quantity(f"P(by day {day:g}), naive Kaplan-Meier", naive[:, k], "probability")]
+        told += [Quantity(f"P({name} first by day {day:g})", proper[:, 1 + j, k], "probability")
+                             for j, name in enumerate(events)]
+    return told
 
 
 def describe_risk(risk: Risk) -> str:

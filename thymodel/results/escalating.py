@@ -15,6 +15,7 @@ from thymodel.documents.escalation import Escalation, Toxicity, load_escalation
 from thymodel.errors import Fault, InputError
 from thymodel.inference.dose_finding import NONE, Escalated, play_boin, play_three_plus_three
 from thymodel.inference.sampling import thin
+from thymodel.results.arm_verdicts import ArmVerdicts, judge_arms
 from thymodel.results.enrolment import enrol
 from thymodel.results.operating import mean_row, refuse_settings, share_row
 from thymodel.results.record import FitRecord, quotable
@@ -26,7 +27,8 @@ _PATIENTS = 30  # a trial and dose, whose share is the activity that the record 
 @dataclass(frozen=True)
 class Escalations:
     """`table` has a row a toxicity curve, rule and quantity; `activity` the predicted share reached (trial, dose), of
-    another posterior draw each, empty where it was not asked for."""
+    another posterior draw each, empty where it was not asked for; `extrapolation` says how far each dose goes beyond
+    what the record has seen."""
 
     plan: Escalation
     replicates: int
@@ -35,6 +37,7 @@ class Escalations:
     activity: Float[np.ndarray, "trial dose"]
     simulated: bool
     record: str
+    extrapolation: ArmVerdicts = ArmVerdicts()
 
 
 def run_escalation(record: FitRecord, path: str | Path, replicates: int = 1000, seed: int = 1,
@@ -71,7 +74,8 @@ def run_escalation(record: FitRecord, path: str | Path, replicates: int = 1000, 
             played = play(plan, rule, curve, tolerance)
             rows += [{"toxicity": curve.name, "rule": rule} | row for row in _rows(plan, curve, played, activity, draw)]
     return Escalations(plan, replicates, seed, pd.DataFrame(rows), activity, bool(record.content["simulated"]),
-                       record.digest)
+                       record.digest, judge_arms(record, plan.arms, {} if plan.endpoint is None else {
+                           plan.endpoint.name: plan.endpoint}))
 
 
 def play(plan: Escalation, rule: str, curve: Toxicity, tolerance: Float[np.ndarray, "trial patient"]) -> Escalated:
@@ -135,4 +139,5 @@ def as_json(found: Escalations) -> str:
     return json.dumps({
         "title": found.plan.title, "plan_sha256": found.plan.digest, "record": found.record,
         "simulated": found.simulated, "replicates": found.replicates, "seed": found.seed,
+        "extrapolation": found.extrapolation.in_json,
         "rows": json.loads(found.table.to_json(orient="records"))}, indent=1, allow_nan=False)

@@ -21,6 +21,7 @@ from thymodel.results.endpoints import by_draws
 
 DAY = 100.0  # the day of the family's tables and of the clinic's question
 PEAK, ON_DAY = "peak", f"day_{DAY:g}"
+SPREAD = ".spread_"  # in the names of quantiles over subjects
 # More than a rounding above 1: where f_th is 1, as it is typically, a thymus that has recovered ends at a ratio of 1.
 CLEARLY_MORE = 1.1
 RULE = (f"Warned of where, with a probability of more than 50%, the median subject's peak is above {CLEARLY_MORE:g} "
@@ -75,26 +76,34 @@ def summaries(exports: Exports) -> dict[str, Float[np.ndarray, "draw arm"]]:
     for name, values in exports.items():
         low, middle, high = np.moveaxis(np.stack([by_draws(
             lambda some: np.quantile(some, (0.05, 0.5, 0.95), axis=1).T, arm) for arm in values], axis=1), -1, 0)
-        result |= {name: middle, f"{name}.spread_q05": low, f"{name}.spread_q95": high}
+        result |= {name: middle, f"{name}{SPREAD}q05": low, f"{name}{SPREAD}q95": high}
     return result
 
 
-def export_rows(exports: Exports, arms: Sequence[str]) -> list[dict[str, Any]]:
+def export_rows(found: Mapping[str, Float[np.ndarray, "draw arm"]], arms: Sequence[str]) -> list[dict[str, Any]]:
     """Rows arm by arm: the median subject's ratio with its interval over the posterior, the probability that it is
-    above 1, the spread between subjects, and the warning if there is one."""
+    above 1, the spread between subjects, and the warning if there is one.
+
+    Args:
+        found: of `summaries`.
+    """
     rows = []
-    found = summaries(exports)
     for k, arm in enumerate(arms):
-        for name in exports:
+        for name in named(found):
             draws = found[name][:, k]
             low, middle, high = (float(q) for q in np.quantile(draws, (INTERVAL[0], 0.5, INTERVAL[1])))
-            spread = [float(np.median(found[f"{name}.spread_{q}"][:, k])) for q in ("q05", "q95")]
+            spread = [float(np.median(found[f"{name}{SPREAD}{q}"][:, k])) for q in ("q05", "q95")]
             probability = float(np.mean(draws > 1)) if np.isfinite(draws).all() else float("nan")
             rows.append({"quantity": name, "arm": arm, "estimate": middle, "lower": low, "upper": high,
                          "interval": f"{INTERVAL_NAME}, parameter uncertainty", "subjects_q05": spread[0],
                          "subjects_q95": spread[1], "p_above_1": probability,
                          "warning": _warning(name, arm, middle, probability)})
     return rows
+
+
+def named(found: Mapping[str, Any]) -> list[str]:
+    """The ratios of `summaries`, without their spreads."""
+    return [name for name in found if SPREAD not in name]
 
 
 def _warning(quantity: str, arm: str, estimate: float, probability: float) -> str:
@@ -112,9 +121,15 @@ def _warning(quantity: str, arm: str, estimate: float, probability: float) -> st
 
 def assess(spec: FitSpec, exports: Exports, arms: Sequence[str], over: Window) -> dict[str, Any]:
     """What a record keeps of it, and a scenario says: rows, warnings, how they were come by."""
-    if not exports:
+    return assess_summaries(spec, summaries(exports), arms, over)
+
+
+def assess_summaries(spec: FitSpec, found: Mapping[str, Float[np.ndarray, "draw arm"]], arms: Sequence[str],
+                     over: Window) -> dict[str, Any]:
+    """`assess` of what was summarised before."""
+    if not found:
         return {"known": False, "note": unknown(spec.model), "rows": [], "warnings": []}
-    rows = export_rows(exports, arms)
+    rows = export_rows(found, arms)
     return {"known": True, "rule": RULE, "rows": rows, "warnings": peak_warnings(rows), "note": _note(spec, over),
             "from_day": over.first, "horizon": over.last}
 

@@ -17,6 +17,7 @@ from thymodel.errors import Fault, InputError
 from thymodel.inference.boundaries import look_boundaries
 from thymodel.inference.sampling import thin
 from thymodel.inference.two_arms import fisher_z, logrank_z, score_z
+from thymodel.results.arm_verdicts import ArmVerdicts, judge_arms
 from thymodel.results.enrolment import Enrolled, enrol
 from thymodel.results.record import FitRecord, quotable
 from thymodel.results.scenarios import covariates_of
@@ -30,7 +31,8 @@ _ROOM = 2_000_000  # patients under each truth: 32 bytes a visit, and some copie
 
 @dataclass(frozen=True)
 class Operating:
-    """`table` has a row a truth, hypothesis, number of patients and quantity. `boundaries` are for Z, a look each."""
+    """`table` has a row a truth, hypothesis, number of patients and quantity. `boundaries` are for Z, a look each;
+    `extrapolation` says how far each arm goes beyond what the record has seen."""
 
     protocol: Protocol
     boundaries: tuple[float, ...]
@@ -40,6 +42,7 @@ class Operating:
     table: pd.DataFrame
     simulated: bool
     record: str
+    extrapolation: ArmVerdicts = ArmVerdicts()
 
 
 def run_protocol(record: FitRecord, path: str | Path, replicates: int = 1000, seed: int = 1,
@@ -86,7 +89,9 @@ def run_protocol(record: FitRecord, path: str | Path, replicates: int = 1000, se
                 rows += [{"truth": truth, "hypothesis": hypothesis, "subjects": size} | row for row in
                          _rows(protocol.analysis, z, shares, bounds, size, hypothesis == NULL, draw)]
     return Operating(protocol, bounds, replicates, len(draws), seed, pd.DataFrame(rows),
-                     bool(record.content["simulated"]), record.digest)
+                     bool(record.content["simulated"]), record.digest,
+                     judge_arms(record, (protocol.control, protocol.treated),
+                                  {protocol.endpoint.name: protocol.endpoint}))
 
 
 def refuse_settings(replicates: int, seed: int, patients: int = 1) -> None:
@@ -254,4 +259,5 @@ def as_json(found: Operating) -> str:
         "title": found.protocol.title, "protocol_sha256": found.protocol.digest, "record": found.record,
         "simulated": found.simulated, "replicates": found.replicates, "draws": found.draws, "seed": found.seed,
         "looks": found.protocol.analysis.looks, "boundaries": found.boundaries,
+        "extrapolation": found.extrapolation.in_json,
         "rows": json.loads(found.table.to_json(orient="records"))}, indent=1, allow_nan=False)

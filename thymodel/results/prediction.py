@@ -57,7 +57,7 @@ class VirtualSubjects:
 
 def virtual_subjects(spec: FitSpec, data_covariates: Mapping[str, np.ndarray], count: int, seed: int,
                      population: Population | None = None, dose_errors: Mapping[str, float] | None = None,
-                     ) -> VirtualSubjects:
+                     effects_beside: int = 0) -> VirtualSubjects:
     """New subjects: scrambled Sobol normals for the random effects, covariates drawn from the fitted patients or from a
     population.
 
@@ -66,8 +66,10 @@ def virtual_subjects(spec: FitSpec, data_covariates: Mapping[str, np.ndarray], c
             that a patient lacks (NaN) is drawn from its distribution under each draw.
         population: whose covariates to take in place of the patients', where it has them.
         dose_errors: SD of the log of acting over nominal amount, by input.
+        effects_beside: the most random effects of a fit whose virtual subjects are to be the same people.
     """
-    effects = max(spec.effect_count + len(spec.missing_covariates), 1)
+    own_effects = effects_of(spec)
+    effects = max(own_effects, effects_beside)
     own = len(population.distributions) if population else 0
     uniform = qmc.Sobol(effects + own + len(dose_errors or {}), rng=np.random.default_rng(seed)).random(
         1 << max(count - 1, 1).bit_length())[:count]
@@ -78,7 +80,12 @@ def virtual_subjects(spec: FitSpec, data_covariates: Mapping[str, np.ndarray], c
             standard[:, effects: effects + own])
     delivered = {name: np.exp(sd * standard[:, effects + own + k]) for k, (name, sd) in enumerate(
         (dose_errors or {}).items())}
-    return VirtualSubjects(standard[:, :effects], covariates, delivered)
+    return VirtualSubjects(standard[:, :own_effects], covariates, delivered)
+
+
+def effects_of(spec: FitSpec) -> int:
+    """Standard normals that a virtual subject takes."""
+    return max(spec.effect_count + len(spec.missing_covariates), 1)
 
 
 def _resampled(people: Mapping[str, np.ndarray], count: int, seed: int) -> dict[str, np.ndarray]:

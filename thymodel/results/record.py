@@ -18,6 +18,7 @@ import pandas as pd
 import xarray as xr
 
 from thymodel.documents.borrowed import load_borrowed
+from thymodel.documents.cards import card
 from thymodel.documents.data import NO_PATIENTS, StudyData, load_data
 from thymodel.documents.spec import FitSpec, load_fit_spec
 from thymodel.documents.toml import digest
@@ -87,10 +88,12 @@ class FitRecord:
         return read_table(self.folder / TABLE)
 
     def _repr_html_(self) -> str:
-        verdict = self.reservation or "passed its gates"
-        banner = "<b>SIMULATED data.</b> " if self.content["simulated"] else ""
+        told = [f"Record {self.content['name']}, {self.digest[:12]}; {'' if self.reservation else 'passed its gates; '}"
+                f"{len(self.content['data']['subjects'])} subjects."]
         shown = self.table.loc[self.content["parameters"], ["median", "q05", "q95", "rhat", "ess_bulk"]]
-        return f"<p>{banner}{self.content['title']}: {verdict}</p>{shown.to_html(float_format='%.4g')}"
+        rows = [{"parameter": name, "unit": self.content["units"].get(str(name), "1")}
+                | {key: f"{value:.4g}" for key, value in row.items()} for name, row in shown.iterrows()]
+        return card(self.content["title"], told, rows, bool(self.content["simulated"]), self.reservation)
 
 
 def read_table(source) -> pd.DataFrame:

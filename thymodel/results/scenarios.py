@@ -1,8 +1,10 @@
-"""Posterior x virtual subjects x arms: reconstitution times and implied exports by dose, paired across arms."""
+"""Posterior x virtual subjects x arms: reconstitution times and implied exports by dose, paired across arms; under one
+record, or under several structures at once.
+"""
 
-import html
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,24 +13,25 @@ import pandas as pd
 from jaxtyping import Float
 
 import thymodel
+from thymodel.documents.cards import card
 from thymodel.documents.spec import Endpoint, FitSpec, ScenarioSpec, load_scenario_spec
 from thymodel.errors import Fault, InputError, SolveError
 from thymodel.inference.diagnostics import INTERVAL_NAME
 from thymodel.inference.sampling import thin
-from thymodel.results import exports, extrapolation
-from thymodel.results.competing import draw_hazards, risk_rows
-from thymodel.results.contrasts import compare, estimate
-from thymodel.results.dose_response import dose_quantities
-from thymodel.results.endpoints import Quantity, by_draws, quantile_with_never, quantities, summarise_draws
+from thymodel.results import ensemble, exports, extrapolation
+from thymodel.results.competing import draw_hazards
+from thymodel.results.endpoints import by_draws
+from thymodel.results.ensemble import Structure, Weights
 from thymodel.results.extrapolation import Verdicts
 from thymodel.results.kept import Place, outcomes_at
 from thymodel.results.observed import Crossing, assay_faults
-from thymodel.results.prediction import VirtualSubjects, virtual_subjects
+from thymodel.results.prediction import VirtualSubjects, effects_of, virtual_subjects
 from thymodel.results.reconstitution import Outcomes, gather, prepare_judging
 from thymodel.results.record import FitRecord, load_group, quotable
+from thymodel.results.scenario_rows import Summaries, export_rows, rows_of, summaries_of
+from thymodel.results.tables import quantity_text, structure_cells
 
-OBSERVED = ", as observed"  # of a quantity: at the visits and with the assay error, not of the latent course
-ALL_ARMS = "all arms"
+MIXTURE = "mixture"  # in the column `structure`: of all of them
 _Found = TypeVar("_Found")
 
 
@@ -39,6 +42,8 @@ class Scenario:
 
     `implied_export` is what the predictions ask of the thymus, from `exports.assess`; its rows are in `table` too.
     `verdicts` says how far each prediction goes beyond what the fit has seen; every row of `table` has its own.
+    `summaries` are what the rows are made of, draw by draw. Of an ensemble, `table` has the rows of the mixture and
+    then those of each of its `members`; `times` and `observed` hold as many draws as the file asks for, by weight.
     """
 
     spec: ScenarioSpec
@@ -49,6 +54,9 @@ class Scenario:
     implied_export: Mapping[str, Any] = field(default_factory=dict)
     observed: Mapping[str, Crossing] = field(default_factory=dict)
     verdicts: Verdicts = extrapolation.NONE
+    summaries: Summaries | None = None
+    members: tuple["Member", ...] = ()
+    about_members: tuple[str, ...] = ()
 
     @property
     def people(self) -> list[str]:
@@ -58,17 +66,25 @@ class Scenario:
                        for name, sd in self.spec.dose_errors.items()]
 
     def _repr_html_(self) -> str:
-        banner = "<b>From a fit to SIMULATED data.</b>" if self.simulated else ""
-        warnings = "".join(f"<p><b>Warning.</b> {text}</p>" for text in self.implied_export.get("warnings", []))
-        warnings += "".join(f"<p>{html.escape(text)}</p>" for text in extrapolation.sentences(self.verdicts))
-        warnings += "".join(f"<p>{html.escape(text)}</p>" for text in self.people)
-        return f"<p>{banner} {self.spec.title}</p>{warnings}{self.table.to_html(index=False, float_format='%.4g')}"
+        told = [*self.about_members, *self.people, *extrapolation.sentences(self.verdicts)]
+        return card(self.spec.title, told, reading_rows(self), self.simulated,
+                    warnings=self.implied_export.get("warnings", []))
+
+
+@dataclass(frozen=True)
+class Member:
+    """One structure of an ensemble: its weight, and the scenario under it alone."""
+
+    name: str
+    weight: float
+    record: str
+    scenario: Scenario
 
 
 def run_scenario(record: FitRecord, path: str | Path,
                  progress: Callable[[int, int], None] | None = None, left_out: bool = False,
                  data_path: Path | None = None, place: Place = Place()) -> Scenario:
-    """A scenario under a record's posterior.
+    """A scenario under a record's posterior, or under those of the structures that its file joins with it.
 
     Args:
         progress: is told how many blocks of patients are done, of how many.
@@ -79,7 +95,8 @@ def run_scenario(record: FitRecord, path: str | Path,
     Raises:
         RecordError: the record failed its gates or was changed.
         SolveError: a course could not be computed.
-        InputError: every fault of the scenario file; a cluster that is not there; a folder of another scenario.
+        InputError: every fault of the scenario file; a cluster that is not there; a folder of another scenario; a
+            structure that cannot be joined.
     """
     quotable(record)
     fit = record.spec
@@ -89,14 +106,29 @@ def run_scenario(record: FitRecord, path: str | Path,
         raise InputError([Fault(str(path), "no endpoint here, and none in the fit", "add [endpoints.NAME]")])
     if faults := assay_faults(str(path), fit, endpoints):
         raise InputError(faults)
-    if data_path is not None and not left_out:
-        raise InputError([Fault(str(data_path), "a scenario needs the data only to leave doses out", "add --left-out")])
-    doses = extrapolation.leave_doses_out(record, data_path) if left_out else ()
-    z = thin(record.z, scenario.draws)
+    stacked = scenario.ensemble is not None and scenario.ensemble.weights is None
+    if data_path is not None and not left_out and not stacked:
+        raise InputError([Fault(str(data_path), "a scenario needs the data only to leave doses out, or to weigh "
+                                "structures by stacking", "add --left-out")])
+    if scenario.ensemble is not None:
+        return _run_ensemble(record, Path(path), scenario, progress, left_out, data_path, place)
     people = virtual_subjects(fit, covariates_of(record), scenario.subjects, scenario.seed, scenario.population,
                               scenario.dose_errors)
+    doses = extrapolation.leave_doses_out(record, data_path) if left_out else ()
+    return simulated(record, fit, scenario, people, doses, progress, place)
+
+
+def simulated(record: FitRecord, fit: FitSpec, scenario: ScenarioSpec, people: VirtualSubjects,
+              doses: Sequence[extrapolation.LeftOut] = (), progress: Callable[[int, int], None] | None = None,
+              place: Place = Place()) -> Scenario:
+    """A scenario under one record.
+
+    Raises:
+        SolveError: a course could not be computed.
+    """
+    z = thin(record.z, scenario.draws)
     hazards = draw_hazards(scenario.competing, scenario.subjects, scenario.seed)
-    judging = prepare_judging(fit, record.layout, z, scenario.arms, people, endpoints, hazards, scenario.seed)
+    judging = prepare_judging(fit, record.layout, z, scenario.arms, people, scenario.endpoints, hazards, scenario.seed)
     identity = {"scenario": scenario.digest, "record": record.digest, "version": thymodel.__version__}
     outcomes = gather(judging, _counted(outcomes_at(place, judging, identity), len(judging.blocks), progress))
     refuse_failures(scenario, outcomes)
@@ -112,22 +144,121 @@ def summarise(record: FitRecord, fit: FitSpec, scenario: ScenarioSpec, z: Float[
         z: the draws that were simulated.
         fitted: what the fit has seen, where that was read before.
     """
-    endpoints, times = dict(scenario.endpoints), dict(outcomes.times)
-    rows = [row for name, endpoint in endpoints.items()
-            for row in endpoint_rows(scenario, endpoint, times[name], outcomes.observed.get(name))]
-    rows += [row for name, endpoint in endpoints.items() for k, arm in enumerate(scenario.arms) if outcomes.events
-             for row in risk_rows(endpoint, arm.name, times[name][k],
-                                  {risk: event_days[k] for risk, event_days in outcomes.events.items()})]
-    implied = exports.assess(fit, outcomes.exports, [arm.name for arm in scenario.arms], outcomes.window)
-    ratios = {name: values for name, values in exports.summaries(outcomes.exports).items() if ".spread_" not in name}
-    verdicts = extrapolation.judge(record, fit, scenario.arms, people.covariates, z,
-                                   _told(scenario, endpoints, times) | ratios, list(endpoints), doses, fitted)
-    rows = [row | _verdict(verdicts, row["arm"], row["endpoint"]) for row in rows]
-    rows += [_table_row(row) | _verdict(verdicts, row["arm"], row["quantity"]) for row in implied["rows"]]
+    endpoints, arms = dict(scenario.endpoints), [arm.name for arm in scenario.arms]
+    found = summaries_of(scenario, endpoints, outcomes)
+    implied = exports.assess_summaries(fit, found.exports, arms, outcomes.window)
+    ratios = {name: found.exports[name] for name in exports.named(found.exports)}
+    verdicts = extrapolation.judge(record, fit, scenario.arms, people.covariates, z, told(endpoints, found) | ratios,
+                                   list(endpoints), doses, fitted)
+    table = _table(scenario, endpoints, found, implied, verdicts, fit.model.time)
+    return Scenario(scenario, endpoints, dict(outcomes.times), table, bool(record.content["simulated"]), implied,
+                    outcomes.observed, verdicts, found)
+
+
+def _table(scenario: ScenarioSpec, endpoints: Mapping[str, Endpoint], found: Summaries, implied: Mapping[str, Any],
+           verdicts: Verdicts, time: str) -> pd.DataFrame:
+    rows = [row | _verdict(verdicts, row["arm"], row["endpoint"]) for row in rows_of(scenario, endpoints, found)]
+    rows += [row | _verdict(verdicts, row["arm"], f"{row['endpoint']}.{row['quantity']}")
+             for row in export_rows(implied, [arm.name for arm in scenario.arms], found)]
     table = pd.DataFrame(rows)
-    table["unit"] = table["unit"].str.replace("time", fit.model.time, regex=False)
-    return Scenario(scenario, endpoints, times, table, bool(record.content["simulated"]), implied, outcomes.observed,
-                    verdicts)
+    table["unit"] = table["unit"].str.replace("time", time, regex=False)
+    return table
+
+
+# --- several structures ----------------------------------------------------------------------------------------
+
+
+def _run_ensemble(record: FitRecord, path: Path, scenario: ScenarioSpec,
+                  progress: Callable[[int, int], None] | None, left_out: bool, data_path: Path | None,
+                  place: Place) -> Scenario:
+    """Each structure by its own fit under the same arms and people, then their mixture."""
+    assert scenario.ensemble is not None
+    structures = ensemble.open_structures(record, path, scenario, scenario.ensemble)
+    if faults := [fault for one in structures for fault in assay_faults(str(path), one.fit, scenario.endpoints)]:
+        raise InputError(faults)
+    places = _places(place, structures)
+    weights = ensemble.weigh(path, scenario.ensemble, structures, data_path)
+    people, notes = _same_people(record, structures)
+    members = []
+    for k, (one, own, there) in enumerate(zip(structures, people, places, strict=True)):
+        show = None if progress is None else lambda done, total, k=k: progress(k * total + done,
+                                                                               len(structures) * total)
+        doses = extrapolation.leave_doses_out(one.record, data_path) if left_out else ()
+        found = simulated(one.record, one.fit, one.scenario, own, doses, show, there)
+        members.append(Member(one.name, float(weights.values[k]), one.record.digest, found))
+    return _mixed(scenario, structures, weights, members, notes)
+
+
+def _same_people(record: FitRecord, structures: Sequence[Structure]) -> tuple[list[VirtualSubjects], list[str]]:
+    """Virtual subjects for every structure, the same people where patients, population and doses tell them apart (each
+    model has random effects of its own), and what is not known of them."""
+    asked, most, found, notes = covariates_of(record), max(effects_of(one.fit) for one in structures), [], []
+    for one in structures:
+        mine, its = record.content["data"], one.record.content["data"]
+        same = (mine["sha256"], mine["subjects"]) == (its["sha256"], its["subjects"])
+        patients = covariates_of(one.record) if same else {
+            name: values for name, values in asked.items() if name in one.fit.model.covariates}
+        scenario = one.scenario
+        own = virtual_subjects(one.fit, patients, scenario.subjects, scenario.seed, scenario.population,
+                               scenario.dose_errors, most)
+        found.append(own)
+        lacking = [name for name in one.fit.model.covariates if name not in own.covariates]
+        if lacking:
+            notes.append(f"Structure {one.name}: {', '.join(lacking)} not known of the patients of the record asked, "
+                         "at the model's values but where an arm says otherwise.")
+    return found, notes
+
+
+def _places(place: Place, structures: Sequence[Structure]) -> list[Place]:
+    """A folder for the blocks of each structure inside the one that was asked for."""
+    if place.folder is None:
+        return [place] * len(structures)
+    names = [one.record.digest[:12] for one in structures]
+    if place.folder.is_dir() and {item.name for item in place.folder.iterdir()} - set(names):
+        raise InputError([Fault(f"--out {place.folder}", "holds something else than this ensemble",
+                                "name a new folder, or remove this one")])
+    return [replace(place, folder=place.folder / name) for name in names]
+
+
+def _mixed(scenario: ScenarioSpec, structures: Sequence[Structure], weights: Weights, members: Sequence[Member],
+           notes: Sequence[str]) -> Scenario:
+    endpoints, arms = dict(scenario.endpoints), [arm.name for arm in scenario.arms]
+    each = [one.scenario.summaries for one in members if one.scenario.summaries is not None]
+    found = ensemble.mix(each, weights.values)
+    verdicts = ensemble.worst_of({one.name: one.scenario.verdicts for one in members})
+    implied = _mixed_exports(found, arms, members)
+    whole = _table(scenario, endpoints, found, implied, verdicts, structures[0].fit.model.time)
+    whole["interval"] += " and structure"
+    tables = [whole.assign(structure=MIXTURE, weight=1.0, record=" ".join(one.record for one in members))]
+    tables += [one.scenario.table.assign(structure=one.name, weight=one.weight, record=one.record) for one in members]
+    table = pd.concat(tables, ignore_index=True)
+    simulated = any(one.scenario.simulated for one in members)
+    table["simulated"] = simulated
+    table = table[["structure", *(name for name in table.columns if name != "structure")]]
+    _, place = ensemble.drawn(weights.values, [one.scenario.times[next(iter(endpoints))].shape[1] for one in members],
+                              scenario.draws)
+
+    def joined(each: list[np.ndarray]) -> np.ndarray:
+        return np.concatenate(each, axis=1)[:, place]
+
+    times = {name: joined([one.scenario.times[name] for one in members]) for name in endpoints}
+    observed = {name: Crossing(*(joined([getattr(one.scenario.observed[name], end) for one in members])
+                                 for end in Crossing._fields)) for name in members[0].scenario.observed}
+    return Scenario(scenario, endpoints, times, table, simulated, implied, observed, verdicts, found, tuple(members),
+                    (*ensemble.described(structures, weights), *notes))
+
+
+def _mixed_exports(found: Summaries, arms: Sequence[str], members: Sequence[Member]) -> dict[str, Any]:
+    """Implied exports of the mixture; not known where a structure knows none."""
+    own = [one.scenario.implied_export for one in members]
+    if not found.exports:
+        lost = next((one for one in own if not one.get("known")), None)
+        note = lost["note"] if lost is not None else "implied thymic export is not known by every structure alike"
+        return {"known": False, "note": note, "rows": [], "warnings": []}
+    rows = exports.export_rows(found.exports, arms)
+    note = (f"peak from day {own[0]['from_day']:g} to day {own[0]['horizon']:g}; median subject, {INTERVAL_NAME} "
+            "interval over the draws of the mixture (parameter uncertainty and structure)")
+    return dict(own[0]) | {"rows": rows, "warnings": exports.peak_warnings(rows), "note": note}
 
 
 def _counted(found: Iterable[_Found], total: int, progress: Callable[[int, int], None] | None) -> Iterator[_Found]:
@@ -138,27 +269,20 @@ def _counted(found: Iterable[_Found], total: int, progress: Callable[[int, int],
         yield one
 
 
-def _told(scenario: ScenarioSpec, endpoints: Mapping[str, Endpoint],
-          times: Mapping[str, np.ndarray]) -> dict[str, Float[np.ndarray, "draw arm"]]:
+def told(endpoints: Mapping[str, Endpoint], found: Summaries) -> dict[str, Float[np.ndarray, "draw arm"]]:
     """What a verdict looks at of each endpoint: the restricted mean, or the share not reached where one day decides."""
-    found = {}
+    chosen = {}
     for name, endpoint in endpoints.items():
-        summaries = [summarise_draws(endpoint, arm.name, times[name][k]) for k, arm in enumerate(scenario.arms)]
-        found[name] = np.stack([one.never if endpoint.landmark else one.restricted_mean for one in summaries], axis=1)
-    return found
+        of_arms = found.quantities[name]
+        k = 0 if endpoint.landmark else 1  # in the order of `endpoints.quantities`
+        values = np.stack([own[k].values for own in of_arms], axis=1)
+        chosen[name] = 1 - values if endpoint.landmark else values
+    return chosen
 
 
 def _verdict(verdicts: Verdicts, arm: str, prediction: str) -> dict[str, Any]:
     """Columns of a row; empty where it is of no arm alone."""
     return extrapolation.columns(verdicts.by_prediction.get((arm, prediction)))
-
-
-def _table_row(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row of an implied export in the shape of an endpoint's: its observable, then what of it."""
-    observable, _, quantity = row["quantity"].partition(".")
-    return {"endpoint": observable, "arm": row["arm"], "quantity": quantity, "unit": "ratio", "note": ""} | {
-        key: row[key] for key in ("estimate", "lower", "upper", "interval", "subjects_q05", "subjects_q95", "p_above_1",
-                                  "warning")}
 
 
 def refuse_failures(scenario: ScenarioSpec, outcomes: Outcomes) -> None:
@@ -181,44 +305,17 @@ def covariates_of(record: FitRecord) -> dict[str, np.ndarray]:
     return {str(name): np.asarray(values) for name, values in data.data_vars.items()}
 
 
-def endpoint_rows(scenario: ScenarioSpec, endpoint: Endpoint, times: np.ndarray,
-                  observed: Crossing | None = None) -> list[dict[str, Any]]:
-    """Rows of a table of one endpoint: every arm, latent and as observed; against the reference arm; against dose.
-
-    Args:
-        times: crossing times of the latent course (arm, draw, subject).
-        observed: between which visits measurements of the same subjects place them.
-    """
-    arms, rows = [arm.name for arm in scenario.arms], []
-    summaries = [summarise_draws(endpoint, arm, of_arm) for arm, of_arm in zip(arms, times, strict=True)]
-    each = [quantities(one) for one in summaries]
-    if observed is not None:
-        for k, arm in enumerate(arms):
-            each[k] += quantities(summarise_draws(endpoint, arm, observed.at[k]), OBSERVED)
-            if not endpoint.landmark:
-                each[k].append(Quantity(f"last visit before the median time{OBSERVED}",
-                                        quantile_with_never(observed.after[k], 0.5), "time"))
-    for arm, summary, own in zip(arms, summaries, each, strict=True):
-        here = [_row(endpoint, arm, quantity) for quantity in own]
-        if not endpoint.landmark:
-            here[0] |= {"subjects_q05": quantile_with_never(summary.spread[:, 0], 0.5),
-                        "subjects_q95": quantile_with_never(summary.spread[:, 2], 0.5)}
-        rows += here
-    if scenario.reference is not None:
-        base = each[arms.index(scenario.reference)]
-        rows += [_row(endpoint, arm, quantity) for arm, own in zip(arms, each, strict=True)
-                 if arm != scenario.reference for quantity in compare(own, base, scenario.reference)]
-    if scenario.dose_range is not None:
-        rows += [_row(endpoint, ALL_ARMS, quantity) for k, one in enumerate(each[0])
-                 if one.unit == "probability" and one.contrasted for quantity in
-                 dose_quantities(scenario.dose_range, one.name,
-                                 np.stack([each[arm][k].values for arm in scenario.dose_range.arms], axis=1))]
+def reading_rows(result: Scenario) -> list[dict[str, str]]:
+    """A scenario's table for reading, without implied exports; of an ensemble the mixture, its structures beside it."""
+    rows = []
+    timed = [row for _, row in result.table.iterrows() if "_over_" not in row["quantity"]]
+    for row in timed[:len(timed) // (1 + len(result.members))]:  # of an ensemble, the mixture comes first
+        horizon = result.endpoints[row["endpoint"]].horizon - result.endpoints[row["endpoint"]].clock_start
+        show = partial(quantity_text, unit=row["unit"], horizon=horizon)
+        spread = f"{show(row['subjects_q05'])} to {show(row['subjects_q95'])}" if row["subjects_q05"] > 0 else ""
+        rows.append({"endpoint": row["endpoint"], "arm": row["arm"], "quantity": row["quantity"],
+                     "estimate": show(row["estimate"]),
+                     "90% interval": f"{show(row['lower'])} to {show(row['upper'])}", "subjects 5-95%": spread})
+        if result.members:
+            rows[-1] |= structure_cells(result.table, row, show)
     return rows
-
-
-def _row(endpoint: Endpoint, arm: str, quantity: Quantity) -> dict[str, Any]:
-    """A row of a table: estimate and its interval over the posterior."""
-    low, middle, high = estimate(quantity.values)
-    return {"endpoint": endpoint.name, "arm": arm, "quantity": quantity.name, "estimate": middle, "lower": low,
-            "upper": high, "interval": f"{INTERVAL_NAME}, parameter uncertainty", "subjects_q05": np.nan,
-            "subjects_q95": np.nan, "p_above_1": np.nan, "warning": "", "unit": quantity.unit, "note": quantity.note}

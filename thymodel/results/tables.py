@@ -1,7 +1,7 @@
 """Tables that people read on a terminal and in a report: numbers with the digits they deserve."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pandas as pd
@@ -31,6 +31,22 @@ def quantity_text(value: float, unit: str, horizon: float) -> str:
     if unit.startswith("dose"):
         return f"{value:.3g}" if math.isfinite(value) else "none in range"
     return time_text(value, horizon)
+
+
+def structure_cells(table: pd.DataFrame, row: Mapping[Any, Any], show: Callable[[float], str]) -> dict[str, str]:
+    """Beside a row of a mixture: how much of its variance lies between structures, and what each of them says.
+
+    Args:
+        table: of an ensemble's scenario.
+        show: a value of the row's quantity in words.
+    """
+    share = row["between_structures"]
+    cells = {"between structures": "" if math.isnan(share) else f"{100 * share:.0f}%"}
+    same = table[(table["endpoint"] == row["endpoint"]) & (table["arm"] == row["arm"])
+                 & (table["quantity"] == row["quantity"]) & (table["structure"] != row["structure"])]
+    return cells | {f"{one['structure']} ({one['weight']:.2f})":
+                    f"{show(one['estimate'])} ({show(one['lower'])} to {show(one['upper'])})"
+                    for one in same.to_dict("records")}
 
 
 def parameter_rows(record: FitRecord) -> list[dict[str, Any]]:
