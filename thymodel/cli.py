@@ -778,6 +778,30 @@ def export_sbml(
     _write_text(sbml_text(loaded, parse_doses(dose or [], loaded)), out)
 
 
+Source = Annotated[Path, typer.Argument(help="directory of a record, a spec, or the directory that holds one")]
+Folder = Annotated[Path, typer.Option(help="directory for the files; none is written over")]
+
+
+@export_app.command("nonmem")
+def export_nonmem(source: Source, out: Folder, data: Data = None) -> None:
+    """A spec or a record as a NONMEM control stream with its data file (docs/export_nonmem.md)."""
+    from thymodel.results.control_stream import save_control_stream
+    from thymodel.results.population_export import load_population_model
+
+    for path in save_control_stream(load_population_model(source, data), out):
+        print(path)
+
+
+@export_app.command("rxode2")
+def export_rxode2(source: Source, out: Folder, data: Data = None) -> None:
+    """A spec or a record as an R function for nlmixr2 and rxode2 with its data file (docs/export_nonmem.md)."""
+    from thymodel.results.population_export import load_population_model
+    from thymodel.results.rxode_model import save_rxode_model
+
+    for path in save_rxode_model(load_population_model(source, data), out):
+        print(path)
+
+
 def _write_text(text: str, path: Path | None) -> None:
     if path is None:
         sys.stdout.write(text)
