@@ -843,6 +843,31 @@ def import_sbml(
     _write_text(reading.text, out)
 
 
+@import_app.command("nonmem")
+def import_nonmem(
+    file: Annotated[Path, typer.Argument(help="a data set of NONMEM, Monolix or R, ADaM, or a laboratory's table")],
+    out: Annotated[Path, typer.Option(help="write the events to this CSV file, and an account of every row beside it")],
+    map_: Annotated[Path | None, typer.Option("--map", help="a TOML file: what columns, codes and units mean")] = None,
+) -> None:
+    """Event rows from a data set as other tools write it (docs/data_import.md)."""
+    from thymodel.documents import import_file
+    from thymodel.documents.event_import import import_events
+    from thymodel.documents.import_map import NO_MAP, load_import_map
+    from thymodel.documents.toml import read_text
+
+    import_file.refuse_overwriting(out, [file, *([map_] if map_ else [])])
+    found = import_events(file, load_import_map(map_) if map_ else NO_MAP)
+    text = import_file.csv_text(found)
+    _write_text(text, out)
+    _write_text(import_file.account_text(found, text, read_text(map_) if map_ else None), import_file.account_path(out))
+    for note in found.notes:
+        sys.stderr.write(f"{file}: note: {note}\n")
+    for what, count in found.disposition.items():
+        print(f"{what}: {count}")
+    print("\n# for the spec; units marked ? are not known from the file")
+    print(import_file.data_table(found, text, out.name), end="")
+
+
 @export_app.command("sbml")
 def export_sbml(
     model: Annotated[str, typer.Argument(help="path, or the name of a shipped model")],
@@ -873,6 +898,30 @@ def export_ro_crate(
         return
     save_crate(loaded, out)
     _err.print(f"written: {out}", soft_wrap=True)
+
+
+Source = Annotated[Path, typer.Argument(help="directory of a record, a spec, or the directory that holds one")]
+Folder = Annotated[Path, typer.Option(help="directory for the files; none is written over")]
+
+
+@export_app.command("nonmem")
+def export_nonmem(source: Source, out: Folder, data: Data = None) -> None:
+    """A spec or a record as a NONMEM control stream with its data file (docs/export_nonmem.md)."""
+    from thymodel.results.control_stream import save_control_stream
+    from thymodel.results.population_export import load_population_model
+
+    for path in save_control_stream(load_population_model(source, data), out):
+        print(path)
+
+
+@export_app.command("rxode2")
+def export_rxode2(source: Source, out: Folder, data: Data = None) -> None:
+    """A spec or a record as an R function for nlmixr2 and rxode2 with its data file (docs/export_nonmem.md)."""
+    from thymodel.results.population_export import load_population_model
+    from thymodel.results.rxode_model import save_rxode_model
+
+    for path in save_rxode_model(load_population_model(source, data), out):
+        print(path)
 
 
 def _write_text(text: str, path: Path | None) -> None:

@@ -40,8 +40,8 @@ def read_sheet(path: Path) -> Sheet:
     Raises:
         InputError: the file cannot be read as one header and records at all.
     """
-    raw = _read_bytes(path)
-    text = _decode(raw, path.name)
+    raw = read_bytes(path)
+    text = decode(raw, path.name)
     _check_separator(text, path.name)
     records = _records(text, path.name)
     first = next(records, None)
@@ -60,7 +60,8 @@ def _refuse(where: str, what: str, hint: str) -> NoReturn:
     raise InputError([Fault(where, what, hint)])
 
 
-def _read_bytes(path: Path) -> bytes:
+def read_bytes(path: Path) -> bytes:
+    """The bytes of a data file; an InputError where it is too large or cannot be read."""
     try:
         if path.stat().st_size > LARGEST_FILE:
             _refuse(
@@ -73,7 +74,8 @@ def _read_bytes(path: Path) -> bytes:
         _refuse(str(path), f"cannot be read ({error.strerror})", "check the path")
 
 
-def _decode(raw: bytes, name: str) -> str:
+def decode(raw: bytes, name: str) -> str:
+    """UTF-8 text, with or without byte order mark; an InputError names the row of a byte that is not."""
     if raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
         _refuse(name, "the text is UTF-16, UTF-8 was expected", 'save it as "CSV UTF-8"')
     if b"\0" in raw:

@@ -1,0 +1,311 @@
+"""Data sets as other tools write them: each oddity is read right, or refused with its row and column."""
+
+import csv
+import io
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from thymodel import cli
+from thymodel.documents.clock import days_of_date, hours_of_clock, hours_of_moment
+from thymodel.documents.data import load_data
+from thymodel.documents.event_import import import_events
+from thymodel.documents.import_file import account_text, csv_text
+from thymodel.documents.import_map import NO_MAP, load_import_map
+from thymodel.documents.model import parse_model
+from thymodel.documents.rows import DataColumns
+from thymodel.errors import InputError
+
+MODEL = parse_model("""
+title = "One pool"
+description = "for a test"
+[parameters]
+k = { unit = "1/day", value = 0.1, source = "made up" }
+[covariates]
+WT = { unit = "kg", value = 70, source = "made up" }
+[states.x]
+unit = "mg"
+initial = "0"
+rate = "-k*x"
+[inputs.oral]
+unit = "mg"
+add = { x = "amount" }
+[observables.cp]
+unit = "mg"
+value = "x"
+[observables.pd]
+unit = "mg"
+value = "2*x"
+""", "pool.toml", "pool")
+UNITS = {"TIME": "day", "cp": "mg", "pd": "mg", "oral": "mg", "WT": "kg"}
+
+
+def imported(tmp_path, text, map_text=""):
+    path = tmp_path / "source.csv"
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    if not map_text:
+        return import_events(path, NO_MAP)
+    (tmp_path / "map.toml").write_text(map_text)
+    return import_events(path, load_import_map(tmp_path / "map.toml"))
+
+
+def rows(found):
+    return list(csv.DictReader(io.StringIO(csv_text(found))))
+
+
+def column(found, name):
+    return [row[name] for row in rows(found)]
+
+
+def loaded(found, tmp_path, **more):
+    (tmp_path / "out.csv").write_text(csv_text(found))
+    return load_data(tmp_path / "out.csv", MODEL, DataColumns(units=UNITS, **more))
+
+
+def refusals(tmp_path, text, map_text=""):
+    with pytest.raises(InputError) as caught:
+        imported(tmp_path, text, map_text)
+    return [(fault.where.removeprefix("source.csv: "), fault.what) for fault in caught.value.faults]
+
+
+# --- read right ------------------------------------------------------------------------------------------------
+
+
+def test_a_nonmem_table_with_comments_spaces_and_points(tmp_path):
+    text = ("C made for a run\nID TIME EVID CMT AMT DVID DV WT\n1 0 1 1 100 . . 70\n# a remark\n1 1.0 0 . . 1 9.5 .\n"
+            "ID TIME EVID CMT AMT DVID DV WT\n1 2 0 . . 2 . 71\n\nC 1 2 3\n2 0 0 . . 1 1D+01 60\n")
+    with pytest.raises(InputError):  # a title is no header: the row lengths betray it
+        imported(tmp_path, text)
+    found = imported(tmp_path, text.partition("\n")[2], '[dvid]\n1 = "cp"\n2 = "pd"\n[cmt]\n1 = "oral"\n')
+    assert column(found, "DV") == [".", "9.5", ".", "1e+01"]
+    assert column(found, "WT") == ["70", ".", "71", "60"]
+    assert {reason for _, reason in found.passed_over} == {
+        "header line", "comment line (#)", "header line again", "blank line", "comment line (C)"}
+    data = loaded(found, tmp_path)
+    assert [len(subject.observations) for subject in data.subjects] == [1, 1]
+    assert [e.reason for e in data.exclusions] == ["DV missing"]
+
+
+def test_dates_and_clocks_count_from_each_subjects_first_record(tmp_path):
+    text = ("ID,DAT1,TIME,AMT,DV\n1,28/02/24,22:00,5,\n1,01/03/24,10:00,,3\n"
+            "2,01/01/2023,08:30,5,\n2,02/01/2023,20:30,,4\n")
+    found = imported(tmp_path, text)
+    assert column(found, "TIME") == ["0", "36", "0", "36"]  # 2024 is a leap year
+    assert found.units["TIME"] == "hour"
+    in_days = imported(tmp_path, text, 'units.TIME = { to = "day" }')
+    assert column(in_days, "TIME") == ["0", "1.5", "0", "1.5"]
+
+
+@pytest.mark.parametrize(("heading", "text"), [("DATE", "3/1/2024"), ("DAT1", "1-3-24"), ("DAT2", "2024/03/01"),
+                                               ("DAT3", "24-1-3"), ("DATE", "2024-03-01"), ("ADT", "01MAR2024")])
+def test_every_order_of_a_date_is_the_same_day(heading, text):
+    assert days_of_date(text, heading) - days_of_date("2024-02-28", heading) == 2
+
+
+def test_a_clock_is_hours():
+    assert hours_of_clock("13:45") == 13.75
+    assert hours_of_moment("2024-03-01T06:00") - hours_of_moment("2024-02-29 18:00") == 12
+    for bad in ("25:00", "12:60", "noon"):
+        with pytest.raises(ValueError, match=bad):
+            hours_of_clock(bad)
+    with pytest.raises(ValueError, match="calendar"):
+        days_of_date("30/02/24", "DAT1")
+    with pytest.raises(ValueError, match="order of day and month"):
+        days_of_date("03/04/2024", "ADT")
+
+
+def test_semicolons_and_decimal_commas_are_read_when_the_map_says_so(tmp_path):
+    text = "﻿ID;TIME;AMT;DV;WT\r\n1;0;100,5;;70\r\n1;1,5;;\"3,25\";70\r\n".encode()
+    faults = refusals(tmp_path, text)
+    assert [place for place, _ in faults] == ["row 2, column AMT", "row 3, column TIME", "row 3, column DV"]
+    found = imported(tmp_path, text, 'decimal = ","\nconstant = { DVID = "cp" }')
+    assert column(found, "TIME") == ["0", "1.5"]
+    assert loaded(found, tmp_path).subjects[0].doses[0].amount == 100.5
+
+
+def test_additional_doses_are_written_out_in_order(tmp_path):
+    found = imported(tmp_path, "ID,TIME,AMT,ADDL,II,DVID,DV\n1,0,10,2,12,.,.\n1,12,.,.,.,cp,3\n1,20,.,.,.,cp,2\n")
+    assert [(row["TIME"], row["EVID"]) for row in rows(found)] == [
+        ("0", "1"), ("12", "1"), ("12", "0"), ("20", "0"), ("24", "1")]
+    assert found.disposition["rows expanded"] == 1
+    assert [dose.time for dose in loaded(found, tmp_path).subjects[0].doses] == [0, 12, 24]
+
+
+def test_a_duration_becomes_a_rate_and_units_go_with_it(tmp_path):
+    found = imported(tmp_path, "ID,TIME,AMT,TINF,ADM,Y,YTYPE\n1,0,1000,12,1,.,.\n1,24,.,.,.,500,1\n",
+                     '[dvid]\n1 = "cp"\n[cmt]\n1 = "oral"\n[units]\nTIME = { from = "hour", to = "day" }\n'
+                     'oral = { from = "ug", to = "mg" }\ncp = { from = "ug", to = "mg" }\n')
+    [dose] = loaded(found, tmp_path).subjects[0].doses
+    assert (dose.amount, dose.duration) == (1.0, 0.5)
+    assert loaded(found, tmp_path).subjects[0].observations[0].value == 0.5
+
+
+def test_monolix_and_laboratory_censoring_mean_the_same(tmp_path):
+    found = imported(tmp_path, "ID,TIME,Y,CENS,LIMIT,YTYPE\n1,0,5,1,2,cp\n1,1,<5,,,cp\n1,2,>90,,,cp\n1,3,7,0,,cp\n")
+    seen = loaded(found, tmp_path).subjects[0].observations
+    assert [(o.value, o.censoring) for o in seen] == [(5, 1), (5, 1), (90, -1), (7, 0)]
+    assert seen[0].limit == 2
+
+
+def test_adam_rows_keep_flags_units_and_limits(tmp_path):
+    text = ("STUDYID,USUBJID,PARAMCD,AVAL,AVALU,AFRLT,ARRLT,EVID,AMT,BLQFL,ALLOQ,ANL01FL,EXCLF,WT\n"
+            "S1,S1-001,DOSE,,,0,0,1,100,,,Y,,70\nS1,S1-001,cp,2,g,1,1,0,,,,Y,,70\n"
+            "S1,S1-001,cp,,mg,2,2,0,,Y,5,Y,,70\nS1,S1-001,cp,7,mg,3,3,0,,,,,,70\nS1,S1-001,cp,8,mg,4,4,0,,,,Y,Y,70\n")
+    found = imported(tmp_path, text, 'units.cp = { to = "mg" }\nnot_used = ["ARRLT"]')
+    data = loaded(found, tmp_path)
+    assert [(o.value, o.censoring) for o in data.subjects[0].observations] == [(2000, 0), (5, 1)]
+    assert [row.set_aside for row in found.rows if row.set_aside] == ["ANL01FL is not Y", "excluded by EXCLF"]
+    mixed = refusals(tmp_path, text)
+    assert [place for place, what in mixed] == ["row 4, column AVALU", "row 5, column AVALU", "row 6, column AVALU"]
+
+
+def test_a_table_of_a_laboratory_has_a_column_a_marker(tmp_path):
+    text = "Patient,Day,CD4 (/uL),CD8,WT\nA,0,12,<5,70\nA,30,NA,.,70\nA,60,80,>1000,71\nA,90,90,20,71\n"
+    assert any("no column that holds the measurements" in what for _, what in refusals(tmp_path, text))
+    found = imported(tmp_path, text, '[markers]\n"CD4 (/uL)" = "cp"\nCD8 = "pd"\n')
+    assert [(o.observable, o.value, o.censoring) for o in loaded(found, tmp_path).subjects[0].observations] == [
+        ("cp", 12, 0), ("pd", 5, 1), ("cp", 80, 0), ("pd", 1000, -1),
+        ("cp", 90, 0), ("pd", 20, 0)]
+    assert found.disposition["rows dropped"] == 1
+    assert found.disposition["rows expanded"] == 3
+
+
+def test_a_table_of_r_has_the_dose_on_every_row(tmp_path):
+    text = '"","Subject","Wt","Dose","Time","conc"\n"1","1",79.6,4.02,0,0.74\n"2","1",79.6,4.02,0.25,2.84\n'
+    found = imported(tmp_path, text, '[first_dose]\namount = "Dose"\nper = "Wt"\ninput = "oral"\n')
+    assert [(row["EVID"], row["AMT"], row["DV"]) for row in rows(found)] == [
+        ("1", "319.992", "."), ("0", ".", "0.74"), ("0", ".", "2.84")]
+    assert found.disposition["rows added"] == 1
+    assert set(column(found, "DVID")) == {".", "conc"}
+
+
+def test_resets_and_ids_that_come_back_are_new_subjects_where_the_map_says_so(tmp_path):
+    text = "ID,TIME,EVID,AMT,DV\n1,0,1,5,.\n1,1,0,.,3\n1,10,4,6,.\n1,11,0,.,2\n2,0,0,.,1\n1,0,0,.,4\n"
+    assert refusals(tmp_path, text) == [
+        ("row 4, column EVID", "EVID 4 (reset and dose)"),
+        ("row 7, column ID", "subject 1 again after another subject"),
+        ("row 7, column TIME", "time goes back within subject 1: 0 after 11")]
+    found = imported(tmp_path, text, 'resets = "new_subject"\nreappearing_id = "new_subject"')
+    assert [(row["ID"], row["TIME"]) for row in rows(found)] == [
+        ("1", "0"), ("1", "1"), ("1_reset2", "0"), ("1_reset2", "1"), ("2", "0"), ("1_2", "0")]
+
+
+def test_a_classic_infusion_is_one_dose(tmp_path):
+    found = imported(tmp_path, "ID,TIME,EVID,AMT,DV\n1,0,10101,50,0\n1,2,10101,-50,0\n1,3,0,0,8\n1,4,201,7,0\n")
+    assert [(row["CMT"], row["AMT"], row["RATE"]) for row in rows(found)] == [
+        ("1", "100", "50"), (".", ".", "."), ("2", "7", ".")]
+    assert found.fates[3] == "merged: the end of the infusion of row 2"
+
+
+def test_rows_are_left_out_by_a_rule_with_its_reason_and_codes_become_numbers(tmp_path):
+    found = imported(tmp_path, "ID,TIME,DV,SEX,FLAG,L2\n1,0,1,male,,1\n1,1,2,male,X,1\n2,0,3,female,,1\n", (
+        'not_used = ["FLAG"]\n[codes.SEX]\nmale = 0\nfemale = 1\n'
+        '[[exclude]]\ncolumn = "FLAG"\nequals = ["X"]\nreason = "sample mixed up"\n'))
+    assert found.fates == {2: "kept", 3: "dropped: sample mixed up", 4: "kept"}
+    assert column(found, "SEX") == ["0", "1"]
+    assert any("L2 is not carried over" in note for note in found.notes)
+
+
+def test_a_file_without_header_takes_the_names_of_input(tmp_path):
+    text = "1 0 100 .\n1 1 . 5\n"
+    assert refusals(tmp_path, text) == [("row 1", "no header line: the first line holds data")]
+    assert column(imported(tmp_path, text, 'header = ["ID", "TIME", "AMT", "DV"]'), "DV") == [".", "5"]
+
+
+def test_replicates_are_refused_set_aside_or_moved(tmp_path):
+    text = "ID,TIME,DVID,DV\n1,1,cp,5\n1,1,cp,6\n1,2,cp,7\n"
+    assert refusals(tmp_path, text) == [("row 3", "the same subject, time and cp as row 2")]
+    aside = imported(tmp_path, text, 'replicates = "set_aside"')
+    assert column(aside, "MDV") == ["0", "1", "0"]
+    moved = imported(tmp_path, text, "replicate_gap = 0.001")
+    assert column(moved, "TIME") == ["1", "1.001", "2"]
+    assert len(loaded(moved, tmp_path).subjects[0].observations) == 3
+
+
+# --- refused ---------------------------------------------------------------------------------------------------
+
+ROW_FAULTS = {
+    "steady state": ("ID,TIME,AMT,SS,II,DV\n1,0,5,1,12,.\n", ["row 2, column SS", "row 2, column II"]),
+    "modelled rate": ("ID,TIME,AMT,RATE,DV\n1,0,5,-2,.\n1,1,5,-1,.\n", ["row 2, column RATE", "row 3, column RATE"]),
+    "time goes back": ("ID,TIME,DV\n1,5,1\n1,3,2\n", ["row 3, column TIME"]),
+    "texts": ("ID,TIME,DV\n1,0,high\n1,later,2\n,3,4\n",
+              ["row 2, column DV", "row 3, column TIME", "row 4, column ID"]),
+    "fields": ("ID,TIME,DV\n1,0,3\n1,1,2,5\n1,2\n", ["row 3", "row 4"]),
+    "dose with a value": ("ID,TIME,EVID,AMT,DV\n1,0,1,5,7\n1,1,0,4,7\n", ["row 2, column DV", "row 3, column AMT"]),
+    "no dose": ("ID,TIME,EVID,AMT,DV\n1,0,1,.,.\n1,1,1,-4,.\n1,2,9,.,.\n",
+                ["row 2, column AMT", "row 3, column AMT", "row 4, column EVID"]),
+    "dates": ("ID,DATE,TIME,DV\n1,13/40/24,08:00,1\n1,01/02/24,25:99,2\n1,,10:00,3\n",
+              ["row 2, column DATE", "row 3, column TIME", "row 4, column DATE"]),
+    "blq without limit": ("ID,TIME,DV\n1,0,BLQ\n1,1,BQL\n", ["row 2, column DV", "row 3, column DV"]),
+    "compartment off": ("ID,TIME,EVID,CMT,AMT,DV\n1,0,1,-2,5,.\n", ["row 2, column CMT"]),
+    "addl": ("ID,TIME,AMT,ADDL,II,DV\n1,0,5,1.5,12,.\n1,1,5,3,0,.\n1,2,.,4,.,1\n",
+             ["row 2, column ADDL", "row 3, column II", "row 4, column ADDL"]),
+    "contradiction": ("ID,TIME,AMT,RATE,DUR,DV\n1,0,10,5,3,.\n", ["row 2, column DUR"]),
+    "only after dose": ("ID,TAD,DV\n1,0,1\n", ["row 1"]),
+    "twice": ("ID,TIME,DV,DV\n1,0,1,2\n", ["row 1"]),
+    "empty": ("\n\n", [""]),
+    "nothing below": ("ID,TIME,DV\n", [""]),
+    "quote": ('ID,TIME,DV\n1,0,"5\n1,1,6\n', ["row 2"]),
+    "not text": (b"ID,TIME,DV\n1,0,\xff\n", ["row 2"]),
+}
+
+
+@pytest.mark.parametrize("name", ROW_FAULTS)
+def test_what_cannot_be_read_is_refused_with_every_place(tmp_path, name):
+    text, places = ROW_FAULTS[name]
+    assert [place.removeprefix("source.csv") for place, _ in refusals(tmp_path, text)] == places
+
+
+def test_a_map_is_a_document_and_tells_all_its_faults(tmp_path):
+    (tmp_path / "map.toml").write_text('colums = {}\nsort = "yes"\n')
+    with pytest.raises(InputError) as caught:
+        load_import_map(tmp_path / "map.toml")
+    assert sorted(fault.where.rpartition(" ")[2] for fault in caught.value.faults) == ["colums", "sort"]
+    (tmp_path / "map.toml").write_text(
+        '[columns]\nDVV = "x"\n[units]\ncp = { from = "mg", to = "day" }\n[[exclude]]\ncolumn = "A"\nreason = "b"\n')
+    with pytest.raises(InputError) as caught:
+        load_import_map(tmp_path / "map.toml")
+    assert [fault.where.rpartition(" ")[2] for fault in caught.value.faults] == ["columns.DVV", "units.cp", "exclude.0"]
+
+
+def test_a_map_that_names_what_is_not_there_is_refused(tmp_path):
+    assert refusals(tmp_path, "ID,TIME,DV\n1,0,1\n", 'columns = { DV = "AVAL" }\nnot_used = ["SS"]') == [
+        ("row 1", "no column AVAL, which the map names"), ("row 1", "no column SS, which the map names")]
+
+
+# --- accounts --------------------------------------------------------------------------------------------------
+
+
+def test_the_command_writes_the_events_and_an_account_that_adds_up(tmp_path):
+    source, out = tmp_path / "source.csv", tmp_path / "events.csv"
+    source.write_text("ID,TIME,AMT,ADDL,II,DV,BAD\n1,0,10,1,24,.,0\n# note\n1,5,.,.,.,3,0\n1,6,.,.,.,9,1\n")
+    (tmp_path / "map.toml").write_text('[[exclude]]\ncolumn = "BAD"\nequals = ["1"]\nreason = "haemolysed"\n')
+    done = CliRunner().invoke(cli.app, ["import", "nonmem", str(source), "--map", str(tmp_path / "map.toml"), "--out",
+                                        str(out)])
+    assert done.exit_code == 0
+    account = json.loads((tmp_path / "events.import.json").read_text())
+    assert account["rows_not_simply_kept"] == [{"row": 2, "what": "expanded: into 2"},
+                                               {"row": 5, "what": "dropped: haemolysed"}]
+    assert account["lines_without_data"] == [{"row": 1, "what": "header line"}, {"row": 3, "what": "comment line (#)"}]
+    counts = account["disposition"]
+    assert counts["rows of the source"] == sum(counts[f"rows {k}"] for k in ("kept", "expanded", "merged", "dropped"))
+    assert counts["rows of the result"] == len(out.read_text().splitlines()) - 1 == 3
+    assert "haemolysed" in account["map"]["text"]
+
+
+def test_a_refused_file_leaves_nothing_and_the_source_is_never_overwritten(tmp_path):
+    source = tmp_path / "source.csv"
+    source.write_text("ID,TIME,DV\n1,0,high\n")
+    for out in (tmp_path / "events.csv", source):
+        done = CliRunner().invoke(cli.app, ["import", "nonmem", str(source), "--out", str(out)])
+        assert isinstance(done.exception, InputError)
+    assert [path.name for path in tmp_path.iterdir()] == ["source.csv"]
+    assert source.read_text() == "ID,TIME,DV\n1,0,high\n"
+
+
+def test_the_account_names_the_source_by_its_digest(tmp_path):
+    found = imported(tmp_path, "ID,TIME,DV\n1,0,1\n")
+    account = json.loads(account_text(found, csv_text(found), None))
+    assert account["source"] == {"file": "source.csv", "sha256": found.source_sha256}
+    assert len(found.source_sha256) == 64

@@ -1,0 +1,345 @@
+"""Exported control streams and R functions say the same equations, doses and likelihood: read back and solved by SciPy."""
+
+import hashlib
+import math
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from code_reader import ControlStream, RFunction, records
+from scipy.stats import t as student
+from typer.testing import CliRunner
+
+from thymodel import cli
+from thymodel.errors import InputError
+from thymodel.inference.likelihood import log_likelihood
+from thymodel.inference.population import error_name, subject_values
+from thymodel.results.control_stream import _Stream, _student_cdf, control_stream, save_control_stream
+from thymodel.results.population_export import data_text, load_population_model, on_scale
+from thymodel.results.rxode_model import _Function, rxode_model, save_rxode_model
+from thymodel.results.simulation import simulate
+
+ROOT = Path(__file__).resolve().parents[2]
+SAME = 1e-6  # relative, of the largest value of an observable: our solver's tolerance is 1e-8
+
+POOL = """
+title = "One pool"
+description = "for a test"
+start = -2
+[constants]
+c = { unit = "1/mg", value = 0.01, source = "made up" }
+[parameters]
+k = { unit = "1/day", value = 0.3, prior = "lognormal(median=0.3, sd=0.5)", source = "made up" }
+n = { unit = "1", value = 1.5, source = "made up" }
+half = { unit = "mg", value = 40, prior = "lognormal(median=40, sd=0.5)", source = "made up" }
+share = { unit = "1", value = 0.6, prior = "logitnormal(median=0.6, sd=0.5)", source = "made up" }
+shift = { unit = "mg", value = 2, prior = "normal(mean=2, sd=1)", source = "made up" }
+[covariates]
+gvhd = { unit = "1", value = 0, source = "made up" }
+WT = { unit = "kg", value = 70, source = "made up" }
+[expressions]
+base = "5*share + 1"
+slow = "piecewise(k, half*c < 0.2, k/2, half*c < 0.6, k/4)"
+loss = "slow*(1 + gvhd) + k*hill(x/half, 0.7, n) + abs(min(shift, 0))*k*c"
+[states.x]
+unit = "mg"
+initial = "half*c*half"
+rate = "-loss*x"
+[states.y]
+unit = "mg"
+initial = "0"
+rate = "k*x - k*y*tanh(c*half)*(1 + log1p(c*half))"
+[inputs.oral]
+unit = "mg"
+add = { x = "share*amount/(1 + c*amount)" }
+[inputs.drip]
+unit = "mg"
+add = { y = "amount*share", x = "amount/2" }
+[observables.left]
+unit = "mg"
+value = "x + shift"
+[observables.made]
+unit = "mg"
+value = "y + 0.1*base*shift"
+"""
+POOL_SPEC = """
+estimate = ["k", "half", "share", "shift"]
+[data]
+file = "data.csv"
+sha256 = "HASH"
+units = { TIME = "day", left = "mg", made = "mg", oral = "mg", drip = "mg", gvhd = "1", WT = "kg" }
+[between_subject]
+k = { sd = "halfnormal(sd=0.5)", source = "made up" }
+half = { sd = "halfnormal(sd=0.5)", source = "made up" }
+share = { sd = "halfnormal(sd=0.5)", scale = "logit", source = "made up" }
+shift = { sd = "halfnormal(sd=0.3)", scale = "natural", source = "made up" }
+[[correlation]]
+effects = ["k", "half"]
+prior = "lkj(shape=2)"
+source = "made up"
+[covariate_effects.weight]
+parameter = "k"
+covariate = "WT"
+form = "power"
+reference = 70
+prior = "normal(mean=0.75, sd=0.1)"
+source = "made up"
+[likelihood.left]
+error = "combined"
+parameters = { additive = { prior = "lognormal(median=1, sd=1)", source = "made up" }, proportional = { prior = "lognormal(median=0.2, sd=1)", source = "made up" } }
+[likelihood.made]
+error = "student_t"
+df = 4
+offset = 0.5
+parameters = { log_sd = { prior = "lognormal(median=0.3, sd=1)", source = "made up" } }
+"""  # noqa: E501
+POOL_DATA = """ID,TIME,EVID,CMT,AMT,RATE,DVID,DV,CENS,LIMIT,gvhd,WT
+A,-1,0,.,.,.,left,5,0,.,0,80
+A,0,1,oral,50,.,.,.,.,.,0,80
+A,1,1,drip,30,15,.,.,.,.,0,80
+A,2,0,.,.,.,left,30,0,.,0,80
+A,2,0,.,.,.,made,12,0,.,0,80
+A,2.5,2,.,.,.,.,.,.,.,1,80
+A,5,0,.,.,.,left,9,1,4,1,80
+A,5,0,.,.,.,made,20,-1,.,1,80
+A,5,1,oral,20,.,.,.,.,.,1,80
+A,8,0,.,.,.,made,10,1,.,0,80
+A,8,0,.,.,.,left,12,0,.,0,80
+B,0,0,.,.,.,left,4,0,.,0,60
+B,4,0,.,.,.,made,3,1,1,0,60
+"""
+HOMING_SPEC = """
+model = "homing_wave"
+estimate = ["D50", "G", "B0"]
+[data]
+file = "data.csv"
+sha256 = "HASH"
+units = { TIME = "day", cd4 = "cell/uL", rte4 = "cell/uL", progenitors = "Mcell/kg" }
+[between_subject]
+G = { sd = "halfnormal(sd=0.5)", source = "made up" }
+[likelihood.cd4]
+error = "lognormal"
+parameters = { log_sd = { prior = "lognormal(median=0.3, sd=0.4)", source = "made up" } }
+[likelihood.rte4]
+error = "proportional"
+parameters = { proportional = { prior = "lognormal(median=0.3, sd=0.4)", source = "made up" } }
+"""
+HOMING_DATA = """ID,TIME,EVID,CMT,AMT,DVID,DV,CENS
+1,7,1,progenitors,9,.,.,.
+1,30,0,.,.,cd4,40,0
+1,30,0,.,.,rte4,1,1
+1,60,0,.,.,rte4,3,0
+1,200,0,.,.,cd4,170,0
+"""
+REGROWTH_SPEC = """
+model = "lymphocyte_regrowth"
+estimate = ["L0", "r_G", "t_half"]
+[data]
+file = "data.csv"
+sha256 = "HASH"
+units = { TIME = "day", lymphocytes = "cell/uL" }
+[between_subject]
+t_half = { sd = "halfnormal(sd=0.4)", source = "made up" }
+[likelihood.lymphocytes]
+error = "power"
+parameters = { coefficient = { prior = "lognormal(median=0.5, sd=0.5)", source = "made up" }, exponent = { prior = "lognormal(median=0.8, sd=0.2)", source = "made up" } }
+"""  # noqa: E501
+REGROWTH_DATA = """ID,TIME,EVID,DVID,DV
+1,-9,0,lymphocytes,700
+1,-3,0,lymphocytes,50
+1,12,0,lymphocytes,80
+1,30,0,lymphocytes,500
+"""
+
+
+def written(folder, spec, data, model=None):
+    head = 'title = "Made up"\npurpose = "for a test"\nsimulated = true\n'
+    (folder / "data.csv").write_text(data)
+    spec = spec + "[sampler]\nseed = 1\n"
+    spec = spec.replace("HASH", hashlib.sha256(data.encode()).hexdigest())
+    if model is not None:
+        (folder / "pool.toml").write_text(model)
+        spec = 'model = "pool.toml"\n' + spec
+    (folder / "spec.toml").write_text(head + spec)
+    return folder / "spec.toml"
+
+
+@pytest.fixture(scope="module")
+def exports(tmp_path_factory):
+    """Population models: a record, three made-up specs."""
+    def make(name, *texts):
+        return load_population_model(written(tmp_path_factory.mktemp(name), *texts))
+
+    return {
+        "thymus_core": load_population_model(ROOT / "fits" / "reset02_design"),
+        "homing_wave": make("homing", HOMING_SPEC, HOMING_DATA),
+        "lymphocyte_regrowth": make("regrowth", REGROWTH_SPEC, REGROWTH_DATA),
+        "pool": make("pool", POOL_SPEC, POOL_DATA, POOL),
+        "one_factor": make("one_factor", POOL_SPEC, POOL_DATA, POOL.replace(', x = "amount/2"', "")),
+    }
+
+
+def subject_of(found):
+    """The number of a subject with doses, where any has some."""
+    return next((k for k, s in enumerate(found.data.subjects, 1) if s.doses), 1)
+
+
+def eta_of(found):
+    return {name: 0.15 * (k + 1) * (-1) ** k for k, name in enumerate(found.spec.between_subject)}
+
+
+def our_course(found, number):
+    """Of every measurement of one subject our prediction; random effects as `eta_of`."""
+    subject, spec = found.data.subjects[number - 1], found.spec
+    values = subject_values(spec, {k: jnp.asarray(v) for k, v in found.values.items()},
+                            {name: jnp.asarray([eta]) for name, eta in eta_of(found).items()})
+    times = sorted({o.time for o in subject.observations})
+    own = {name: float(np.ravel(value)[0]) for name, value in values.items() if name not in found.model.chain_lengths}
+    table = simulate(found.model, times, subject.doses, dict(subject.covariates), own, found.observables)
+    place = {time: k for k, time in enumerate(times)}
+    return [(o, float(table[o.observable].to_numpy()[place[o.time]])) for o in subject.observations]
+
+
+@pytest.fixture(scope="module")
+def courses(exports):
+    return {name: our_course(found, subject_of(found)) for name, found in exports.items()}
+
+
+def on_error_scale(found, observation, value):
+    return on_scale(found.spec.likelihood[observation.observable], max(value, 0.0) if value < 0 else value)
+
+
+def rows_of(text, number):
+    return [row for row in records(text) if row["ID"] == number]
+
+
+CASES = ("thymus_core", "homing_wave", "lymphocyte_regrowth", "pool")
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_control_stream_follows_the_same_course_with_the_same_likelihood(name, exports, courses):
+    found, number = exports[name], subject_of(exports[name])
+    stream = ControlStream(control_stream(found))
+    etas = [eta_of(found)[key] for key in _Stream(found).etas]
+    seen = stream.solve(rows_of(data_text(found, "nonmem", {}), number), etas)
+    assert len(seen) == len(courses[name]) > 0
+    for here, (observation, ours) in zip(seen, courses[name], strict=True):
+        assert found.observables[int(here["DVID"]) - 1] == observation.observable
+        scale = max(1.0, abs(on_error_scale(found, observation, ours)))
+        assert here["IPRED"] == pytest.approx(on_error_scale(found, observation, ours), abs=SAME * scale)
+        error = found.spec.likelihood[observation.observable]
+        sigma = {key: jnp.asarray(found.values[error_name(error.observable, key)]) for key in error.parameters}
+        expected = float(log_likelihood(error, sigma, jnp.asarray([ours]), jnp.asarray([observation.value]),
+                                        jnp.asarray([observation.censoring]), jnp.asarray([observation.limit]))[0])
+        if error.family in ("lognormal", "student_t") and observation.censoring == 0:
+            expected += math.log(observation.value + error.offset)  # DV is on the log scale there
+        assert log_of(here) == pytest.approx(expected, abs=1e-4)
+
+
+def log_of(here):
+    """Log likelihood of one record, as NONMEM takes Y."""
+    if here["F_FLAG"] == 0:
+        z = (here["DV"] - here["Y"]) / here["W"]
+        return -0.5 * z**2 - math.log(here["W"]) - 0.5 * math.log(2 * math.pi)
+    return math.log(here["Y"]) if here["F_FLAG"] == 1 else -0.5 * here["Y"]
+
+
+@pytest.mark.parametrize("name", [*CASES[:3], "one_factor"])
+def test_an_r_function_follows_the_same_course(name, exports, courses):
+    found, number = exports[name], subject_of(exports[name])
+    function, names = RFunction(rxode_model(found)), _Function(found)
+    etas = {names.etas[key]: value for key, value in eta_of(found).items()}
+    seen = function.solve(rows_of(data_text(found, "r", {}), number), etas)
+    assert len(seen) == len(courses[name]) > 0
+    ours = sorted(courses[name], key=lambda pair: pair[0].time)
+    for (row, prediction), (observation, value) in zip(seen, ours, strict=True):
+        assert row["DVID"] == observation.observable
+        scale = max(1.0, abs(on_error_scale(found, observation, value)))
+        near = 1e-4 if any(dose.time == observation.time for dose in found.data.subjects[number - 1].doses) else SAME
+        assert prediction == pytest.approx(on_error_scale(found, observation, value), abs=near * scale)
+
+
+def test_two_bioavailabilities_in_one_state_are_refused_where_there_can_be_one(exports):
+    with pytest.raises(InputError, match=r"inputs\.oral, inputs\.drip: different bioavailabilities in state x"):
+        rxode_model(exports["pool"])
+
+
+def test_values_of_a_record_are_its_posterior_medians(exports):
+    found = exports["thymus_core"]
+    stream, writer = ControlStream(control_stream(found)), _Stream(found)
+    table = (ROOT / "fits" / "reset02_design" / "table.csv").read_text().splitlines()
+    median = {line.split(",")[0]: float(line.split(",")[table[0].split(",").index("median")]) for line in table[1:]}
+    for name in (*found.spec.estimate, *writer.errors):
+        assert stream.thetas[[*writer.thetas, *writer.errors].index(name)] == median[name]
+    assert [float(line.split()[0]) for line in stream.blocks["OMEGA"]] == [median[f"omega_{n}"]**2 for n in writer.etas]
+    fixed = [line for line in stream.blocks["THETA"] if line.endswith("FIX")]
+    assert len(fixed) == len(found.parameters) - len(found.spec.estimate)
+    function = RFunction(rxode_model(found))
+    assert math.exp(function.value("l_f_th")) == pytest.approx(median["f_th"], rel=1e-12)
+    assert function.value("sigma_cd4") == median["sigma_cd4"]
+    assert function.value("eta_f_th") == median["omega_f_th"]**2
+
+
+@pytest.mark.parametrize("df", [1, 2, 3, 4, 5, 8, 9])
+def test_the_closed_form_of_students_distribution(df):
+    text = _student_cdf("Z", df).replace("SQRT", "math.sqrt").replace("ATAN", "math.atan")
+    for z in (-6.0, -0.7, 0.0, 2.5):
+        assert eval(text, {"math": math, "Z": z}) == pytest.approx(student.cdf(z, df), abs=1e-14)
+
+
+def test_every_measurement_and_dose_is_in_both_data_files(exports):
+    for found in exports.values():
+        measured = sum(len(s.observations) for s in found.data.subjects)
+        for language in ("nonmem", "r"):
+            rows = records(data_text(found, language, {}))
+            assert sum(row["EVID"] == 0 for row in rows) == measured
+            for number, subject in enumerate(found.data.subjects, 1):
+                own = [row for row in rows if row["ID"] == number]
+                states = sum(len(found.model.inputs[dose.input].add) for dose in subject.doses)
+                assert sum(row["EVID"] == 1 for row in own) == states
+                assert [row["TIME"] for row in own] == sorted(row["TIME"] for row in own)
+                assert own[0]["TIME"] == 0.0
+
+
+def test_the_commands_write_files_and_write_over_none(tmp_path, exports):
+    spec = str(exports["homing_wave"].spec.path)
+    for command, kinds in (("nonmem", ".ctl .csv"), ("rxode2", ".R .csv")):
+        out = tmp_path / command
+        done = CliRunner().invoke(cli.app, ["export", command, spec, "--out", str(out)])
+        assert done.exit_code == 0, done.output
+        assert {path.suffix for path in out.iterdir()} == set(kinds.split())
+        again = CliRunner().invoke(cli.app, ["export", command, spec, "--out", str(out)])
+        assert isinstance(again.exception, InputError)
+        assert "is there already" in str(again.exception)
+
+
+def test_data_that_are_not_at_hand_are_left_out_and_said(tmp_path):
+    found = load_population_model(ROOT / "fits" / "hsct_lymphocytes")
+    if found.data is not None:
+        pytest.skip("the data of this record are at hand here")
+    [path] = save_control_stream(found, tmp_path)
+    assert "the study data were not at hand" in path.read_text()
+    [path] = save_rxode_model(found, tmp_path)
+    assert "the study data were not at hand" in path.read_text()
+
+
+def test_what_cannot_be_said_is_refused_by_name(tmp_path):
+    with pytest.raises(InputError) as caught:
+        load_population_model(ROOT / "fits" / "competition_design")
+    assert [fault.where for fault in caught.value.faults] == ["thymus_competition: inputs.ptcy.multiply"]
+    with pytest.raises(InputError, match="published figures only"):
+        load_population_model(ROOT / "fits" / "published_controls")
+    spec = POOL_SPEC.replace('error = "student_t"\ndf = 4\noffset = 0.5', 'error = "student_t"\ndf = 4.5').replace(
+        "[likelihood.left]", '[dose_error]\noral = { sd = 0.1, source = "made up" }\n[likelihood.left]')
+    moving = POOL.replace('"amount*share"', '"amount*share*x/half"')
+    with pytest.raises(InputError) as caught:
+        load_population_model(written(tmp_path, spec, POOL_DATA, moving))
+    places = [fault.where.rpartition(": ")[2] for fault in caught.value.faults]
+    assert places == ["dose_error.oral", "likelihood.made", "inputs.drip.add.y"]
+
+
+def test_a_nonlinear_infusion_is_refused_with_its_subject(tmp_path):
+    found = load_population_model(written(tmp_path, POOL_SPEC, POOL_DATA.replace("oral,50,.", "oral,50,5"), POOL))
+    with pytest.raises(InputError, match="subject A, 50 oral at 0: an infusion of an input that is not linear"):
+        data_text(found, "nonmem", {})
