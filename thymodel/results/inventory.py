@@ -18,7 +18,7 @@ from thymodel.documents.toml import digest
 
 NAME = "thymodel"
 SPECIFICATION = "1.6"  # of CycloneDX
-_ROOT = Path(thymodel.__file__).parent
+_ROOT = Path(__file__).resolve().parents[1]
 _PINS = ("constraints.txt", "../constraints.txt")  # in an installed package, and in a checkout
 # licences that pass their own terms on to what is distributed with them; LGPL and MPL do so for themselves only
 _FORBIDDEN = re.compile(r"(?<![A-Za-z])(A?GPL|GNU (Affero )?General Public)", re.IGNORECASE)
