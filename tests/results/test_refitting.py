@@ -12,9 +12,13 @@ from thymodel.results.record import draws_in, load_record
 from thymodel.results.refitting import ALARM, judge, refit
 
 
-def test_the_same_seed_gives_the_same_draws(tiny_fit):
-    found = refit(tiny_fit)
-    assert found.identical and found.faults == () and found.note.endswith("the same draws to the last bit")
+def test_the_same_seed_gives_the_same_draws(tiny_fit, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["thymodel", "verify", str(tiny_fit.folder), "--refit"])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 0
+    out, err = capsys.readouterr()
+    assert "verified (" in out and "fitted again: the same draws to the last bit" in out and err == ""
 
 
 def test_another_seed_agrees_within_monte_carlo_error(tiny_fit):
@@ -80,12 +84,3 @@ def test_a_quantity_that_only_one_has_is_a_fault(tiny_fit):
     fewer = {name: values for name, values in rows.items() if name != "k"}
     assert [fault.what for fault in judge(tiny_fit, rows, fewer, False).faults] == ["k: only in the record"]
     assert [fault.what for fault in judge(tiny_fit, fewer, rows, False).faults] == ["k: only in the refit"]
-
-
-def test_the_command_fits_again_when_asked(tiny_fit, monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["thymodel", "verify", str(tiny_fit.folder), "--refit"])
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    assert stop.value.code == 0
-    out, err = capsys.readouterr()
-    assert "verified (" in out and "fitted again: the same draws to the last bit" in out and err == ""
