@@ -14,7 +14,11 @@ from scipy.integrate import solve_ivp
 from scipy.stats import norm
 
 _CALLS = {"exp": math.exp, "log": math.log, "abs": abs, "max": max, "min": min, "sqrt": math.sqrt, "atan": math.atan,
-          "sin": math.sin, "cos": math.cos, "phi": norm.cdf, "ifelse": lambda condition, yes, no: yes if condition else no}
+          "sin": math.sin, "cos": math.cos, "phi": norm.cdf,
+          "ifelse": lambda condition, yes, no: yes if condition else no}
+
+
+_SIGNS = {"EQ": "==", "NE": "!=", "LT": "<", "LE": "<=", "GT": ">", "GE": ">=", "AND": " and ", "OR": " or "}
 
 
 class Array(dict):
@@ -56,9 +60,9 @@ def integrate(rate, start, end, state, infusions):
 
 class ControlStream:
     def __init__(self, text):
+        assert all(len(line) <= 160 for line in text.splitlines())  # what NM-TRAN reads
         text = re.sub(r"\s*&\n\s*", " ", text)
         lines = [line.split(";")[0].rstrip() for line in text.splitlines()]
-        assert all(len(line) <= 160 for line in text.splitlines())
         self.blocks: dict[str, list[str]] = {}
         name = ""
         for line in lines:
@@ -81,8 +85,7 @@ class ControlStream:
         depth, lines = 0, []
         for line in self.blocks[block]:
             text = re.sub(r"\.(EQ|NE|LT|LE|GT|GE|AND|OR)\.",
-                          lambda m: {"EQ": "==", "NE": "!=", "LT": "<", "LE": "<=", "GT": ">", "GE": ">=", "AND": " and ",
-                                     "OR": " or "}[m[1]], line)
+                          lambda m: _SIGNS[m[1]], line)
             text = re.sub(r"^(IF \(.*\) )?(DADT|A_0)\((\d+)\) =", r"\1\2[\3] =", text)
             if text == "ENDIF":
                 depth -= 1
@@ -139,7 +142,8 @@ class RFunction:
         lines = [line.split("#")[0].strip() for line in text.splitlines()]
         lines = [line for line in lines if line]
         begin, middle = lines.index("ini({"), lines.index("model({")
-        self.initial, self.lines = lines[begin + 1:lines.index("})")], lines[middle + 1:lines.index("})", middle)]
+        self.initial = lines[begin + 1:lines.index("})")]
+        self.lines = lines[middle + 1:lines.index("})", middle)]
         self.states = [found[1] for line in self.lines if (found := re.match(r"d/dt\((\w+)\)", line))]
         self.ends = {found[3]: (found[1], found[2]) for line in self.lines
                      if (found := re.match(r"(\w+) ~ (.*) \| (\w+)", line))}
@@ -164,8 +168,8 @@ class RFunction:
 
     def run(self, values):
         names = [re.split(r" <- ", line)[0] for line in self.initial if " <- " in line]
-        everything = {**_CALLS, **{name: self.value(name) for name in names}, **values, "rates": {}, "begin": {}, "f_": {},
-                      "dur_": {}}
+        everything = {**_CALLS, **{name: self.value(name) for name in names}, **values, "rates": {}, "begin": {},
+                      "f_": {}, "dur_": {}}
         exec(self.code, {"__builtins__": {}}, everything)
         return everything
 

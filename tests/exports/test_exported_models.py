@@ -1,4 +1,4 @@
-"""Exported control streams and R functions say the same equations, doses and likelihood: read back and solved by SciPy."""
+"""Exported control streams and R functions say the same equations, doses and likelihood: read back, solved by SciPy."""
 
 import hashlib
 import math

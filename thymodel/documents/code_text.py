@@ -18,15 +18,20 @@ LONGEST_NAME = 20  # of a variable in NM-TRAN
 _LONGEST_LINE = 110  # NM-TRAN reads 160
 # NM-TRAN reads no difference between capitals and others; rxode2 does
 _RESERVED = {
-    "nonmem": frozenset("""ID TIME T DATE DAT1 DAT2 DAT3 EVID CMT AMT RATE ADDL II SS MDV DV L2 PCMT CALL CONT RAW_ MRG_ RPT_ DVID CENS
-        LOWER INP IDUR A A_0 A_0FLG DADT F Y P THETA ETA EPS ERR OMEGA SIGMA NEWIND ICALL IREP F_FLAG DEL IPRED W Z EXP LOG
-        LOG10 SQRT SIN COS TAN ASIN ACOS ATAN ABS MIN MAX MOD INT PHI GAMLN IF THEN ELSE ENDIF DO CALLFL DOSTIM DOSREC
-        NPROB COMACT COMSAV MIXNUM MIXEST NSPOP TSTATE DES PK ERROR S1 S0 F1 F0 R1 D1 ALAG1 MTIME MNEXT MPAST G H HH
-        DOWHILE EXIT CALLING PRED LAST20 TOL TSCALE XSCALE NINT MU_1""".split()),
-    "r": frozenset("""t time T F TRUE FALSE NULL NA if else function for while repeat next break in id ID TIME EVID evid AMT amt CMT
-        cmt DV dv DVID dvid RATE rate dur DUR II ii SS ss ADDL addl CENS cens LIMIT limit MDV mdv DAMT f lag alag exp log sqrt abs
-        min max sin cos tan tanh pi M_PI M_E ifelse expit logit podo tad tlast newind linCmt add prop lnorm dt d ini model
-        eta theta omega sigma beta gamma lgamma factorial normal c fix label rx__ PHI phi probit NEWIND mtime""".split()),
+    "nonmem": frozenset("""
+        ID TIME T DATE DAT1 DAT2 DAT3 EVID CMT AMT RATE ADDL II SS MDV DV L2 PCMT CALL CONT RAW_ MRG_ RPT_ DVID
+        CENS LOWER INP IDUR A A_0 A_0FLG DADT F Y P THETA ETA EPS ERR OMEGA SIGMA NEWIND ICALL IREP F_FLAG DEL
+        IPRED W Z EXP LOG LOG10 SQRT SIN COS TAN ASIN ACOS ATAN ABS MIN MAX MOD INT PHI GAMLN IF THEN ELSE ENDIF
+        DO CALLFL DOSTIM DOSREC NPROB COMACT COMSAV MIXNUM MIXEST NSPOP TSTATE DES PK ERROR S1 S0 F1 F0 R1 D1
+        ALAG1 MTIME MNEXT MPAST G H HH DOWHILE EXIT CALLING PRED LAST20 TOL TSCALE XSCALE NINT MU_1 C
+        """.split()),
+    "r": frozenset("""
+        t time T F TRUE FALSE NULL NA if else function for while repeat next break in id ID TIME EVID evid AMT
+        amt CMT cmt DV dv DVID dvid RATE rate dur DUR II ii SS ss ADDL addl CENS cens LIMIT limit MDV mdv DAMT f
+        lag alag exp log sqrt abs min max sin cos tan tanh pi M_PI M_E ifelse expit logit podo tad tlast newind
+        linCmt add prop lnorm dt d ini model eta theta omega sigma beta gamma lgamma factorial normal c fix
+        label rx__ PHI phi probit NEWIND mtime
+        """.split()),
 }
 
 

@@ -8,11 +8,11 @@ import math
 from pathlib import Path
 
 from thymodel.documents.code_text import Code, Names, number_text, wrapped
-from thymodel.documents.measurement import ON_LOG_SCALE, ErrorModel
+from thymodel.documents.measurement import ErrorModel
 from thymodel.documents.priors import support
 from thymodel.errors import Fault, InputError
 from thymodel.inference.population import error_name
-from thymodel.results.population_export import INTERVAL, PopulationModel, columns, data_text, prior_text
+from thymodel.results.population_export import INTERVAL, PopulationModel, columns, data_text, error_scale, prior_text
 from thymodel.results.record import write_file
 
 _LONGEST_LINE = 160
@@ -70,7 +70,8 @@ class _Stream:
         self.states = {name: f"A({k})" for k, name in enumerate(self.model.states, 1)}
         self.thetas = [*[n for n in found.parameters if n in self.spec.estimate or n.startswith("beta_")],
                        *[n for n in found.parameters if n not in self.spec.estimate and not n.startswith("beta_")]]
-        self.errors = [error_name(name, key) for name, error in self.spec.likelihood.items() for key in error.parameters]
+        self.errors = [error_name(name, key) for name, error in self.spec.likelihood.items()
+                       for key in error.parameters]
         self.etas = [*self.spec.correlated, *[n for n in self.spec.between_subject if n not in self.spec.correlated]]
 
     def theta(self, name: str) -> str:
@@ -101,8 +102,10 @@ class _Stream:
             "; Written by thymodel. This text was never run by its writer: NONMEM is not part of thymodel.",
             f"; {_plain(found.origin)}",
             f"; model {model.name}, sha256 {model.digest}", f"; spec sha256 {self.spec.digest}",
-            f"; TIME counts {model.time}s from the model's start, {model.start:g}. ID numbers subjects as the data have them.",
-            *[f"; DVID {k}: {name}, {_scale(self.spec.likelihood[name])}" for k, name in enumerate(found.observables, 1)],
+            f"; TIME counts {model.time}s from the model's start, {model.start:g}.",
+            "; ID numbers subjects in the order of the data.",
+            *[f"; DVID {k}: {name}, {error_scale(self.spec.likelihood[name])}"
+              for k, name in enumerate(found.observables, 1)],
             f"; CENS 1: below DV; -1: above DV; {INTERVAL}: between LOWER and DV.",
             *wrapped(f"$INPUT {' '.join(names)}"),
             f"$DATA {data} IGNORE=@{'' if found.data is not None else '  ; the study data were not at hand'}",
@@ -274,8 +277,8 @@ class _Stream:
         return number_text(product * self.found.values[key], "nonmem")
 
     def tail(self) -> list[str]:
-        return ["; MAXEVAL=0 evaluates the objective at these values without estimating. Priors are comments: a maximum of",
-                "; the likelihood alone may differ from posterior medians where the data say little.",
+        return ["; MAXEVAL=0 evaluates the objective at these values without estimating. Priors are comments:",
+                "; a maximum of the likelihood alone may differ from posterior medians where the data say little.",
                 "$ESTIMATION METHOD=COND LAPLACE INTERACTION MAXEVAL=9999 NSIG=3 PRINT=5 NOABORT",
                 "$COVARIANCE UNCONDITIONAL",
                 f"$TABLE ID TIME DVID DV CENS IPRED W NOPRINT ONEHEADER FILE={self.found.name[:20]}.tab"]
@@ -303,12 +306,6 @@ def _student_cdf(z: str, df: int) -> str:
     if df == 1:
         return f"0.5 + {angle} / {pi}"
     return f"0.5 + ({angle} + {sine} * SQRT{square} * {series}) / {pi}"
-
-
-def _scale(error: ErrorModel) -> str:
-    if error.family in ON_LOG_SCALE:
-        return f"DV is log(value + {error.offset:g})" if error.offset else "DV is log(value)"
-    return "DV is the value"
 
 
 def _plain(text: str) -> str:

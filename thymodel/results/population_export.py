@@ -42,7 +42,7 @@ class Effect:
 
 @dataclass(frozen=True)
 class PopulationModel:
-    """`values` of parameters, omegas, sigmas and correlations: posterior medians of a record, else those of the spec."""
+    """`values` of parameters, omegas, sigmas and correlations: posterior medians of a record, else those of a spec."""
 
     spec: FitSpec
     values: Mapping[str, float]
@@ -190,7 +190,8 @@ def _error_faults(where: str, error: ErrorModel, study: StudyData | None) -> Ite
 
 
 def _any_censored(name: str, study: StudyData | None) -> bool:
-    return study is not None and any(o.censoring for s in study.subjects for o in s.observations if o.observable == name)
+    return study is not None and any(o.censoring for one in study.subjects for o in one.observations
+                                     if o.observable == name)
 
 
 def _inputs_in_use(model: Model, study: StudyData | None) -> list[str]:
@@ -204,7 +205,8 @@ def _input_faults(spec: FitSpec, study: StudyData | None) -> Iterable[Fault]:
     for name in _inputs_in_use(model, study):
         where, item = f"{model.name}: inputs.{name}", model.inputs[name]
         if item.multiply:
-            yield Fault(f"{where}.multiply", f"a jump of {', '.join(item.multiply)}: a dose record can add, not multiply",
+            yield Fault(f"{where}.multiply",
+                        f"a jump of {', '.join(item.multiply)}: a dose record can add, not multiply",
                         "use the model's form with a dynamic input, where it has one (thymus_full_dynamic)")
         for state, expression in item.add.items():
             names = {s.name for s in expression.free_symbols if isinstance(s, sympy.Symbol)} & moving
@@ -259,7 +261,8 @@ def data_text(found: PopulationModel, language: Language, renamed: Mapping[str, 
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow([renamed.get(name, name) for name in names])
     for row in rows:
-        cells = {"ID": str(row.subject), "TIME": _number(row.time), "EVID": str(row.evid), **row.cells, **row.covariates}
+        head = {"ID": str(row.subject), "TIME": _number(row.time), "EVID": str(row.evid)}
+        cells = {**head, **row.cells, **row.covariates}
         writer.writerow([cells.get(name, ".") for name in names])
     return out.getvalue()
 
@@ -345,11 +348,12 @@ def _check_doses(found: PopulationModel, subject: Subject, doses: Sequence[Dose]
     for dose in doses:
         where = f"subject {subject.id}, {dose.amount:g} {dose.input} at {dose.time:g}"
         if dose.input in nonlinear and dose.duration > 0:
-            faults.append(Fault(where, "an infusion of an input that is not linear in its amount", "give it as a bolus"))
+            faults.append(Fault(where, "an infusion of an input that is not linear in its amount",
+                                "give it as a bolus"))
         other = before.setdefault(dose.time, dose)
         if language == "r" and dose.input in nonlinear and other.amount != dose.amount:
-            faults.append(Fault(where, f"another amount, {other.amount:g}, at the same time: rxode2 would see one of them",
-                                "move one by a little"))
+            what = f"another amount, {other.amount:g}, at the same time: rxode2 would see one of them"
+            faults.append(Fault(where, what, "move one by a little"))
 
 
 def _before_doses(events: list[tuple[float, int, int, dict[str, str]]]) -> list[tuple[float, int, int, dict[str, str]]]:
@@ -361,6 +365,13 @@ def _before_doses(events: list[tuple[float, int, int, dict[str, str]]]) -> list[
 
 def _number(value: float) -> str:
     return repr(float(value))
+
+
+def error_scale(error: ErrorModel) -> str:
+    """What DV holds, in words."""
+    if error.family in ON_LOG_SCALE:
+        return f"DV is log(value + {error.offset:g})" if error.offset else "DV is log(value)"
+    return "DV is the value"
 
 
 def prior_text(spec: FitSpec, name: str) -> str:

@@ -8,12 +8,12 @@ import math
 from pathlib import Path
 
 from thymodel.documents.code_text import Code, Names, number_text
-from thymodel.documents.measurement import ON_LOG_SCALE, ErrorModel
+from thymodel.documents.measurement import ON_LOG_SCALE
 from thymodel.documents.priors import support
 from thymodel.errors import Fault, InputError
 from thymodel.inference.population import error_name
 from thymodel.results.control_stream import save_texts
-from thymodel.results.population_export import Effect, PopulationModel, data_text, prior_text
+from thymodel.results.population_export import Effect, PopulationModel, data_text, error_scale, prior_text
 
 _SMALLEST = "1e-60"
 
@@ -50,8 +50,8 @@ class _Function:
                       *(name for group in found.used for name in group)]
         self.known = {name: self.names.new(name) for name in dict.fromkeys(everything)}
         self.function = self.names.new(f"{found.name}_model")
-        logged = {name for item in self.spec.between_subject.values() if item.scale == "log" for name in item.parameters}
-        own = {name for name in self.spec.estimate}
+        effects, own = self.spec.between_subject.values(), set(self.spec.estimate)
+        logged = {name for item in effects if item.scale == "log" for name in item.parameters}
         self.on_log = {name for name in own & logged if found.values[name] > 0 and not self._otherwise(name)}
         self.thetas = {name: self.names.new(f"l_{name}" if name in self.on_log else f"tv_{name}")
                        for name in found.parameters if name in own or name.startswith("beta_")}
@@ -69,11 +69,12 @@ class _Function:
     def head(self) -> list[str]:
         found, model = self.found, self.model
         note = ("SIMULATED data. " if self.spec.simulated else "") + " ".join(self.spec.title.split())
-        scales = [f"# {name}: {_scale(self.spec.likelihood[name])}" for name in found.observables]
+        scales = [f"# {name}: {error_scale(self.spec.likelihood[name])}" for name in found.observables]
         return [f"# {note}", "# Written by thymodel. This text was never run by its writer: R is not part of thymodel.",
                 f"# {found.origin}",
                 f"# model {model.name}, sha256 {model.digest}; spec sha256 {self.spec.digest}",
-                f"# TIME counts {model.time}s from the model's start, {model.start:g}. ID numbers subjects as the data do.",
+                f"# TIME counts {model.time}s from the model's start, {model.start:g}.",
+                "# ID numbers subjects in the order of the data.",
                 *scales,
                 "# What was measured at the time of a dose stands a little before it: rxode2 gives doses first.",
                 f"{self.function} <- function() {{"]
@@ -97,7 +98,8 @@ class _Function:
             if name not in block:
                 stated = prior_text(self.spec, f"omega_{name}") == "stated"
                 value = self._covariance(name, name)
-                lines.append(f"    {own} ~ {f'fix({value})' if stated else value}  # {name}{self._about(f'omega_{name}')}")
+                text = f"fix({value})" if stated else value
+                lines.append(f"    {own} ~ {text}  # {name}{self._about(f'omega_{name}')}")
         return [*lines, "  })"]
 
     def _bounded(self, name: str, value: str) -> str:
@@ -206,13 +208,7 @@ class _Function:
     def tail(self) -> list[str]:
         data = f"{self.found.name}.rxode2.csv"
         note = "" if self.found.data is not None else "  # the study data were not at hand"
-        return ["", "# Priors are comments: a maximum of the likelihood may differ from posterior medians where the data "
-                "say little.",
+        return ["", "# Priors are comments: a maximum of the likelihood alone may differ from posterior medians",
+                "# where the data say little.",
                 f'# data <- read.csv("{data}", na.strings = "."){note}',
                 f'# fit <- nlmixr2::nlmixr2({self.function}, data, est = "focei")']
-
-
-def _scale(error: ErrorModel) -> str:
-    if error.family in ON_LOG_SCALE:
-        return f"DV is log(value + {error.offset:g})" if error.offset else "DV is log(value)"
-    return "DV is the value"
