@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from thymodel.documents.cards import card, table_html
 from thymodel.errors import Fault, InputError, SolveError
-from thymodel.explorer.answers import Answers, make_bench, source_of
+from thymodel.explorer.answers import Answers, make_bench
 from thymodel.explorer.views import CHOSEN, COMPARED, Controls, Slider, View, first_view, read_view
 from thymodel.results.frames import BLUE, GREY, LINES, RED, labelled, legend, panel_grid, record_figure
 from thymodel.results.record import FitRecord, write_file
@@ -155,7 +155,7 @@ def answer_html(answers: Answers, view: View, answer: Mapping[str, Any]) -> str:
     labels = {arm["name"]: arm["label"] for arm in answer["arms"]}
     told = [f"{labels[one['arm']]}: {one['text']}." for one in answer["verdicts"]]
     told += [answer["export"]] if answer["export"] else []
-    return card(answer["title"], [*told, source_of(answers.bench)], (), bool(record.content["simulated"]),
+    return card(answer["title"], [*told, f"Record {record.content['name']}, {record.digest[:12]}."], (), bool(record.content["simulated"]),
                 warnings=answer["warnings"]) + table_html(rows)
 
 
