@@ -9,30 +9,12 @@ from pathlib import Path
 import jinja2
 
 from thymodel.errors import Fault, InputError
-from thymodel.results.check_plots import check_figures
+from thymodel.results.check_plots import caption, check_figures
 from thymodel.results.checks import Checks
+from thymodel.results.frames import TEMPLATES, png_bytes
 from thymodel.results.record import FitRecord, holds_record, write_file
-from thymodel.results.report import TEMPLATES, png_bytes
 
 JSON, PAGE = "checks.json", "checks.html"
-_CAPTIONS = {
-    "vpc": "Visual predictive check: quantiles of the study by visit before the bands of its replicates; below it the "
-           "same after prediction correction, which takes out what doses, covariates and days within a bin explain; at "
-           "the foot the part below the limit of quantification, where there is one.",
-    "predictive": "Predictive intervals of one new subject's measurement under the posterior and under the prior.",
-    "endpoints": "Endpoints as the measurements show them, with the replicates measured at the same visits with the "
-                 "same assay error. They come later and more scattered than the endpoints of the noise-free course.",
-    "npde": "Where the study's values lie in the distributions that the model predicts for them. A value below the "
-            "limit is drawn at random below the probability of lying there: it is open, and not a datum.",
-    "residuals": "Individual predictions and residuals. Near a limit of quantification only the higher values have a "
-                 "residual, so that residuals rise there under a right model too; individual predictions are drawn to "
-                 "the data, so that residuals spread a little less than the error model says.",
-    "random_effects": "Each subject's random effects in units of their SD, posterior median and interval. Where "
-                      "shrinkage is high they say little about the subject.",
-    "prior_posterior": "Prior and posterior of every estimated number. Contraction near 0: the data said nothing; near "
-                       "1: the data rule."}
-
-
 def refuse_place(record: FitRecord, folder: Path) -> None:
     """A record is written once, and what other files say is not written over.
 
@@ -80,7 +62,7 @@ def _page(checks: Checks, pictures: Mapping[str, bytes]) -> str:
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True,
                                      undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     shown = [{"name": name, "source": "data:image/png;base64," + base64.b64encode(content).decode(),
-              "caption": _CAPTIONS["vpc" if name.startswith("vpc_") else name]} for name, content in pictures.items()]
+              "caption": caption(name)} for name, content in pictures.items()]
     return environment.get_template("checks.html.j2").render(
         content=checks.content, figures=shown, questions=question_rows(checks), parameters=parameter_rows(checks),
         effects=effect_rows(checks))

@@ -44,6 +44,28 @@ _NORMAL = scipy.stats.norm.ppf(0.95)
 _DECADES = 5  # at most, of a logarithmic axis
 _MANY = 45  # subjects that may be named on an axis
 
+_CAPTIONS = {
+    "vpc": "Visual predictive check: quantiles of the study by visit before the bands of its replicates; below it the "
+           "same after prediction correction, which takes out what doses, covariates and days within a bin explain; at "
+           "the foot the part below the limit of quantification, where there is one.",
+    "predictive": "Predictive intervals of one new subject's measurement under the posterior and under the prior.",
+    "endpoints": "Endpoints as the measurements show them, with the replicates measured at the same visits with the "
+                 "same assay error. They come later and more scattered than the endpoints of the noise-free course.",
+    "npde": "Where the study's values lie in the distributions that the model predicts for them. A value below the "
+            "limit is drawn at random below the probability of lying there: it is open, and not a datum.",
+    "residuals": "Individual predictions and residuals. Near a limit of quantification only the higher values have a "
+                 "residual, so that residuals rise there under a right model too; individual predictions are drawn to "
+                 "the data, so that residuals spread a little less than the error model says.",
+    "random_effects": "Each subject's random effects in units of their SD, posterior median and interval. Where "
+                      "shrinkage is high they say little about the subject.",
+    "prior_posterior": "Prior and posterior of every estimated number. Contraction near 0: the data said nothing; near "
+                       "1: the data rule."}
+
+
+def caption(name: str) -> str:
+    """What a figure of `check_figures` shows, for a reader who does not know its kind."""
+    return _CAPTIONS["vpc" if name.startswith("vpc_") else name]
+
 
 def check_figures(checks: Checks) -> dict[str, Figure]:
     """Every figure by the name of its file."""

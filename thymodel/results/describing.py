@@ -5,6 +5,7 @@
 
 import html
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby, product
@@ -143,7 +144,7 @@ def describe(model: Model | str, to: Format = "md", figure: str = "") -> str:
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(_TEMPLATES), undefined=jinja2.StrictUndefined,
                                      autoescape=to == "html", trim_blocks=True, lstrip_blocks=True,
                                      keep_trailing_newline=True)
-    environment.filters |= {"md": _md, "tex": _tex, "latex": ts.latex, "latex_equation": latex_equation,
+    environment.filters |= {"md": _md, "tex": tex, "latex": ts.latex, "latex_equation": latex_equation,
                             "mathml": _math, "mathml_equation": mathml_equation}
     drawing = "" if to == "latex" else svg(content.model)
     dashed = "; dashed ones set the pace of a rate" if "stroke-dasharray" in drawing else ""
@@ -418,10 +419,23 @@ def _md(text: str) -> str:
 
 _TEX = {"\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
         "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "<": r"$<$", ">": r"$>$", "|": r"$|$", "×": r"$\times$",
-        "−": "$-$", "→": r"$\to$", "\u00a0": "~", "ⁿ": "$^n$"} | {sup: f"$^{{{plain}}}$" for plain, sup in zip(
-            "-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹", strict=True)}
+        "−": "$-$", "→": r"$\to$", "µ": r"$\mu$", "≤": r"$\le$", "≥": r"$\ge$", "±": r"$\pm$", "\u00a0": "~",
+        "ⁿ": "$^n$"}
+_TEX |= {sup: f"$^{{{plain}}}$" for plain, sup in zip("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹", strict=True)}
+_TEX |= {letter: rf"$\{name}$" for letter, name in zip("αβγδεηθκλμνπρστφχψωΔΣΩ", (
+    "alpha beta gamma delta varepsilon eta theta kappa lambda mu nu pi rho sigma tau varphi chi psi omega Delta Sigma "
+    "Omega").split(), strict=True)}
+_SET = "–—‘’“”„…•€"  # beyond Latin-1, and known to LaTeX's utf8 and T1
 
 
-def _tex(text: str) -> str:
-    """Text that LaTeX must leave as it is."""
-    return "".join(_TEX.get(letter, letter) for letter in text)
+def tex(text: str) -> str:
+    """Text that LaTeX must leave as it is; a letter that pdflatex cannot set is spelt, or named by its number."""
+    return "".join(_TEX.get(letter, letter) if letter in _TEX or ord(letter) < 128 else _beyond(letter)
+                   for letter in str(text))
+
+
+def _beyond(letter: str) -> str:
+    if letter in _SET or "\u00a1" <= letter <= "\u00ff":
+        return letter
+    plain = unicodedata.normalize("NFKD", letter).encode("ascii", "ignore").decode()
+    return tex(plain) if plain else f"[U+{ord(letter):04X}]"

@@ -3,6 +3,7 @@
 Colours are those of Okabe & Ito (2008, "Color Universal Design"), told apart in greyscale by line style and marker.
 """
 
+import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from PIL import Image
 
 from thymodel.documents.spec import FitSpec
 from thymodel.errors import Fault, InputError
@@ -22,6 +24,8 @@ COLOURS = (BLUE, RED, GREEN, ORANGE, PINK, SKY, BLACK)
 LINES = ("solid", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)), (0, (8, 2, 2, 2, 2, 2)))
 GREY = "#767676"
 FOOT = 0.28  # inches below the legend
+TEMPLATES = Path(__file__).with_name("templates")
+_DPI, _COLOURS = 120, 128
 
 
 _ENDINGS = (".png", ".svg", ".pdf")
@@ -45,6 +49,15 @@ def save_figure(figure: Figure, path: Path) -> None:
         figure.savefig(path)
     except OSError as error:
         raise InputError([Fault(str(path), f"cannot be written: {error.strerror}")]) from None
+
+
+def png_bytes(figure: Figure, dpi: int = _DPI) -> bytes:
+    """PNG of few colours, a third of the size of one with all."""
+    drawn, packed = io.BytesIO(), io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=dpi, metadata={"Software": None})
+    palette = Image.open(drawn).convert("RGB").quantize(_COLOURS, dither=Image.Dither.NONE)
+    palette.save(packed, "PNG", optimize=True)
+    return packed.getvalue()
 
 
 def empty_figure(width: float, height: float, title: str, source: str, simulated: bool) -> Figure:

@@ -57,14 +57,20 @@ SPREAD = "5% to 95% of subjects, between-subject spread"
 # --- courses -------------------------------------------------------------------------------------------------
 
 
-def plot_course(record: FitRecord, data: StudyData | None = None) -> Figure:
+def plot_course(record: FitRecord, data: StudyData | None = None, observables: Sequence[str] | None = None) -> Figure:
     """Course of each observable in each arm: median subject with its uncertainty, and the spread between subjects.
 
     Args:
         data: measured values to draw beside them.
+        observables: all by default.
+
+    Raises:
+        InputError: an observable that the record lacks.
     """
     spec, curves = record.spec, load_group(record.folder / CURVES, POPULATION)
-    observables = [str(name).removesuffix(".median") for name in curves.data_vars if str(name).endswith(".median")]
+    known = [str(name).removesuffix(".median") for name in curves.data_vars if str(name).endswith(".median")]
+    observables = known if observables is None else observables
+    _check_known("observable", observables, known)
     arms = [str(arm) for arm in curves["arm"].values]
     doses, ages = json.loads(curves.attrs["doses"]), list(_ages(record).values())
     figure = record_figure(record, 1.2 + 3.0 * max(len(arms), 2), 1.5 + 2.6 * len(observables), "Courses by arm")
@@ -163,13 +169,14 @@ def _log_axis(axes: Axes, curves: Sequence[np.ndarray], subjects: Sequence[Subje
 
 
 def plot_individuals(record: FitRecord, data: StudyData | None, observable: str | None = None,
-                     subjects: Sequence[str] | None = None) -> Figure:
+                     subjects: Sequence[str] | None = None, columns: int = 5) -> Figure:
     """Fit of each patient, a panel each.
 
     Args:
         data: None draws the curves alone.
         observable: the first of the likelihood by default.
         subjects: all by default.
+        columns: panels beside each other, at most.
 
     Raises:
         InputError: an observable or a subject that the record lacks.
@@ -181,7 +188,7 @@ def plot_individuals(record: FitRecord, data: StudyData | None, observable: str 
     _check_known("observable", [name], [str(key) for key in curves.data_vars])
     _check_known("subject", wanted, known)
     people, ages = {} if data is None else {s.id: s for s in data.subjects}, _ages(record)
-    columns = min(5, len(wanted))
+    columns = min(columns, len(wanted))
     rows = math.ceil(len(wanted) / columns)
     title = f"Individual fits: {spec.model.observables[name].label or name}"
     figure = record_figure(record, 1.0 + 2.2 * max(columns, 3), 1.5 + 1.7 * rows, title)
@@ -305,7 +312,7 @@ def _parameter_label(record: FitRecord, name: str) -> str:
 
 def _parameter_panels(record: FitRecord, names: Sequence[str], title: str) -> tuple[Figure, list[Axes]]:
     columns = min(3, len(names))
-    figure = record_figure(record, 1.0 + 3.0 * columns, 1.4 + 1.7 * math.ceil(len(names) / columns), title)
+    figure = record_figure(record, 1.0 + 2.2 * max(columns, 2), 1.4 + 1.7 * math.ceil(len(names) / columns), title)
     return figure, panel_grid(figure, len(names), columns)
 
 

@@ -1,0 +1,178 @@
+"""A report before it is a page: sections of paragraphs, tables, figures and listings, and where each number is from.
+
+A record becomes one `Document`, and a writer makes HTML, Word or LaTeX of it. A text may be `Cited`: pieces of words
+and of numbers, each number with the field of the record that it was taken from, so that no format can disagree with
+the record without being caught.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from thymodel.results.titled_table import TitledTable
+
+Style = Literal["text", "result", "note", "bullet", "code"]
+Mood = Literal["simulated", "failed", "passed", "warned"]
+
+
+class Cited(str):
+    """Text of which some pieces are taken from a field of the record.
+
+    `pieces` are (text, field); a field is "" for words, else `table.csv: ROW, COLUMN`, `record.json: dotted.path`,
+    `record.json: number of dotted.path` or `posterior.nc: what was computed`.
+    """
+
+    pieces: tuple[tuple[str, str], ...]
+
+    def __new__(cls, pieces: Sequence[tuple[str, str]]) -> "Cited":
+        made = super().__new__(cls, "".join(text for text, _ in pieces))
+        made.pieces = tuple(pieces)
+        return made
+
+
+class Reference(str):
+    """Text that names a table, figure, listing or section of the document, such as "Table 3"."""
+
+    key: str
+
+    def __new__(cls, text: str, key: str) -> "Reference":
+        made = super().__new__(cls, text)
+        made.key = key
+        return made
+
+
+def pieces_of(text: str) -> tuple[tuple[str, str], ...]:
+    """Any text as pieces with their fields."""
+    return text.pieces if isinstance(text, Cited) else ((text, ""),)
+
+
+def say(*parts: str) -> Cited:
+    """Parts as one text that keeps the fields of each."""
+    return Cited([piece for part in parts for piece in pieces_of(part) if piece[0]])
+
+
+@dataclass(frozen=True)
+class Paragraph:
+    """`result`: a sentence about what was found, of which every number is cited."""
+
+    text: str
+    style: Style = "text"
+
+
+@dataclass(frozen=True)
+class Banner:
+    """What must be read before any number."""
+
+    text: str
+    mood: Mood
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table or listing; `traced`: every number of its cells is cited."""
+
+    table: TitledTable
+    kind: Literal["Table", "Listing"] = "Table"
+    traced: bool = False
+    number: int = 0
+
+    @property
+    def key(self) -> str:
+        return self.table.key
+
+    @property
+    def label(self) -> str:
+        return f"{self.kind} {self.number}"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure as PNG, or as SVG where `svg` is not empty; `width` and `height` in inches."""
+
+    key: str
+    caption: str
+    alt: str
+    png: bytes
+    width: float
+    height: float
+    svg: str = ""
+    number: int = 0
+
+    @property
+    def label(self) -> str:
+        return f"Figure {self.number}"
+
+
+Block = Paragraph | Banner | Grid | Picture
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading and what stands below it; `level` 1 or 2."""
+
+    key: str
+    title: str
+    blocks: tuple[Block, ...]
+    level: int = 1
+
+
+@dataclass(frozen=True)
+class Document:
+    """All that a report says, in order.
+
+    Args:
+        running: what stands on every page: where the numbers come from, and why none may be quoted.
+    """
+
+    title: str
+    name: str
+    digest: str
+    created: str
+    simulated: bool
+    banners: tuple[Banner, ...]
+    running: tuple[str, ...]
+    sections: tuple[Section, ...]
+
+    def blocks(self) -> Iterator[Block]:
+        for section in self.sections:
+            yield from section.blocks
+
+
+def numbered(sections: Sequence[Section]) -> tuple[Section, ...]:
+    """Tables, figures and listings counted through the document, each kind for itself."""
+    counts = {"Table": 0, "Listing": 0, "Figure": 0}
+
+    def count(block: Block) -> Block:
+        if not isinstance(block, Grid | Picture):
+            return block
+        kind = block.kind if isinstance(block, Grid) else "Figure"
+        counts[kind] += 1
+        return replace(block, number=counts[kind])
+
+    return tuple(replace(section, blocks=tuple(count(block) for block in section.blocks)) for section in sections)
+
+
+def numeric(table: TitledTable) -> list[bool]:
+    """Of each column, whether it is of numbers, which stand to the right."""
+    def is_number(cell: str) -> bool:
+        head = cell.split(" (")[0].rstrip("%").replace(" to ", "").replace("−", "-")
+        return cell in ("", "–", "not known") or head[:1].lstrip("+-").isdigit() or head[:1] in "+-" and head[1:2].isdigit()
+
+    return [bool(table.rows) and all(is_number(row[k]) and len(row[k]) < 40 for row in table.rows)
+            and any(row[k] not in ("", "–") for row in table.rows) for k in range(len(table.columns))]
+
+
+def widths(table: TitledTable) -> list[float]:
+    """Shares of a page's width that columns need: by their longest word, and by how much they say."""
+    needs = []
+    for k, head in enumerate(table.columns):
+        cells = [row[k] for row in table.rows]
+        word = max((len(word) for text in (head, *cells) for word in text.split()), default=1)
+        longest = max((len(cell) for cell in cells), default=1)
+        needs.append(max(min(word, 24), min(longest, 60) ** 0.85, 4.0) + 1.5)
+    return [need / sum(needs) for need in needs]
+
+
+def wide(table: TitledTable) -> bool:
+    """Whether it asks for a page on its side."""
+    return len(table.columns) > 9
