@@ -10,6 +10,8 @@ import typer
 import thymodel
 from thymodel import cli
 
+pytestmark = pytest.mark.requirement("REQ-DOC-01")
+
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 INDEX = (DOCS / "index.md").read_text(encoding="utf-8")
 

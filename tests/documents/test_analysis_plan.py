@@ -8,6 +8,8 @@ import pytest
 from thymodel.documents.analysis_plan import load_plan
 from thymodel.errors import InputError
 
+pytestmark = pytest.mark.requirement("REQ-REP-04")
+
 BAD = Path(__file__).resolve().parents[1] / "bad" / "plan.toml"
 EXAMPLE = Path(__file__).resolve().parents[2] / "fits" / "reset02_design" / "plan.toml"
 

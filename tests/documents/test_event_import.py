@@ -17,6 +17,8 @@ from thymodel.documents.model import parse_model
 from thymodel.documents.rows import DataColumns
 from thymodel.errors import InputError
 
+pytestmark = pytest.mark.requirement("REQ-DAT-06")
+
 MODEL = parse_model("""
 title = "One pool"
 description = "for a test"

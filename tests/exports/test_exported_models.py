@@ -20,6 +20,8 @@ from thymodel.results.population_export import data_text, load_population_model,
 from thymodel.results.rxode_model import _Function, rxode_model, save_rxode_model
 from thymodel.results.simulation import simulate
 
+pytestmark = pytest.mark.requirement("REQ-EXC-02", "REQ-EXC-03")
+
 ROOT = Path(__file__).resolve().parents[2]
 SAME = 1e-6  # relative, of the largest value of an observable: our solver's tolerance is 1e-8
 

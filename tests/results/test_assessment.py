@@ -19,6 +19,8 @@ from thymodel.results.criteria import MET, NOT_MET, OPEN, SPONSOR, Evidence, eva
 from thymodel.results.planning import FixedPlan, plan_content
 from thymodel.results.record import load_group, load_record
 
+pytestmark = pytest.mark.requirement("REQ-REP-04")
+
 FITS = Path(__file__).resolve().parents[2] / "fits"
 WHY = {"rationale": "made up", "appropriateness": "made up"}
 

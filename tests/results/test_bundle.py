@@ -34,6 +34,8 @@ from thymodel.results.transport import (
     texts,
 )
 
+pytestmark = pytest.mark.requirement("REQ-REP-03")
+
 _SCENARIO = """
 title = "None, or one infusion"
 subjects = 8

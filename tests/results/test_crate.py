@@ -15,6 +15,8 @@ from thymodel.errors import InputError, RecordError
 from thymodel.results.crate import METADATA, crate_text, save_crate
 from thymodel.results.record import load_record
 
+pytestmark = pytest.mark.requirement("REQ-EXC-04")
+
 FITS = sorted(path.parent for path in (Path(__file__).resolve().parents[2] / "fits").glob("*/record.json"))
 
 

@@ -11,6 +11,8 @@ from thymodel.documents.spec import load_fit_spec
 from thymodel.results.deviations import NO_REASON, differences, find_deviations, not_planned
 from thymodel.results.record import load_record
 
+pytestmark = pytest.mark.requirement("REQ-REP-04")
+
 EXAMPLE = Path(__file__).resolve().parents[2] / "fits" / "reset02_design"
 
 

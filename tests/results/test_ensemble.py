@@ -24,6 +24,8 @@ from thymodel.results.record import load_record
 from thymodel.results.scenario_rows import BETWEEN, Summaries, between
 from thymodel.results.scenarios import MIXTURE, run_scenario
 
+pytestmark = pytest.mark.requirement("REQ-SCN-06")
+
 SCENARIO = """
 title = "two structures"
 subjects = 40

@@ -16,6 +16,8 @@ from thymodel.results.fitting import fit
 from thymodel.results.planning import NONE, find_plan, fix_plan, plan_sentence
 from thymodel.results.record import load_record, verify
 
+pytestmark = pytest.mark.requirement("REQ-REP-04")
+
 PLAN = """
 title = "Plan of a tiny fit"
 question = "Do made-up counts stay above 80?"

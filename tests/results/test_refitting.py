@@ -11,6 +11,8 @@ from thymodel.errors import InputError
 from thymodel.results.record import draws_in, load_record
 from thymodel.results.refitting import ALARM, judge, refit
 
+pytestmark = pytest.mark.requirement("REQ-REC-07")
+
 
 def test_the_same_seed_gives_the_same_draws(tiny_fit, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["thymodel", "verify", str(tiny_fit.folder), "--refit"])

@@ -14,6 +14,8 @@ from thymodel.results.fitting import Progress, fit
 from thymodel.results.record import load_record
 from thymodel.results.run_log import FIRST, LOG, append, read_log, read_runs, run_log_table
 
+pytestmark = pytest.mark.requirement("REQ-REC-06")
+
 LINE = {"run": "a", "directory": "one", "finished": "2026-01-01T00:00:00+00:00", "outcome": "finished"}
 
 

@@ -11,6 +11,8 @@ from thymodel.results import record as records
 from thymodel.results.migration import SCHEMA, migrate, record_schema
 from thymodel.results.record import load_record
 
+pytestmark = pytest.mark.requirement("REQ-REC-06")
+
 FITS = sorted(path.parent for path in (Path(__file__).resolve().parents[2] / "fits").glob("*/record.json"))
 
 
