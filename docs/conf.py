@@ -57,8 +57,8 @@ linkcheck_timeout = 20
 linkcheck_workers = 2
 
 ROOT = DOCS.parent
-_REPORTS = [*ROOT.glob("benchmarks/RESULTS.md"), *ROOT.glob("benchmarks/*.png"), *ROOT.glob("qualification/*.md")]
-_OUTSIDE = re.compile(r"\]\((?:\.\./)+(?:qualification|benchmarks)/(\w+\.md)")  # copied below
+_REPORTS = [*ROOT.glob("benchmarks/RESULTS.md"), *ROOT.glob("benchmarks/*.png"), *ROOT.glob("qualification/*.md"), ROOT / "CHANGELOG.md"]
+_OUTSIDE = re.compile(r"\]\((?:\.\./)+(?:qualification/|benchmarks/|(?=CHANGELOG))(\w+\.md)")  # copied below
 _ELSEWHERE = re.compile(r"\[([^]]+)\]\((?:\.\./)+(?!reports|docs)(?:fits|models|notebooks|thymodel)/[^)]*\)")
 _DOCS = re.compile(r"\]\((?:\.\./)+docs/")
 
@@ -90,7 +90,7 @@ def _linked(text: str) -> str:
 
 def _link(app, name: str, source: list[str]) -> None:
     if not name.startswith("notebooks/"):
-        source[0] = _linked(source[0])
+        source[0] = _linked(source[0].replace("](docs/", "](/") if name == "reports/CHANGELOG" else source[0])
 
 
 def _inline(writer, node) -> None:

@@ -9,8 +9,10 @@ import pydantic
 import typer
 
 from thymodel import cli
+from thymodel.documents.analysis_plan import PlanDocument
 from thymodel.documents.design import DesignDocument
 from thymodel.documents.escalation import EscalationDocument
+from thymodel.documents.import_map import ImportMap
 from thymodel.documents.learning import LearningDocument
 from thymodel.documents.model import ModelDocument
 from thymodel.documents.protocol import ProtocolDocument
@@ -22,6 +24,8 @@ DOCUMENTS = {
     "A fit spec": (FitDocument, "`spec.toml`."),
     "A scenario": (ScenarioDocument, "`thymodel scenario RECORD SCENARIO`; [more](../scenarios.md)."),
     "A design": (DesignDocument, "`thymodel trial DESIGN --seed N`: a SIMULATED study with known truth."),
+    "An analysis plan": (PlanDocument, "`plan.toml` beside the spec; [more](../plan.md)."),
+    "A map for import": (ImportMap, "`thymodel import nonmem FILE --map MAP`; [more](../data_import.md)."),
     "Published figures": (PublishedDocument, "`[published.NAME]` of a spec names it; [more](../published.md)."),
     "A randomised trial": (ProtocolDocument, "`thymodel trial PLAN --record RECORD`; [more](../trials.md)."),
     "A dose escalation": (EscalationDocument, "`thymodel trial PLAN --record RECORD`; [more](../trials.md)."),

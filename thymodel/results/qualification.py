@@ -16,7 +16,7 @@ from thymodel.errors import Fault, InputError
 from thymodel.results import installation, inventory, operation
 from thymodel.results.checklist import Result, perform
 from thymodel.results.record import write_file
-from thymodel.results.report import TEMPLATES
+from thymodel.results.frames import TEMPLATES
 from thymodel.results.titled_table import TitledTable
 
 PARTS = {"IQ": "Installation", "OQ": "Operation"}
