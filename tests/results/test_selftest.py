@@ -204,7 +204,8 @@ def wheel(tmp_path) -> Path:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(content)
         rows.append(f"{name},sha256={inventory._as_recorded(content)},{len(content)}")
-    (info / "RECORD").write_text("\n".join([*rows, "thymodel/__pycache__/a.pyc,,", "thymodel-0.1.0.dist-info/RECORD,,"]))
+    rows += ["thymodel/__pycache__/a.pyc,,", "thymodel-0.1.0.dist-info/RECORD,,"]
+    (info / "RECORD").write_text("\n".join(rows))
     return tmp_path
 
 
@@ -230,7 +231,7 @@ def test_a_corrupted_installation_fails_its_check(wheel, tmp_path, monkeypatch):
     (wheel / "thymodel/formula.py").write_bytes(b"y = x+x\n")
     broken = metadata.Distribution.at(wheel / "thymodel-0.1.0.dist-info")
     monkeypatch.setattr(metadata, "distribution", lambda name: broken)
-    monkeypatch.setattr(inventory, "__file__", str(wheel / "thymodel/results/inventory.py"))
+    monkeypatch.setattr(inventory, "ROOT", (wheel / "thymodel").resolve())
     result = looked(IQ["IQ-04"], tmp_path)
     assert result.outcome == "fail" and "thymodel/formula.py" in result.found
 
@@ -303,6 +304,17 @@ def test_a_report_that_cannot_be_written_is_said_before_the_checks(call, tmp_pat
     assert "'.txt' is no form of it. hint: one of: .html, .htm, .md" in err and "no such folder" in err
     assert call("selftest", "--sbom", tmp_path / "a.xml")[0] == 2
     assert call("selftest", "--report", tmp_path)[0] == 2
+
+
+def test_a_package_that_was_never_installed_says_so(call, monkeypatch, tmp_path):
+    def absent(name: str) -> metadata.Distribution:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "distribution", absent)
+    for words in ((), ("--sbom", tmp_path / "a.json")):
+        status, out, err = call("selftest", *words)
+        assert (status, out) == (2, "") and err.startswith("thymodel: runs without having been installed")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_tables_hold_every_check_and_every_package(few):
