@@ -162,6 +162,11 @@ def test_a_kernel_that_fails_its_test_is_said_and_is_no_failure(tmp_path, monkey
     assert result.outcome == "note" and "diffrax" in result.found and "a value differs" in result.found
 
 
+def test_a_solver_without_a_second_one_is_no_agreement(workshop, monkeypatch):
+    monkeypatch.setattr(kernel, "self_test", lambda native: "a value differs")
+    assert looked(OQ["OQ-02"], workshop).outcome == "note"
+
+
 def test_the_cache_of_the_user_is_left_alone(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "mine"))
     looked(IQ["IQ-08"], tmp_path)

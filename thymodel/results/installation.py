@@ -14,7 +14,7 @@ import numpy as np
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
-from thymodel.documents.model import load_model, shipped_models
+from thymodel.documents.model import Model, load_model, shipped_models
 from thymodel.dynamics import kernel
 from thymodel.errors import InputError
 from thymodel.results import inventory
@@ -82,13 +82,18 @@ def _kernel(_: Path) -> Finding:
         return Finding("not asked for: THYMODEL_SOLVER=jax, and diffrax solves", None)
     model = load_model(_SMALL)
     with tempfile.TemporaryDirectory() as folder, _cache_at(folder):
-        try:
-            trouble = kernel.self_test(kernel.compile_model(model, tuple(model.observables)))
-        except Exception as error:  # as solving does: whatever LLVM or XLA raises, diffrax remains
-            trouble = f"{type(error).__name__}: {error}"
+        trouble = kernel_trouble(model, tuple(model.observables))
     if trouble is None:
         return Finding("native kernel: values and derivatives as by numpy, and through JAX", True)
     return Finding(f"diffrax, for the native kernel failed its test ({trouble}): right, and much slower", None)
+
+
+def kernel_trouble(model: Model, observables: tuple[str, ...]) -> str | None:
+    """Why the native kernel cannot be used here, or None."""
+    try:
+        return kernel.self_test(kernel.compile_model(model, observables))
+    except Exception as error:  # as solving does: whatever LLVM or XLA raises, diffrax remains
+        return f"{type(error).__name__}: {error}"
 
 
 @contextmanager
