@@ -86,8 +86,8 @@ def licences() -> Audit:
     here = inventory.installed()
     used = [here[name] for name in sorted(inventory.runtime(here, EXTRAS))]
     wrong = inventory.forbidden(used)
-    return Audit((*wrong, f"{len(used)} packages for users, {len(wrong)} with a licence that is absent or binds others"),
-                 not wrong)
+    return Audit((*wrong, f"{len(used)} packages for users, {len(wrong)} with a licence that is absent or binds "
+                  "others"), not wrong)
 
 
 def main() -> None:

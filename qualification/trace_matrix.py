@@ -221,17 +221,17 @@ def _shown(found: Marked) -> str:
 
 
 def sheet_text(requirements: dict[str, Requirement], marked: dict[str, list[Marked]]) -> str:
-    """A row a requirement and test, for a tool that takes tables; a requirement without tests has one row."""
+    """A row a requirement and file, for a tool that takes tables; a requirement without tests has one row."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["id", "area", "statement", "commands", "names", "effect", "severity", "likelihood", "detection",
-                     "risk", "mitigations", "awaits", "file", "test"])
+                     "risk", "mitigations", "awaits", "file", "tests"])
     for item in requirements.values():
-        tests = [(found.file, test) for found in marked.get(item.id, []) for test in found.tests] or [("", "")]
-        for file, test in tests:
-            writer.writerow([item.id, item.area, item.statement, " ".join(item.commands), " ".join(item.names),
+        tests = [(found.file, "all" if found.whole else " ".join(found.tests)) for found in marked.get(item.id, [])]
+        for file, names in tests or [("", "")]:
+            writer.writerow([item.id, item.area, item.statement, "; ".join(item.commands), " ".join(item.names),
                              item.effect, item.risk.severity, item.risk.likelihood, item.risk.detection,
-                             item.risk.level, "; ".join(item.mitigations), " ".join(item.awaits), file, test])
+                             item.risk.level, "; ".join(item.mitigations), "; ".join(item.awaits), file, names])
     return out.getvalue()
 
 

@@ -115,8 +115,9 @@ def test_a_risk_is_weighed_by_how_surely_it_is_noticed(trace, severity, likeliho
 
 def test_the_marks_that_pytest_sees_are_those_of_the_source(request, trace):
     """Marks are read without running anything; for the tests of this run, pytest must have found the same."""
+    files = {path: trace.marks_of(Path(path)) for path in {item.path for item in request.session.items}}
     for item in request.session.items:
-        read = trace.marks_of(Path(item.path))
+        read = files[item.path]
         seen = {name for mark in item.iter_markers("requirement") for name in mark.args}
         plain = getattr(item, "originalname", item.name)
         assert seen == {name for name, found in read.items() if plain in found.tests}, item.nodeid

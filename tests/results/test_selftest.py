@@ -162,6 +162,11 @@ def test_a_kernel_that_fails_its_test_is_said_and_is_no_failure(tmp_path, monkey
     assert result.outcome == "note" and "diffrax" in result.found and "a value differs" in result.found
 
 
+def test_a_solver_without_a_second_one_is_no_agreement(workshop, monkeypatch):
+    monkeypatch.setattr(kernel, "self_test", lambda native: "a value differs")
+    assert looked(OQ["OQ-02"], workshop).outcome == "note"
+
+
 def test_the_cache_of_the_user_is_left_alone(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "mine"))
     looked(IQ["IQ-08"], tmp_path)
@@ -204,7 +209,8 @@ def wheel(tmp_path) -> Path:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(content)
         rows.append(f"{name},sha256={inventory._as_recorded(content)},{len(content)}")
-    (info / "RECORD").write_text("\n".join([*rows, "thymodel/__pycache__/a.pyc,,", "thymodel-0.1.0.dist-info/RECORD,,"]))
+    rows += ["thymodel/__pycache__/a.pyc,,", "thymodel-0.1.0.dist-info/RECORD,,"]
+    (info / "RECORD").write_text("\n".join(rows))
     return tmp_path
 
 
@@ -230,7 +236,7 @@ def test_a_corrupted_installation_fails_its_check(wheel, tmp_path, monkeypatch):
     (wheel / "thymodel/formula.py").write_bytes(b"y = x+x\n")
     broken = metadata.Distribution.at(wheel / "thymodel-0.1.0.dist-info")
     monkeypatch.setattr(metadata, "distribution", lambda name: broken)
-    monkeypatch.setattr(inventory, "__file__", str(wheel / "thymodel/results/inventory.py"))
+    monkeypatch.setattr(inventory, "ROOT", (wheel / "thymodel").resolve())
     result = looked(IQ["IQ-04"], tmp_path)
     assert result.outcome == "fail" and "thymodel/formula.py" in result.found
 
@@ -303,6 +309,17 @@ def test_a_report_that_cannot_be_written_is_said_before_the_checks(call, tmp_pat
     assert "'.txt' is no form of it. hint: one of: .html, .htm, .md" in err and "no such folder" in err
     assert call("selftest", "--sbom", tmp_path / "a.xml")[0] == 2
     assert call("selftest", "--report", tmp_path)[0] == 2
+
+
+def test_a_package_that_was_never_installed_says_so(call, monkeypatch, tmp_path):
+    def absent(name: str) -> metadata.Distribution:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "distribution", absent)
+    for words in ((), ("--sbom", tmp_path / "a.json")):
+        status, out, err = call("selftest", *words)
+        assert (status, out) == (2, "") and err.startswith("thymodel: runs without having been installed")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_tables_hold_every_check_and_every_package(few):

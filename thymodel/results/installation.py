@@ -6,7 +6,6 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import metadata
 from pathlib import Path
 
 import jax
@@ -15,7 +14,7 @@ import numpy as np
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
-from thymodel.documents.model import load_model, shipped_models
+from thymodel.documents.model import Model, load_model, shipped_models
 from thymodel.dynamics import kernel
 from thymodel.errors import InputError
 from thymodel.results import inventory
@@ -25,7 +24,7 @@ _SMALL = "lymphocyte_regrowth"  # the shipped model that compiles soonest
 
 
 def _python(_: Path) -> Finding:
-    wanted = inventory.field_of(metadata.distribution(inventory.NAME), "Requires-Python")
+    wanted = inventory.field_of(inventory.own(), "Requires-Python")
     bits = sys.maxsize.bit_length() + 1
     good = platform.python_version() in SpecifierSet(wanted, prereleases=True) and bits == 64
     return Finding(f"{platform.python_implementation()} {platform.python_version()}, {bits} bits; asked: {wanted}",
@@ -34,7 +33,7 @@ def _python(_: Path) -> Finding:
 
 def _requirements(_: Path) -> Finding:
     here = inventory.installed()
-    asked = inventory.needed(metadata.distribution(inventory.NAME))
+    asked = inventory.needed(inventory.own())
     wrong = [f"{item} (here: {here[name].version if name in here else 'absent'})" for item in asked
              if (name := canonicalize_name(item.name)) not in here
              or not item.specifier.contains(here[name].version, prereleases=True)]
@@ -55,10 +54,9 @@ def _versions(_: Path) -> Finding:
 
 
 def _files(_: Path) -> Finding:
-    distribution = metadata.distribution(inventory.NAME)
+    distribution = inventory.own()
     listed, wrong = inventory.changed_files(distribution)
-    running = Path(inventory.__file__).resolve().parents[1]
-    if listed == 0 or Path(str(distribution.locate_file(inventory.NAME))).resolve() != running:
+    if listed == 0 or Path(str(distribution.locate_file(inventory.NAME))).resolve() != inventory.ROOT:
         return Finding("what runs is a checkout (an editable installation): no list of files to compare with", None)
     return Finding(f"changed: {some(wrong)}" if wrong else f"{listed} of {listed} files", not wrong)
 
@@ -84,13 +82,18 @@ def _kernel(_: Path) -> Finding:
         return Finding("not asked for: THYMODEL_SOLVER=jax, and diffrax solves", None)
     model = load_model(_SMALL)
     with tempfile.TemporaryDirectory() as folder, _cache_at(folder):
-        try:
-            trouble = kernel.self_test(kernel.compile_model(model, tuple(model.observables)))
-        except Exception as error:  # as solving does: whatever LLVM or XLA raises, diffrax remains
-            trouble = f"{type(error).__name__}: {error}"
+        trouble = kernel_trouble(model, tuple(model.observables))
     if trouble is None:
         return Finding("native kernel: values and derivatives as by numpy, and through JAX", True)
     return Finding(f"diffrax, for the native kernel failed its test ({trouble}): right, and much slower", None)
+
+
+def kernel_trouble(model: Model, observables: tuple[str, ...]) -> str | None:
+    """Why the native kernel cannot be used here, or None."""
+    try:
+        return kernel.self_test(kernel.compile_model(model, observables))
+    except Exception as error:  # as solving does: whatever LLVM or XLA raises, diffrax remains
+        return f"{type(error).__name__}: {error}"
 
 
 @contextmanager

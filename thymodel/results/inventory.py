@@ -13,12 +13,12 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-import thymodel
 from thymodel.documents.toml import digest
+from thymodel.errors import Fault, InputError
 
 NAME = "thymodel"
 SPECIFICATION = "1.6"  # of CycloneDX
-_ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[1]  # of the package that runs
 _PINS = ("constraints.txt", "../constraints.txt")  # in an installed package, and in a checkout
 # licences that pass their own terms on to what is distributed with them; LGPL and MPL do so for themselves only
 _FORBIDDEN = re.compile(r"(?<![A-Za-z])(A?GPL|GNU (Affero )?General Public)", re.IGNORECASE)
@@ -48,12 +48,25 @@ def pinned() -> dict[str, str]:
     """Versions that the tests and the records of this version were made with, by canonical name; empty where the list
     was not installed."""
     for place in _PINS:
-        path = _ROOT / place
+        path = ROOT / place
         if path.is_file():
             lines = path.read_text(encoding="utf-8").splitlines()
             return {canonicalize_name(name): version for name, equals, version in
                     (line.strip().partition("==") for line in lines if not line.startswith("#")) if equals}
     return {}
+
+
+def own() -> metadata.Distribution:
+    """The distribution that this package was installed as.
+
+    Raises:
+        InputError: it runs from its sources without having been installed.
+    """
+    try:
+        return metadata.distribution(NAME)
+    except metadata.PackageNotFoundError:
+        raise InputError([Fault(NAME, "runs without having been installed: nothing says what belongs to it",
+                                "pip install -c constraints.txt .")]) from None
 
 
 def installed() -> dict[str, Component]:
@@ -110,7 +123,7 @@ def needed(distribution: metadata.Distribution, extras: Iterable[str] = ()) -> l
 
 def runtime(components: dict[str, Component], extras: Iterable[str] = ()) -> set[str]:
     """Names of all that the package needs to run, with what these need in turn, and with its extras that are named."""
-    todo, found = [NAME, *requirements(metadata.distribution(NAME), extras)], set()
+    todo, found = [NAME, *requirements(own(), extras)], set()
     while todo:
         name = todo.pop()
         if name in found or name not in components:
@@ -135,19 +148,23 @@ def sbom_json(components: Sequence[Component], when: datetime | None = None) -> 
     Args:
         when: the moment to be written into it; now by default. The serial number follows from the content and it.
 
+    Raises:
+        InputError: the package itself is not among them.
+
     Source: https://cyclonedx.org/docs/1.6/json/
     """
+    own()
     moment = (when or datetime.now(UTC)).isoformat(timespec="seconds").replace("+00:00", "Z")
     names = {c.name for c in components}
-    own = next(c for c in components if c.name == NAME)
-    listed = [_component(c) for c in components if c is not own]
+    root = next(c for c in components if c.name == NAME)
+    listed = [_component(c) for c in components if c is not root]
     content = {
         "$schema": f"http://cyclonedx.org/schema/bom-{SPECIFICATION}.schema.json",
         "bomFormat": "CycloneDX", "specVersion": SPECIFICATION,
         "serialNumber": uuid.uuid5(uuid.NAMESPACE_URL, json.dumps([moment, listed])).urn, "version": 1,
         "metadata": {"timestamp": moment, "lifecycles": [{"phase": "operations"}],
-                     "tools": {"components": [{"type": "application", "name": NAME, "version": own.version}]},
-                     "component": {**_component(own), "type": "application"}},
+                     "tools": {"components": [{"type": "application", "name": NAME, "version": root.version}]},
+                     "component": {**_component(root), "type": "application"}},
         "components": listed,
         "dependencies": [{"ref": c.purl, "dependsOn": [other.purl for other in components if other.name in
                                                        set(c.requires) & names]} for c in components]}
@@ -171,17 +188,17 @@ def changed_files(distribution: metadata.Distribution) -> tuple[int, list[str]]:
 
     Bytecode has no digest there. An editable installation does not list the package's modules: then the number is 0.
     """
-    own = [file for file in distribution.files or [] if str(file).startswith(f"{NAME}/") and file.hash is not None]
-    if not any(str(file) == f"{NAME}/__init__.py" for file in own):
+    listed = [file for file in distribution.files or [] if str(file).startswith(f"{NAME}/") and file.hash is not None]
+    if not any(str(file) == f"{NAME}/__init__.py" for file in listed):
         return 0, []
     wrong = []
-    for file in own:
+    for file in listed:
         path = Path(str(distribution.locate_file(file)))
         if not path.is_file():
             wrong.append(f"{file} (absent)")
         elif file.hash is not None and _as_recorded(path.read_bytes()) != file.hash.value:
             wrong.append(str(file))
-    return len(own), wrong
+    return len(listed), wrong
 
 
 def _as_recorded(content: bytes) -> str:

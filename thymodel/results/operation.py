@@ -28,6 +28,7 @@ from thymodel.errors import InputError, RecordError
 from thymodel.inference import diagnostics
 from thymodel.inference.likelihood import log_likelihood
 from thymodel.inference.posterior import Posterior, make_posterior
+from thymodel.results import installation
 from thymodel.results import record as records
 from thymodel.results.checklist import Check, Finding, some
 from thymodel.results.endpoints import crossing_times
@@ -138,6 +139,8 @@ def _near(error: float, bound: float, name: str) -> Finding:
 def _both_solvers(_: Workshop) -> Finding:
     model = load_model("thymus_core")
     names = ["cd4", "cd8", "rte4"]
+    if installation.kernel_trouble(model, tuple(names)) is not None:
+        return Finding("the native kernel does not work here, and diffrax has nothing to be compared with", None)
     values = {name: item.value for name, item in model.parameters.items()}
     courses = {name: ((model.start, item.value),) for name, item in model.covariates.items()}
     schedule = solving.plan(model, [Dose(7.0, "progenitors", 9.0)], courses, [7.0, 30.0, 100.0, 365.0])

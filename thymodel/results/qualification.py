@@ -22,8 +22,9 @@ from thymodel.results.titled_table import TitledTable
 PARTS = {"IQ": "Installation", "OQ": "Operation"}
 REPORTS = {".html": "selftest.html.j2", ".htm": "selftest.html.j2", ".md": "selftest.md.j2"}
 _COLUMNS = ("check", "requirement", "expected", "found", "outcome", "seconds")
-_NOTE = ("Seconds by the clock. OQ-09 includes the compilation and sampling of the tiny fit, which later checks use. "
-         "An outcome of \u201cnote\u201d is neither good nor bad here: the reader judges it.")
+_NOTE = "Seconds by the clock. An outcome of \u201cnote\u201d is neither good nor bad here: the reader judges it."
+_NOTES = {"IQ": (_NOTE,), "OQ": (_NOTE, "OQ-09 includes the compilation and sampling of the tiny fit, which later "
+                                 "checks use.")}
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Selftest:
         parts = tuple(TitledTable(
             key=f"selftest-{part.lower()}", title=f"{name} qualification", columns=_COLUMNS,
             rows=tuple((r.key, r.requirement, r.expected, r.found, r.outcome, f"{r.seconds:.1f}")
-                       for r in self.results if r.key.startswith(part)), notes=(_NOTE,))
+                       for r in self.results if r.key.startswith(part)), notes=_NOTES[part])
             for part, name in PARTS.items())
         pins = inventory.pinned()
         return (*parts,
@@ -62,7 +63,11 @@ def selftest(progress: Callable[[int, int], None] = lambda done, total: None) ->
 
     Returns:
         A result a check; a check that could not be made has failed. No file is left but in the compile cache.
+
+    Raises:
+        InputError: the package was not installed, but runs from its sources.
     """
+    inventory.own()
     count, results = len(installation.CHECKS) + len(operation.CHECKS), []
     progress(0, count)
 
@@ -84,7 +89,7 @@ def selftest(progress: Callable[[int, int], None] = lambda done, total: None) ->
 def _environment() -> dict[str, str]:
     return {"thymodel": thymodel.__version__, "Python": platform.python_version(), "platform": platform.platform(),
             "processor": platform.processor() or platform.machine(), "cores": str(os.cpu_count()),
-            "place": str(Path(thymodel.__file__).parent),
+            "place": str(inventory.ROOT),
             "THYMODEL_SOLVER": os.environ.get("THYMODEL_SOLVER", "not set"),
             "finished": datetime.now(UTC).isoformat(timespec="seconds")}
 
@@ -99,7 +104,8 @@ def selftest_text(found: Selftest, form: str) -> str:
     """The report; `form` is a suffix of `REPORTS`."""
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=form != ".md",
                                      undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["cell"] = lambda text: " ".join(str(text).replace("|", "\\|").split())
+    environment.filters["cell"] = lambda text: " ".join(
+        str(text).replace("|", "\\|").replace("<", "&lt;").split())
     counts = {outcome: sum(r.outcome == outcome for r in found.results) for outcome in ("pass", "fail", "note")}
     return environment.get_template(REPORTS[form]).render(found=found, counts=counts, tables=found.tables())
 
