@@ -907,7 +907,7 @@ Folder = Annotated[Path, typer.Option(help="directory for the files; none is wri
 @export_app.command("nonmem")
 def export_nonmem(source: Source, out: Folder, data: Data = None) -> None:
     """A spec or a record as a NONMEM control stream with its data file (docs/export_nonmem.md)."""
-    from thymodel.results.control_stream import save_control_stream
+    from thymodel.results.nonmem_export import save_control_stream
     from thymodel.results.population_export import load_population_model
 
     for path in save_control_stream(load_population_model(source, data), out):
@@ -918,7 +918,7 @@ def export_nonmem(source: Source, out: Folder, data: Data = None) -> None:
 def export_rxode2(source: Source, out: Folder, data: Data = None) -> None:
     """A spec or a record as an R function for nlmixr2 and rxode2 with its data file (docs/export_nonmem.md)."""
     from thymodel.results.population_export import load_population_model
-    from thymodel.results.rxode_model import save_rxode_model
+    from thymodel.results.rxode_export import save_rxode_model
 
     for path in save_rxode_model(load_population_model(source, data), out):
         print(path)

@@ -108,7 +108,8 @@ def test_every_order_of_a_date_is_the_same_day(heading, text):
 def test_a_clock_is_hours():
     assert hours_of_clock("13:45") == 13.75
     assert hours_of_moment("2024-03-01T06:00") - hours_of_moment("2024-02-29 18:00") == 12
-    for bad in ("25:00", "12:60", "noon"):
+    assert hours_of_clock("8.5") == 8.5
+    for bad in ("25:00", "12:60", "noon", "0800"):
         with pytest.raises(ValueError, match=bad):
             hours_of_clock(bad)
     with pytest.raises(ValueError, match="calendar"):
@@ -240,6 +241,9 @@ ROW_FAULTS = {
     "dates": ("ID,DATE,TIME,DV\n1,13/40/24,08:00,1\n1,01/02/24,25:99,2\n1,,10:00,3\n",
               ["row 2, column DATE", "row 3, column TIME", "row 4, column DATE"]),
     "blq without limit": ("ID,TIME,DV\n1,0,BLQ\n1,1,BQL\n", ["row 2, column DV", "row 3, column DV"]),
+    "iso dates": ("ID,TIME,DV\n1,2024-02-30T10:00,1\n1,2024-03-01T25:00,2\n",
+                  ["row 2, column TIME", "row 3, column TIME"]),
+    "too large": ("ID,TIME,AMT,DV\n1,0,1e400,.\n1,1,.,1e999\n", ["row 2, column AMT", "row 3, column DV"]),
     "compartment off": ("ID,TIME,EVID,CMT,AMT,DV\n1,0,1,-2,5,.\n", ["row 2, column CMT"]),
     "addl": ("ID,TIME,AMT,ADDL,II,DV\n1,0,5,1.5,12,.\n1,1,5,3,0,.\n1,2,.,4,.,1\n",
              ["row 2, column ADDL", "row 3, column II", "row 4, column ADDL"]),

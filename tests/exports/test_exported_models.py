@@ -15,9 +15,9 @@ from thymodel import cli
 from thymodel.errors import InputError
 from thymodel.inference.likelihood import log_likelihood
 from thymodel.inference.population import error_name, subject_values
-from thymodel.results.control_stream import _Stream, _student_cdf, control_stream, save_control_stream
+from thymodel.results.nonmem_export import _Stream, _student_cdf, control_stream, save_control_stream
 from thymodel.results.population_export import data_text, load_population_model, on_scale
-from thymodel.results.rxode_model import _Function, rxode_model, save_rxode_model
+from thymodel.results.rxode_export import _Function, rxode_model, save_rxode_model
 from thymodel.results.simulation import simulate
 
 pytestmark = pytest.mark.requirement("REQ-EXC-02", "REQ-EXC-03")

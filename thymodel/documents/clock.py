@@ -31,9 +31,9 @@ def hours_of_clock(text: str) -> float:
     """
     found = _CLOCK.fullmatch(text.strip())
     if found is None:
-        if _NUMBER.fullmatch(text.strip()):
+        if _NUMBER.fullmatch(text.strip()) and 0 <= float(text) <= 24:  # 0800 would be 800 hours
             return float(text)
-        raise ValueError(f"'{text[:40]}' is not a time such as 13:45")
+        raise ValueError(f"'{text[:40]}' is not a time of day such as 13:45, or hours up to 24")
     hours, minutes, seconds = int(found[1]), int(found[2]), float(found[3] or 0)
     if hours > 24 or minutes > 59 or seconds >= 60:
         raise ValueError(f"'{text[:40]}' is not a time of day")

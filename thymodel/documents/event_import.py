@@ -89,7 +89,7 @@ def import_events(path: Path, found: ImportMap = NO_MAP) -> Imported:
 
 
 def _refuse(faults: Sequence[Fault], name: str) -> None:
-    faults = sorted(faults, key=_row_of)
+    faults = sorted(dict.fromkeys(faults), key=_row_of)
     listed = faults[:MOST_FAULTS]
     if len(faults) > MOST_FAULTS:
         listed.append(Fault(name, f"{len(faults) - MOST_FAULTS} further faults are not listed", "mend the first ones"))
@@ -407,7 +407,8 @@ class _Import:
             if is_moment(text):
                 return hours_of_moment(text), True
         except ValueError as error:
-            name = "DATE" if "date" in str(error) or "calendar" in str(error) or "order" in str(error) else "TIME"
+            of_date = any(word in str(error) for word in ("date", "calendar", "order", "month"))
+            name = "DATE" if dated and of_date else "TIME"
             self.fault(cells.row, name, str(error), "13:45 is a time; the order of a date follows from the column: "
                        "DATE month/day/year, DAT1 day/month/year, DAT2 year/month/day, DAT3 year/day/month")
             return math.nan, True

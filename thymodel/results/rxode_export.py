@@ -12,7 +12,7 @@ from thymodel.documents.measurement import ON_LOG_SCALE
 from thymodel.documents.priors import support
 from thymodel.errors import Fault, InputError
 from thymodel.inference.population import error_name
-from thymodel.results.control_stream import save_texts
+from thymodel.results.nonmem_export import save_texts
 from thymodel.results.population_export import Effect, PopulationModel, data_text, error_scale, prior_text
 
 _SMALLEST = "1e-60"
