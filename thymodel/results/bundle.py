@@ -35,7 +35,7 @@ SOFTWARE = "software"
 _NEEDED = ("pyreadstat", "packaging", "markdown-it-py")
 _BESIDE = ("design.toml", "plan.toml")  # documents that a person wrote beside the spec
 _TEXT = {".csv", ".html", ".json", ".md", ".py", ".tex", ".toml", ".txt", ".xml"}
-_PACKAGE = Path(thymodel.__file__).parent
+_PACKAGE = Path(__file__).resolve().parents[1]
 
 
 @dataclass(frozen=True)
