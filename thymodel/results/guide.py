@@ -122,7 +122,7 @@ def _steps(one: Bundled, files: Sequence[str]) -> list[tuple[str, str, str, str]
              ["record/", *_under(own, "outputs/3-")]),
             ("4 record verified", "thymodel verify record" + (f" --data {data}" if data else ""), ["record/", data],
              _under(own, "outputs/4-")),
-            ("5 endpoints, implied export, extrapolation", "thymodel fit, thymodel report", ["record/"],
+            ("5 endpoints, implied export, extrapolation", "thymodel fit", ["record/"],
              _under(own, "outputs/5-")),
             ("6 scenarios", "thymodel scenario", ["record/", *_under(own, "programs/scenarios/")],
              _under(own, "outputs/6-")),

@@ -80,10 +80,12 @@ def scenario_csv(record: FitRecord, path: Path) -> bytes:
 
 def _disposition(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """A row an arm; counts of each observable in columns of their own."""
-    return [{"arm": row["arm"] or "all", "subjects": row["subjects"], "doses": row["doses"]}
-            | {f"{name} measured": count for name, count in row["observations"].items()}
-            | {f"{name} beyond a limit": count for name, count in row["censored"].items()}
-            | {"excluded rows": row["excluded"]} for row in rows]
+    names = dict.fromkeys(name for row in rows for name in row["observations"])
+    return [{"arm": row["arm"] or "all", "subjects": row["subjects"], "doses": row["doses"],
+             "excluded rows": row["excluded"]}
+            | {f"{name}{what}": counts.get(name, 0) for name in names for what, counts in (
+                (" measurements", row["observations"]), (", of these beyond a limit", row["censored"]))}
+            for row in rows]
 
 
 def _verdict(record: FitRecord) -> str:
