@@ -185,7 +185,7 @@ def test_other_data_are_refused_for_stacking_and_told_of_where_weights_are_given
             data=tiny_fit.content["data"] | {"sha256": "0" * 64})
     path = tmp_path / "s.toml"
     path.write_text(SCENARIO.replace("WEIGHTS", ""), encoding="utf-8")
-    with pytest.raises(InputError, match="same data only.*give weights and their source"):
+    with pytest.raises(InputError, match="data sha256 0000.*fits to the same data only.*give weights and their source"):
         run_scenario(load_record(tmp_path / "tiny"), path)
     path.write_text(SCENARIO.replace("WEIGHTS", STATED), encoding="utf-8")
     given = run_scenario(load_record(tmp_path / "tiny"), path)

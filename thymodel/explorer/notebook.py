@@ -155,7 +155,8 @@ def answer_html(answers: Answers, view: View, answer: Mapping[str, Any]) -> str:
     labels = {arm["name"]: arm["label"] for arm in answer["arms"]}
     told = [f"{labels[one['arm']]}: {one['text']}." for one in answer["verdicts"]]
     told += [answer["export"]] if answer["export"] else []
-    return card(answer["title"], [*told, f"Record {record.content['name']}, {record.digest[:12]}."], (), bool(record.content["simulated"]),
+    told.append(f"Record {record.content['name']}, {record.digest[:12]}.")
+    return card(answer["title"], told, (), bool(record.content["simulated"]),
                 warnings=answer["warnings"]) + table_html(rows)
 
 

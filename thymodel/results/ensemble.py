@@ -145,8 +145,9 @@ def weigh(path: Path, ensemble: Ensemble, structures: Sequence[Structure], data_
     try:
         scores.refuse_unlike(records)
     except InputError as error:
-        hint = "give weights and their source in the file: stacking compares fits to the same data"
-        raise InputError([Fault(f"{path}: ensemble.weights", str(fault), hint) for fault in error.faults]) from None
+        hint = "stacking takes fits to the same data only: fit them to one file, or give weights and their source"
+        raise InputError([Fault(f"{path}: ensemble.weights", f"{fault.where}: {fault.what}", hint)
+                          for fault in error.faults]) from None
     found = [scores.score(record, scores.Unit.subject, data_path, progress=progress) for record in records]
     table = scores.compare(found).set_index("record")["stacking_weight"]
     values = np.array([table[str(record.folder)] for record in records], float)
