@@ -10,6 +10,7 @@ import subprocess
 import sys
 import zipfile
 from dataclasses import replace
+from functools import cached_property
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -57,6 +58,11 @@ def document(record) -> Document:
     return report.report_document(record, figures=False)
 
 
+@pytest.fixture(scope="module")
+def fields(record) -> "Fields":
+    return Fields(record.folder)
+
+
 # --- numbers -------------------------------------------------------------------------------------------------
 
 
@@ -96,15 +102,22 @@ class Fields:
         return value
 
     def drawn(self, what: str, name: str) -> float:
-        path = self.folder / "posterior.nc"
         if what == "shrinkage":
-            with xr.open_dataset(path, group="posterior", engine="h5netcdf") as found:
-                effects = found[name.replace("omega_", "re_")].values
-                omega = found[name].values
+            effects, omega = (self._draws[key].values for key in (name.replace("omega_", "re_"), name))
             return 1 - math.sqrt(effects.mean(axis=(0, 1)).var() / np.mean(omega**2))
+        z, names = self._z
+        return float(z[:, :, names.index(name)].std(ddof=1))
+
+    @cached_property
+    def _draws(self) -> xr.Dataset:
+        with xr.open_dataset(self.folder / "posterior.nc", group="posterior", engine="h5netcdf") as found:
+            return found.load()
+
+    @cached_property
+    def _z(self) -> tuple[np.ndarray, tuple[str, ...]]:
+        path = self.folder / "posterior.nc"
         with xr.open_dataset(path, group="unconstrained_posterior", engine="h5netcdf") as found:
-            k = load_record(self.folder).layout.population.index(name)
-            return float(found["z"].values[:, :, k].std(ddof=1))
+            return found["z"].values, tuple(load_record(self.folder).layout.population)
 
 
 def disagree(fields: Fields, text: str, field: str) -> str:
@@ -170,12 +183,12 @@ def faults_of_page(fields: Fields, text: str) -> list[str]:
     return [fault for fault in found if fault]
 
 
-def test_every_number_of_the_page_is_a_field_of_the_record(record, document):
-    assert faults_of_page(Fields(record.folder), html_page(document)) == []
+def test_every_number_of_the_page_is_a_field_of_the_record(fields, document):
+    assert faults_of_page(fields, html_page(document)) == []
 
 
-def test_a_changed_number_of_the_page_is_found(record, document):
-    fields, text = Fields(record.folder), html_page(document)
+def test_a_changed_number_of_the_page_is_found(fields, document):
+    text = html_page(document)
     places = [m for m in re.finditer(_CITED_MEDIAN, text)]
     assert places
     place = places[len(places) // 2]
@@ -218,18 +231,18 @@ def word(document) -> bytes:
     return docx_bytes(document)
 
 
-def test_every_number_of_the_word_file_is_a_field_of_the_record(record, document, word):
-    assert faults_of_word(Fields(record.folder), document, word) == []
+def test_every_number_of_the_word_file_is_a_field_of_the_record(fields, document, word):
+    assert faults_of_word(fields, document, word) == []
 
 
-def test_a_changed_number_of_the_word_file_is_found(record, document, word):
+def test_a_changed_number_of_the_word_file_is_found(fields, document, word):
     file = docx.Document(io.BytesIO(word))
     [k] = [k for k, grid in enumerate(b for b in document.blocks() if isinstance(b, Grid)) if grid.key == "parameters"]
     run = file.tables[k].rows[1].cells[2].paragraphs[0].runs[0]
     run.text = run.text[:-1] + str((int(run.text[-1]) + 1) % 10)
     changed = io.BytesIO()
     file.save(changed)
-    assert len(faults_of_word(Fields(record.folder), document, changed.getvalue())) == 1
+    assert len(faults_of_word(fields, document, changed.getvalue())) == 1
 
 
 # --- what it holds -------------------------------------------------------------------------------------------

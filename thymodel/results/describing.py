@@ -436,4 +436,4 @@ def _beyond(letter: str) -> str:
     if letter in _SET or " " <= letter <= "~" or letter in "\t\n" or "\u00a1" <= letter <= "\u00ff":
         return letter
     plain = unicodedata.normalize("NFKD", letter).encode("ascii", "ignore").decode()
-    return tex(plain) if plain else f"[U+{ord(letter):04X}]"
+    return tex(plain) if plain.isprintable() and plain else f"[U+{ord(letter):04X}]"

@@ -5,6 +5,7 @@ Needs python-docx and resvg-py (extra `docx`); nothing else imports this module.
 
 import io
 import re
+import zipfile
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
@@ -43,6 +44,15 @@ def docx_bytes(document: Document) -> bytes:
             writer.block(block)
     out = io.BytesIO()
     file.save(out)
+    return _undated(out)
+
+
+def _undated(made: io.BytesIO) -> bytes:
+    """The same archive without the moment at which it was packed."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(made) as old, zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as new:
+        for entry in old.infolist():
+            new.writestr(zipfile.ZipInfo(entry.filename, (1980, 1, 1, 0, 0, 0)), old.read(entry), zipfile.ZIP_DEFLATED)
     return out.getvalue()
 
 
