@@ -693,6 +693,50 @@ def _shown(value: float | None) -> str:
     return "not reached" if value is None else f"{value:.10g}"
 
 
+class ReportFormat(StrEnum):
+    html = "html"
+    docx = "docx"
+    latex = "latex"
+
+
+@app.command()
+def report(
+    record: Annotated[Path, typer.Argument(help="directory of the record")],
+    to: Annotated[ReportFormat | None, typer.Option(help="by default as --out ends (.html, .docx, .tex), else html"
+                                                    )] = None,
+    out: Annotated[Path | None, typer.Option(help="file to write; report.html, .docx or .tex in the record's directory "
+                                             "by default")] = None,
+    data: Data = None,
+    show_data: Annotated[bool, typer.Option("--show-data", help="draw measured values although the data do not lie "
+                                            "beside the spec")] = False,
+    scenario_files: Annotated[list[Path] | None, typer.Option("--scenario", help="scenario .toml, repeatable; by "
+                                                              "default all in the record's folder scenarios")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="only what the record holds: no predictive checks, prior "
+                                        "sensitivity or scenarios")] = False,
+) -> None:
+    """The report of a fit as HTML, Word or LaTeX: tables, figures and listings that a submission needs."""
+    from thymodel.results.record import load_record
+    from thymodel.results.report import QUICK, SUFFIX, compute, refuse_out, save_report
+
+    endings = {".docx": ReportFormat.docx, ".tex": ReportFormat.latex}
+    form = (to or endings.get(out.suffix.lower() if out else "", ReportFormat.html)).value
+    loaded = load_record(record)
+    path, shown = out or loaded.folder / f"report{SUFFIX[form]}", True if show_data else None
+    refuse_out(path, form)
+    if quick and scenario_files:
+        raise InputError([Fault("--quick", "a quick report computes no scenario", "leave out --quick or --scenario")])
+    with Bars(TextColumn("{task.description}"), TimeElapsedColumn(), console=_err,
+              disable=not _err.is_terminal) as bars:
+
+        def tell(text: str) -> None:
+            bars.add_task(text, total=None)
+
+        computed = QUICK if quick else compute(loaded, data, shown, scenario_files or (), tell)
+        tell("writing")
+        save_report(loaded, data, shown, form, path, computed)
+    _err.print(f"written: {path}", soft_wrap=True, markup=False)
+
+
 @app.command()
 def scenario(
     record: Annotated[Path, typer.Argument(help="directory of the record")],

@@ -1,6 +1,7 @@
 """Reconstitution times against a search on a fine grid, and their summaries over subjects."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -9,7 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from thymodel.documents.spec import Endpoint
-from thymodel.results import report, tables
+from thymodel.results import report_tables, tables
 from thymodel.results.endpoints import crossing_times, incidence, quantile_with_never, summarise_draws
 
 pytestmark = pytest.mark.requirement("REQ-END-01", "REQ-END-02")
@@ -184,5 +185,6 @@ def test_a_record_says_the_share_at_a_landmark_and_no_time():
     content = {"label": "", "horizon": 100.0, "clock_start": 0.0, "by": [100.0], "landmark": True}
     row = tables._reconstitution(table, "e", content, "control")
     assert row == {"endpoint": "e", "arm": "control", "at or above on day 100": "50% (40 to 62)"}
-    said = report._sentence(table, "e", content, "control")
-    assert said.startswith("Arm control: 50% of the subjects have “e” (") and "40% to 62%" in said
+    stub = SimpleNamespace(content={"endpoints": {"e": content}}, table=table, method="nuts")
+    said = report_tables.sentence(report_tables.Source(stub), "e", "control")
+    assert said.startswith("Arm control: “e” holds in 50% (") and "40% to 62%) of new patients on day 100" in said

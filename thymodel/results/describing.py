@@ -430,12 +430,11 @@ _SET = "–—‘’“”„…•€"  # beyond Latin-1, and known to LaTeX's 
 
 def tex(text: str) -> str:
     """Text that LaTeX must leave as it is; a letter that pdflatex cannot set is spelt, or named by its number."""
-    return "".join(_TEX.get(letter, letter) if letter in _TEX or ord(letter) < 128 else _beyond(letter)
-                   for letter in str(text))
+    return "".join(_TEX[letter] if letter in _TEX else _beyond(letter) for letter in str(text))
 
 
 def _beyond(letter: str) -> str:
-    if letter in _SET or "\u00a1" <= letter <= "\u00ff":
+    if letter in _SET or " " <= letter <= "~" or letter in "\t\n" or "\u00a1" <= letter <= "\u00ff":
         return letter
     plain = unicodedata.normalize("NFKD", letter).encode("ascii", "ignore").decode()
-    return tex(plain) if plain else f"[U+{ord(letter):04X}]"
+    return tex(plain) if plain.isprintable() and plain else f"[U+{ord(letter):04X}]"

@@ -155,24 +155,33 @@ def numbered(sections: Sequence[Section]) -> tuple[Section, ...]:
 def numeric(table: TitledTable) -> list[bool]:
     """Of each column, whether it is of numbers, which stand to the right."""
     def is_number(cell: str) -> bool:
-        head = cell.split(" (")[0].rstrip("%").replace(" to ", "").replace("−", "-")
-        return cell in ("", "–", "not known") or head[:1].lstrip("+-").isdigit() or head[:1] in "+-" and head[1:2].isdigit()
+        head = cell.replace("−", "-")
+        return cell in ("", "–", "not known") or head.lstrip("+-")[:1].isdigit()
 
-    return [bool(table.rows) and all(is_number(row[k]) and len(row[k]) < 40 for row in table.rows)
+    return [bool(table.rows) and all(is_number(row[k]) and len(row[k]) < 30 for row in table.rows)
             and any(row[k] not in ("", "–") for row in table.rows) for k in range(len(table.columns))]
 
 
 def widths(table: TitledTable) -> list[float]:
     """Shares of a page's width that columns need: by their longest word, and by how much they say."""
+    needs = _needs(table)
+    return [need / sum(needs) for need in needs]
+
+
+def wide(table: TitledTable) -> bool:
+    """Whether it asks for a page on its side."""
+    return sum(_needs(table)) > _PORTRAIT
+
+
+_PORTRAIT = 150  # letters that a line of a table has room for on an upright page
+
+
+def _needs(table: TitledTable) -> list[float]:
+    """Letters that each column asks for."""
     needs = []
     for k, head in enumerate(table.columns):
         cells = [row[k] for row in table.rows]
         word = max((len(word) for text in (head, *cells) for word in text.split()), default=1)
         longest = max((len(cell) for cell in cells), default=1)
         needs.append(max(min(word, 24), min(longest, 60) ** 0.85, 4.0) + 1.5)
-    return [need / sum(needs) for need in needs]
-
-
-def wide(table: TitledTable) -> bool:
-    """Whether it asks for a page on its side."""
-    return len(table.columns) > 9
+    return needs

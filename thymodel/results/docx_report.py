@@ -5,6 +5,7 @@ Needs python-docx and resvg-py (extra `docx`); nothing else imports this module.
 
 import io
 import re
+import zipfile
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
@@ -43,6 +44,15 @@ def docx_bytes(document: Document) -> bytes:
             writer.block(block)
     out = io.BytesIO()
     file.save(out)
+    return _undated(out)
+
+
+def _undated(made: io.BytesIO) -> bytes:
+    """The same archive without the moment at which it was packed."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(made) as old, zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as new:
+        for entry in old.infolist():
+            new.writestr(zipfile.ZipInfo(entry.filename, (1980, 1, 1, 0, 0, 0)), old.read(entry), zipfile.ZIP_DEFLATED)
     return out.getvalue()
 
 
@@ -76,6 +86,7 @@ def _set_styles(file: Any) -> None:
         if colour is not None:
             style.font.color.rgb = RGBColor.from_string(colour)
     styles["Table Text"].paragraph_format.space_after = Pt(0)
+    styles["Note"].paragraph_format.space_before, styles["Note"].paragraph_format.space_after = Pt(2), Pt(2)
     styles["Contents Entry"].paragraph_format.space_after = Pt(2)
     styles["Code"].font.name = "Courier New"
     styles["Banner"].font.bold = True
@@ -233,8 +244,8 @@ def _table(block: Grid, room: float) -> Any:
     table = block.table
     sizes = [int(56.7 * room * share) for share in widths(table)]  # twentieths of a point
     right = numeric(table)
-    border = "".join(f'<w:{side} w:val="single" w:sz="{size}" w:space="0" w:color="{colour}"/>' for side, size, colour in (
-        ("top", 8, "444444"), ("bottom", 8, "444444"), ("insideH", 4, "D0D0D0")))
+    border = "".join(f'<w:{side} w:val="single" w:sz="{size}" w:space="0" w:color="{colour}"/>'
+                     for side, size, colour in _BORDERS)
     head = _row(table.columns, sizes, right, True)
     body = "".join(_row(row, sizes, right, False) for row in table.rows)
     return parse_xml(
@@ -244,6 +255,7 @@ def _table(block: Grid, room: float) -> Any:
         + "".join(f'<w:gridCol w:w="{size}"/>' for size in sizes) + f"</w:tblGrid>{head}{body}</w:tbl>")
 
 
+_BORDERS = (("top", 8, "444444"), ("bottom", 8, "444444"), ("insideH", 4, "D0D0D0"))
 _RIGHT = '<w:jc w:val="right"/>'
 
 
@@ -254,5 +266,6 @@ def _row(cells: Sequence[str], sizes: Sequence[int], right: Sequence[bool], head
     made = "".join(
         f'<w:tc><w:tcPr><w:tcW w:w="{size}" w:type="dxa"/>{shade}</w:tcPr><w:p><w:pPr><w:pStyle w:val="TableText"/>'
         f'{_RIGHT if to_right else ""}</w:pPr><w:r>{bold}<w:t xml:space="preserve">'
-        f"{escape(_clean(cell))}</w:t></w:r></w:p></w:tc>" for cell, size, to_right in zip(cells, sizes, right, strict=True))
+        f"{escape(_clean(cell))}</w:t></w:r></w:p></w:tc>"
+        for cell, size, to_right in zip(cells, sizes, right, strict=True))
     return f"<w:tr><w:trPr><w:cantSplit/>{repeat}</w:trPr>{made}</w:tr>"

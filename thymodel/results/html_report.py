@@ -5,7 +5,18 @@ import base64
 import jinja2
 from markupsafe import Markup, escape
 
-from thymodel.results.document import Banner, Document, Grid, Paragraph, Picture, Reference, numeric, pieces_of, wide
+from thymodel.results.document import (
+    Banner,
+    Document,
+    Grid,
+    Paragraph,
+    Picture,
+    Reference,
+    numeric,
+    pieces_of,
+    wide,
+    widths,
+)
 from thymodel.results.frames import TEMPLATES
 
 
@@ -15,7 +26,8 @@ def html_page(document: Document) -> str:
                                      undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"cited": _cited, "image": _image}
     environment.tests |= {kind.__name__.lower(): _is(kind) for kind in (Banner, Grid, Paragraph, Picture)}
-    return environment.get_template("report.html.j2").render(document=document, numeric=numeric, wide=wide)
+    return environment.get_template("report.html.j2").render(
+        document=document, numeric=numeric, wide=wide, widths=widths)
 
 
 def _is(kind: type):

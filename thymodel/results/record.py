@@ -9,6 +9,7 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ class FitRecord:
             return f"APPROXIMATION by {approximation.NAMES[self.method]}: not for quotation"
         return "FAILED its gates: may not be quoted" if self.failed else ""
 
-    @property
+    @cached_property
     def spec(self) -> FitSpec:
         spec = load_fit_spec(self.folder / "spec.toml", self.folder / f"{self.content['model']['name']}.toml")
         return spec if spec.prior_from is None else replace(spec, borrowed=load_borrowed(self.folder / borrowing.FILE))

@@ -167,7 +167,8 @@ def compute(record: FitRecord, data: Path | None = None, show_data: bool | None 
     try:
         priors = check_priors(record)
     except RecordError:
-        why["priors"] = (record.reservation or "the record does not verify", "thymodel priors RECORD, of a fit that passed")
+        why["priors"] = (record.reservation or "the record does not verify",
+                         "thymodel priors RECORD, of a fit that passed")
     tell("scenarios")
     return Computed(checks, priors, _scenarios(record, scenarios, why), why)
 
@@ -276,7 +277,8 @@ def _found(source: rt.Source, said: Sequence[Cited]) -> Section:
     if record.method != NUTS:
         blocks.append(Paragraph(f"{record.reservation}. The numbers below describe its draws."))
     elif not record.passed:
-        blocks.append(Paragraph("The fit failed its gates: the numbers below describe its draws and may not be quoted."))
+        blocks.append(Paragraph("The fit failed its gates: the numbers below describe its draws and may not be "
+                                "quoted."))
     blocks += [Paragraph(text, "result") for text in said]
     if not said:
         blocks.append(Paragraph("The spec has no endpoint."))
@@ -295,10 +297,10 @@ def _data(source: rt.Source) -> Section:
     else:
         blocks.append(Paragraph(f"{content['name']}: {content['rows']} rows, {len(content['subjects'])} subjects, "
                                 f"{content['observations']} observations used, {len(content['exclusions'])} excluded."))
-    blocks += [*rt.disposition(source), *rt.covariates(source), *rt.exclusions(source)]
+    blocks += [*rt.disposition_tables(source), *rt.covariate_tables(source), *rt.exclusion_tables(source)]
     if not content["exclusions"]:
         blocks.append(Paragraph("No observation was excluded."))
-    return _section("data", "Data", *blocks, *rt.unknown_covariates(source), *_notes(content["notes"]))
+    return _section("data", "Data", *blocks, *rt.unknown_covariate_tables(source), *_notes(content["notes"]))
 
 
 def _model(source: rt.Source, figures: bool) -> Section:
@@ -311,14 +313,15 @@ def _model(source: rt.Source, figures: bool) -> Section:
                           f"{model.name} and the flows between them", b"", drawn.wide / 96, drawn.high / 96, svg(model))
     return _section("model", "Model, priors and assumptions", Paragraph(
         f"{model.title}: {len(model.states)} states, {len(model.parameters)} parameters. Equations: "
-        f"thymodel describe {model.name}."), drawing, *rt.priors(source), *rt.borrowed(source),
+        f"thymodel describe {model.name}."), drawing, *rt.prior_tables(source), *rt.borrowed_tables(source),
         *[Paragraph(text) for text in (source.content.get("prior_from") or {}).get("sentences", [])],
-        *rt.fixed_values(source), *rt.assumptions(source))
+        *rt.fixed_tables(source), *rt.assumption_tables(source))
 
 
 def _fit(source: rt.Source, figures: bool, computed: Computed) -> Section:
     record = source.record
-    blocks: list[Block | None] = [*rt.run(source), *rt.criteria(source), *rt.parameters(source), *rt.modes(source)]
+    blocks: list[Block | None] = [*rt.run_tables(source), *rt.criteria_tables(source), *rt.parameter_tables(source),
+                                  *rt.mode_tables(source)]
     if figures:
         draw = _Drawn(record)
         if record.method != "map":  # a single point has no density
@@ -360,14 +363,14 @@ class _Drawn:
 def _meeting(source: rt.Source, study: StudyData | None, figures: bool, computed: Computed) -> Iterator[Section]:
     record, found = source.record, source.content["residuals"]
     blocks: list[Block | None] = []
-    tables_of_papers = list(rt.published(source))
+    tables_of_papers = list(rt.published_tables(source))
     if found["subjects"]:
         blocks.append(Paragraph(
             f"{len(found['beyond'])} of {source.content['data']['observations']} records have a standardised residual "
             f"beyond {found['bound']}. The residual is (observed − predicted)/spread on the scale of the error model, "
             "with the posterior median of the individual prediction. A record beyond a limit of quantification is "
             "listed if the prediction lies on the wrong side of the limit; its residual is then that of the limit."))
-    blocks += [*tables_of_papers, *rt.misfit(source)]
+    blocks += [*tables_of_papers, *rt.misfit_tables(source)]
     if figures and study is None and source.content["data"]["subjects"]:
         blocks.append(Paragraph("Measured values are not drawn: the data do not lie beside this record.", "note"))
     draw = _Drawn(record)
@@ -375,8 +378,8 @@ def _meeting(source: rt.Source, study: StudyData | None, figures: bool, computed
         blocks += list(_individual_fits(record, study, draw))
     if computed.checks is not None:
         blocks += [Paragraph(text, "bullet") for text in computed.checks.content["verdict"]["sentences"]]
-        blocks.append(rt.from_rows("predictive-checks", "Predictive checks, all questions", question_rows(computed.checks),
-                                   *computed.checks.content["notes"]))
+        blocks.append(rt.from_rows("predictive-checks", "Predictive checks, all questions",
+                                   question_rows(computed.checks), *computed.checks.content["notes"]))
         if figures:
             blocks += list(_check_figures(computed.checks, draw))
     yield _section("checks", "The data and the model", *blocks)
@@ -391,7 +394,7 @@ def _individual_fits(record: FitRecord, study: StudyData, draw: _Drawn) -> Itera
             yield draw(f"individual-{observable}-{k + 1}",
                        plots.plot_individuals(record, study, observable, page, _COLUMNS),
                        f"Individual fits, {observable}{part}: median course with its interval, and measured values",
-                       f"A panel for each of {len(page)} subjects: course over time and measured values of {observable}")
+                       f"A panel for each of {len(page)} subjects: course over time and measured {observable}")
 
 
 def _check_figures(checks: Checks, draw: _Drawn) -> Iterator[Picture | None]:
@@ -419,26 +422,27 @@ def _of_marker(checks: Checks, name: str) -> Checks:
 
 def _results(source: rt.Source, study: StudyData | None, figures: bool, computed: Computed) -> Iterator[Section]:
     record, draw = source.record, _Drawn(source.record)
-    blocks: list[Block | None] = [*rt.endpoints(source)]
+    blocks: list[Block | None] = [*rt.endpoint_tables(source)]
     if figures and source.content["endpoints"]:
         blocks.append(draw("incidence", plots.plot_reconstitution(record), "Subjects reconstituted by day",
                            "Share of subjects that have reached each endpoint by each day, by arm"))
         blocks.append(draw("dose-endpoint", report_plots.plot_dose_endpoint(record), "Endpoint by dose: the fit's "
-                           "arms; hatched: beyond the doses of the fit", "Share of patients against dose, with interval"))
+                           "arms; hatched: beyond the doses of the fit",
+                           "Share of patients against dose, with interval"))
     if figures:
         for name in record.spec.likelihood:
             blocks.append(draw(f"course-{name}", plots.plot_course(record, study, [name]),
                                f"Courses by arm, {name}", f"Course of {name} over time in each arm"))
     yield _section("results", "Endpoints by dose", *blocks)
-    warnings, grids, absent = rt.implied_export(source)
+    warnings, grids, absent = rt.implied_export_tables(source)
     yield _section("implied", "What the predictions ask of the thymus", *[Banner(text, "warned") for text in warnings],
                    *grids, Paragraph(absent) if absent else None)
     verdicts = extrapolation.judge_fit(record)
     if verdicts.arms:
         rows = extrapolation.verdict_rows(verdicts, source.content.get("implied_export") or {"rows": []})
         yield _section("extrapolation", "How far the predictions go beyond the data", rt.from_rows(
-            "extrapolation-verdicts", "Extrapolation verdict by arm", rows, "Computed from the record's draws and spec; "
-            "docs/extrapolation.md says how."), *_notes(extrapolation.sentences(verdicts)))
+            "extrapolation-verdicts", "Extrapolation verdict by arm", rows, "Computed from the record's draws and "
+            "spec; docs/extrapolation.md says how."), *_notes(extrapolation.sentences(verdicts)))
     for k, scenario in enumerate(computed.scenarios):
         yield _scenario(record, scenario, k + 1, draw, figures)
 
@@ -461,7 +465,7 @@ def _scenario(record: FitRecord, scenario: Scenario, number: int, draw: _Drawn, 
                                f"record's draws; scenario sha256 {scenario.spec.digest[:12]}."))
     if figures:
         blocks += [draw(f"scenario-{number}-incidence", plots.plot_reconstitution(scenario), "Scenario comparison: "
-                        "patients reconstituted by day, by arm", "Share of patients by day for each arm of the scenario"),
+                        "patients reconstituted by day, by arm", "Share of patients by day, an arm a line"),
                    draw(f"scenario-{number}-dose", report_plots.plot_scenario_doses(record, scenario),
                         "Endpoint by dose in the scenario; hatched: beyond the doses of the fit, symbols by verdict",
                         "Share of patients against dose, with interval and extrapolation verdicts")]
@@ -488,12 +492,12 @@ def _judged(record: FitRecord) -> Iterator[Section]:
 
 
 def _software(source: rt.Source) -> Section:
-    return _section("software-section", "Software and digests", *rt.software(source))
+    return _section("software-section", "Software and digests", *rt.software_tables(source))
 
 
 def _listings(source: rt.Source, said: Sequence[Cited], computed: Computed) -> Iterator[Section]:
-    yield _section("listings", "Listings", *rt.origins(said), *rt.individual_parameters(source),
-                   *rt.excluded_listing(source), *_predictions(computed))
+    yield _section("listings", "Listings", *rt.origin_listings(said), *rt.individual_listings(source),
+                   *rt.excluded_listings(source), *_predictions(computed))
     spec = source.record.spec
     yield _section("code-model", f"Code: model document {source.content['model']['name']}.toml",
                    Paragraph(spec.model.text, "code"))
@@ -512,11 +516,11 @@ def _predictions(computed: Computed) -> list[Grid]:
     listed = [(row["subject"], row["arm"], f"{row['time']:g}", row["observable"], number(row["value"]),
                {0: "", 1: "below limit", -1: "above limit"}[row["censored"]], number(row["pred"]), number(row["ipred"]),
                number(row["iwres"]), number(row["npde"])) for row in rows[:rt.LONGEST]]
-    cut = f" The first {rt.LONGEST} of {len(rows)} rows; thymodel check-fit writes all." if len(rows) > rt.LONGEST else ""
+    cut = rt.cut(len(rows), "checks.json of thymodel check-fit")
     return [Grid(TitledTable("predictions", "Predictions and residuals", (
         "subject", "arm", "time", "marker", "measured", "censored", "PRED", "IPRED", "IWRES", "NPDE"), tuple(listed),
         ("Measured, PRED and IPRED in the unit of the marker. A censored value is the limit. PRED: typical subject; "
-         "IPRED: posterior median of the individual prediction." + cut,)), "Listing")]
+         "IPRED: posterior median of the individual prediction.", *([cut] if cut else []))), "Listing")]
 
 
 # --- what the report holds -----------------------------------------------------------------------------------

@@ -146,7 +146,7 @@ def _share(source: Source, row: str, named: bool) -> Cited:
 # --- data ----------------------------------------------------------------------------------------------------
 
 
-def disposition(source: Source) -> list[Grid]:
+def disposition_tables(source: Source) -> list[Grid]:
     """Subjects, doses and observations by arm, and those beyond a limit of quantification by marker."""
     rows = source.content["data"]["disposition"]
     if not rows:
@@ -157,9 +157,8 @@ def disposition(source: Source) -> list[Grid]:
     first = [[arm, *(source.field(f"{place}.{key}") for key in ("subjects", "doses")),
               *(_there(source, f"{place}.observations", name) for name in names), source.field(f"{place}.excluded")]
              for arm, place in zip(arms, places, strict=True)]
-    second = [[source.field(f"{place}.arm") if row["arm"] else "all", name, _there(source, f"{place}.observations", name),
-               _there(source, f"{place}.censored", name)]
-              for name in names for place, row in zip(places, rows, strict=True)]
+    second = [[arm, name, _there(source, f"{place}.observations", name), _there(source, f"{place}.censored", name)]
+              for name in names for arm, place in zip(arms, places, strict=True)]
     return [_grid("disposition", "Data disposition: subjects, doses and observations used, by arm",
                   ("arm", "subjects", "doses", *(f"{name}, observations" for name in names), "excluded rows"), first,
                   traced=True),
@@ -176,7 +175,7 @@ def _there(source: Source, path: str, name: str) -> Cited | str:
     return source.field(f"{path}.{name}") if name in found else "0"
 
 
-def covariates(source: Source) -> list[Grid]:
+def covariate_tables(source: Source) -> list[Grid]:
     """Baseline covariates of the fitted patients."""
     fitted, model = load_group(source.record.folder / POSTERIOR, "constant_data"), source.record.spec.model
     rows = []
@@ -192,7 +191,7 @@ def covariates(source: Source) -> list[Grid]:
         "From constant_data of posterior.nc.")] if rows else []
 
 
-def unknown_covariates(source: Source) -> Iterator[Grid]:
+def unknown_covariate_tables(source: Source) -> Iterator[Grid]:
     """Posterior of kinds and of covariates that were not known of a subject."""
     rows = source.content.get("missing_covariates", [])
     places = [(f"missing_covariates.{k}", row) for k, row in enumerate(rows)]
@@ -216,7 +215,7 @@ def unknown_covariates(source: Source) -> Iterator[Grid]:
 # --- model and priors ----------------------------------------------------------------------------------------
 
 
-def priors(source: Source) -> list[Grid]:
+def prior_tables(source: Source) -> list[Grid]:
     rows = [[*(source.field(f"priors.{k}.{key}") for key in ("name", "unit", "prior", "source")),
              Cited([("yes" if row["verified"] else "no", f"record.json: priors.{k}.verified")]),
              source.field(f"priors.{k}.reason")] for k, row in enumerate(source.content["priors"])]
@@ -225,7 +224,7 @@ def priors(source: Source) -> list[Grid]:
                   "The SD of a lognormal prior is that of the logarithm.")]
 
 
-def borrowed(source: Source) -> list[Grid]:
+def borrowed_tables(source: Source) -> list[Grid]:
     """The prior that was taken from another record."""
     taken = source.content.get("prior_from")
     if not taken:
@@ -248,7 +247,7 @@ def borrowed(source: Source) -> list[Grid]:
                   f"Why: {taken['reason']}" if taken["reason"] else "")]
 
 
-def fixed_values(source: Source) -> list[Grid]:
+def fixed_tables(source: Source) -> list[Grid]:
     """Parameters that were held at a value, as if they were known."""
     parameters = source.record.spec.model.parameters
     rows = []
@@ -261,7 +260,7 @@ def fixed_values(source: Source) -> list[Grid]:
         "Held as if they were known: no interval of this report holds their uncertainty.")] if rows else []
 
 
-def assumptions(source: Source) -> list[Grid]:
+def assumption_tables(source: Source) -> list[Grid]:
     """The model's statements, and how many of its numbers are assumed."""
     found = description(source.record.spec.model)
     grids = []
@@ -279,7 +278,7 @@ def assumptions(source: Source) -> list[Grid]:
 # --- the fit -------------------------------------------------------------------------------------------------
 
 
-def parameters(source: Source) -> list[Grid]:
+def parameter_tables(source: Source) -> list[Grid]:
     """Final parameters with uncertainty, diagnostics, and what was learned of each."""
     if source.single:
         rows = [[_name(name), source.unit(name), source.cell(name, "mean", ".4g")]
@@ -294,11 +293,12 @@ def parameters(source: Source) -> list[Grid]:
         rows.append([_name(name), source.unit(name), source.cell(name, "median", ".4g"), source.cell(name, "sd", ".3g"),
                      source.interval(name, ".4g"), shrink, source.cell(name, "rhat", ".4f"),
                      source.cell(name, "ess_bulk", ".0f"), source.cell(name, "ess_tail", ".0f"), left])
-    effects = source.content["random_effects"]
-    known = say("Random effects: ", source.field("random_effects.count"), ", worst R-hat ",
-                source.field("random_effects.worst_rhat", ".4f"), ", least bulk ESS ",
-                source.field("random_effects.least_ess_bulk", ".0f"), ", least tail ESS ",
-                source.field("random_effects.least_ess_tail", ".0f"), " (reported, not gated).") if effects["count"] else ""
+    known = ""
+    if source.content["random_effects"]["count"]:
+        known = say("Random effects: ", source.field("random_effects.count"), ", worst R-hat ",
+                    source.field("random_effects.worst_rhat", ".4f"), ", least bulk ESS ",
+                    source.field("random_effects.least_ess_bulk", ".0f"), ", least tail ESS ",
+                    source.field("random_effects.least_ess_tail", ".0f"), " (reported, not gated).")
     return [_grid("parameters", "Final parameters", (
         "name", "unit", "median", "SD", f"{INTERVAL_NAME} interval", "shrinkage", "R-hat", "bulk ESS", "tail ESS",
         "SD / prior SD"), rows, _PURE_NOTE, _NAMES,
@@ -320,7 +320,8 @@ def shrinkages(record: FitRecord) -> dict[str, float]:
     """Shrinkage (SD scale) of each random effect by the name of its SD; of several occasions the largest."""
     if not record.content["data"]["subjects"]:
         return {}
-    drawn, lay, found = load_group(record.folder / POSTERIOR, "posterior"), record.layout, {}
+    drawn, lay = load_group(record.folder / POSTERIOR, "posterior"), record.layout
+    found: dict[str, float] = {}
     for column, sd in lay.spreads.items():
         if sd in lay.known or sd not in drawn or effect_name(column) not in drawn:
             continue
@@ -329,7 +330,7 @@ def shrinkages(record: FitRecord) -> dict[str, float]:
     return found
 
 
-def modes(source: Source) -> list[Grid]:
+def mode_tables(source: Source) -> list[Grid]:
     """Modes that MAP and Laplace found, highest first."""
     at = "sampler.approximation.modes"
     rows = [[str(k + 1), source.field(f"{at}.{k}.share", ".2g"), source.field(f"{at}.{k}.log_density", ".2f"),
@@ -345,7 +346,7 @@ def modes(source: Source) -> list[Grid]:
                   "ended at a maximum.")]
 
 
-def criteria(source: Source) -> list[Grid]:
+def criteria_tables(source: Source) -> list[Grid]:
     """The gates of the spec, each as the verdict says it."""
     rows = []
     for k, text in enumerate(source.content["verdict"]["sentences"]):
@@ -357,7 +358,7 @@ def criteria(source: Source) -> list[Grid]:
                   ("criterion and what was found", "outcome"), rows, traced=True)] if rows else []
 
 
-def run(source: Source) -> list[Grid]:
+def run_tables(source: Source) -> list[Grid]:
     """How the draws were made."""
     left_out = {"approximation", "sentences", "overrides"}
     rows = [[_words(key), _listed(source, f"sampler.{key}", value)] for key, value in source.content["sampler"].items()
@@ -394,7 +395,7 @@ def _listed(source: Source, path: str, value: Any) -> str:
 # --- the data and the model ----------------------------------------------------------------------------------
 
 
-def published(source: Source) -> Iterator[Grid]:
+def published_tables(source: Source) -> Iterator[Grid]:
     """Published figures beside what the fit predicts for such cohorts."""
     for t, table in enumerate(source.content.get("published") or []):
         rows = []
@@ -439,7 +440,7 @@ def _reached(row: Mapping[str, Any], figure: Mapping[str, Any]) -> str:
     return "no" if (low and below < 0.05) or (high and below > 0.95) else "yes"
 
 
-def misfit(source: Source) -> list[Grid]:
+def misfit_tables(source: Source) -> list[Grid]:
     """Records and subjects that the model misses, without measured values."""
     found, time = source.content["residuals"], source.record.spec.model.time
     grids = []
@@ -466,7 +467,7 @@ def misfit(source: Source) -> list[Grid]:
 # --- results -------------------------------------------------------------------------------------------------
 
 
-def endpoints(source: Source) -> Iterator[Grid]:
+def endpoint_tables(source: Source) -> Iterator[Grid]:
     """Each endpoint by arm, a table an endpoint."""
     time = source.record.spec.model.time
     for name, item in source.content["endpoints"].items():
@@ -505,7 +506,7 @@ def endpoints(source: Source) -> Iterator[Grid]:
             "“subjects”: spread between subjects at the median of the posterior.", traced=True)
 
 
-def implied_export(source: Source) -> tuple[list[str], list[Grid], str]:
+def implied_export_tables(source: Source) -> tuple[list[str], list[Grid], str]:
     """Warnings, table, and what to say where there is no table: what the predictions ask of the thymus."""
     found = source.content.get("implied_export") or {"known": False, "note": exports.ABSENT, "rows": [], "warnings": []}
     if not found["known"]:
@@ -537,7 +538,7 @@ def implied_export(source: Source) -> tuple[list[str], list[Grid], str]:
 # --- software and listings -----------------------------------------------------------------------------------
 
 
-def software(source: Source) -> list[Grid]:
+def software_tables(source: Source) -> list[Grid]:
     content = source.content
     rows = [["Python", source.field("environment.python")], ["platform", source.field("environment.platform")],
             ["numbers", source.field("environment.dtype")]]
@@ -551,7 +552,7 @@ def software(source: Source) -> list[Grid]:
                   ("file", "sha256"), digests)]
 
 
-def exclusions(source: Source) -> list[Grid]:
+def exclusion_tables(source: Source) -> list[Grid]:
     """Excluded records, each with its row in the file; only reasons with rows where they are many."""
     rows = source.content["data"]["exclusions"]
     grids = []
@@ -564,20 +565,20 @@ def exclusions(source: Source) -> list[Grid]:
     return grids
 
 
-def excluded_listing(source: Source) -> list[Grid]:
+def excluded_listings(source: Source) -> list[Grid]:
     rows = source.content["data"]["exclusions"][:LONGEST]
     listed = [[source.field(f"data.exclusions.{k}.{key}") for key in ("row", "id", "time", "reason")]
               for k in range(len(rows))]
     return [_grid("excluded", "Excluded records", ("row of the file", "ID", "TIME", "reason"), listed,
-                  _cut(len(source.content["data"]["exclusions"]), "record.json, data.exclusions"),
+                  cut(len(source.content["data"]["exclusions"]), "record.json, data.exclusions"),
                   listing=True)] if rows else []
 
 
-def _cut(count: int, where: str) -> str:
+def cut(count: int, where: str) -> str:
     return f"The first {LONGEST} of {count} rows; all of them are in {where}." if count > LONGEST else ""
 
 
-def individual_parameters(source: Source) -> list[Grid]:
+def individual_listings(source: Source) -> list[Grid]:
     """Random effects of each subject."""
     names = list(dict.fromkeys(str(name).partition("[")[0] for name in source.table.index
                                if str(name).startswith("re_")))
@@ -590,14 +591,14 @@ def individual_parameters(source: Source) -> list[Grid]:
         "subject", *(name.removeprefix("re_") for name in names)), rows,
         "On the scale of the random effect (for most, the logarithm of the subject's parameter over the typical one)"
         + ("." if source.single else f": median and {INTERVAL_NAME} interval."),
-        _cut(len(subjects), "table.csv"), listing=True)]
+        cut(len(subjects), "table.csv"), listing=True)]
 
 
-def origins(said: Sequence[Cited]) -> list[Grid]:
+def origin_listings(said: Sequence[Cited]) -> list[Grid]:
     """Of every number of the sentences, the field that it is from."""
     rows = []
     for k, text in enumerate(said):
-        own = [f"{piece} from {field}" for piece, field in pieces_of(text) if field and any(c.isdigit() for c in piece)]
+        own = [f"{piece} from {field}" for piece, field in pieces_of(text) if field and piece[0].isdigit()]
         rows.append([str(k + 1), "; ".join(dict.fromkeys(own))])
     return [_grid("origins", "Where the numbers of the sentences of results come from", (
         "sentence", "number and field"), rows, "A field of table.csv is named by row and column; of record.json by its "
