@@ -57,7 +57,8 @@ linkcheck_timeout = 20
 linkcheck_workers = 2
 
 ROOT = DOCS.parent
-_REPORTS = [*ROOT.glob("benchmarks/RESULTS.md"), *ROOT.glob("benchmarks/*.png"), *ROOT.glob("qualification/*.md"), ROOT / "CHANGELOG.md"]
+_REPORTS = [ROOT / "CHANGELOG.md", *(path for pattern in ("benchmarks/RESULTS.md", "benchmarks/*.png", "qualification/*.md")
+                                     for path in ROOT.glob(pattern))]
 _OUTSIDE = re.compile(r"\]\((?:\.\./)+(?:qualification/|benchmarks/|(?=CHANGELOG))(\w+\.md)")  # copied below
 _ELSEWHERE = re.compile(r"\[([^]]+)\]\((?:\.\./)+(?!reports|docs)(?:fits|models|notebooks|thymodel)/[^)]*\)")
 _DOCS = re.compile(r"\]\((?:\.\./)+docs/")

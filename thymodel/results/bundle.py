@@ -26,13 +26,13 @@ from thymodel.results.define import Defined, define_table, define_xml
 from thymodel.results.guide import Bundled
 from thymodel.results.rebuilding import DATA, PROGRAMS, RECORD, SCENARIOS
 from thymodel.results.record import JSON, FitRecord, find_data, intact, load_record, write_file
-from thymodel.results.report import REPORT
 from thymodel.results.study import load_study
 from thymodel.results.transport import save_xpt
 
 MANIFEST, REBUILD, CONSTRAINTS, GUIDE = "manifest.csv", "rebuild.py", "constraints.txt", "reviewers-guide.md"
 SOFTWARE = "software"
 _NEEDED = ("pyreadstat", "packaging", "markdown-it-py")
+REPORT = "report.html"
 _BESIDE = ("design.toml", "plan.toml")  # documents that a person wrote beside the spec
 _TEXT = {".csv", ".html", ".json", ".md", ".py", ".tex", ".toml", ".txt", ".xml"}
 _PACKAGE = Path(__file__).resolve().parents[1]

@@ -10,8 +10,8 @@ import jinja2
 
 import thymodel
 from thymodel.results.define import Defined
-from thymodel.results.record import FitRecord
 from thymodel.results.frames import TEMPLATES
+from thymodel.results.record import FitRecord
 from thymodel.results.titled_table import TitledTable
 
 _PURPOSES = {  # by the path's first part in a record's folder, or by its name

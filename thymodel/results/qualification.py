@@ -15,8 +15,8 @@ import thymodel
 from thymodel.errors import Fault, InputError
 from thymodel.results import installation, inventory, operation
 from thymodel.results.checklist import Result, perform
-from thymodel.results.record import write_file
 from thymodel.results.frames import TEMPLATES
+from thymodel.results.record import write_file
 from thymodel.results.titled_table import TitledTable
 
 PARTS = {"IQ": "Installation", "OQ": "Operation"}
