@@ -57,8 +57,8 @@ linkcheck_timeout = 20
 linkcheck_workers = 2
 
 ROOT = DOCS.parent
-_REPORTS = [ROOT / "CHANGELOG.md", *(path for pattern in ("benchmarks/RESULTS.md", "benchmarks/*.png", "qualification/*.md")
-                                     for path in ROOT.glob(pattern))]
+_COPIED = ("CHANGELOG.md", "benchmarks/RESULTS.md", "benchmarks/*.png", "qualification/*.md")
+_REPORTS = [path for pattern in _COPIED for path in ROOT.glob(pattern)]
 _OUTSIDE = re.compile(r"\]\((?:\.\./)+(?:qualification/|benchmarks/|(?=CHANGELOG))(\w+\.md)")  # copied below
 _ELSEWHERE = re.compile(r"\[([^]]+)\]\((?:\.\./)+(?!reports|docs)(?:fits|models|notebooks|thymodel)/[^)]*\)")
 _DOCS = re.compile(r"\]\((?:\.\./)+docs/")
