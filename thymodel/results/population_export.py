@@ -162,7 +162,8 @@ def _middle(sd: Prior | float) -> float:
 def _faults(spec: FitSpec, study: StudyData | None) -> Iterable[Fault]:
     where, same = str(spec.path), "leave it out of a spec that is to be exported"
     if not spec.has_data:
-        yield Fault(f"{where}: data", "published figures only: a control stream needs patients", same)
+        yield Fault(f"{where}: data", "published figures only, and a rerun needs patients",
+                    "export a spec with patients under [data]")
     elif spec.published:
         yield Fault(f"{where}: published", "published cohorts as likelihood have no counterpart", same)
     for name in spec.study_effects:
