@@ -333,7 +333,7 @@ def _refuse_private(built: Path, folders: Sequence[Path]) -> None:
         InputError: each file that names one.
     """
     own = (built.parent.resolve(), _PACKAGE.parent, *(folder.resolve().parent for folder in folders))
-    places = {str(Path.home()), *(str(path) for path in own if len(path.parts) > 2)}  # "/tmp" is a word, too
+    places = {str(Path.home()), *(str(path) for path in own if len(path.parts) > 2)}  # shorter ones are words, too
     marks = [re.compile(rf"(?<![\w.~/-]){re.escape(place)}(?=[/\\\"'\s]|$)", re.MULTILINE)
              for place in sorted(places) if len(place) > 1]
     faults = []
