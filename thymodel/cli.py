@@ -107,7 +107,8 @@ def _check_one(path: Path) -> list[str]:
     from thymodel.documents.model import load_model
     from thymodel.documents.spec import load_fit_spec, load_scenario_spec
     from thymodel.documents.toml import read_text, top_keys
-    from thymodel.results.record import with_prior_from
+    from thymodel.results.lineage import load_parent
+    from thymodel.results.record import holds_record, with_prior_from
 
     if path.suffix == ".csv":
         raise InputError([Fault(str(path), "data are checked through the spec that names their units",
@@ -116,7 +117,10 @@ def _check_one(path: Path) -> list[str]:
         return [f"{path}: note: a run log; thymodel verify checks its chain"]
     keys = top_keys(read_text(path), str(path))
     if path.name == "spec.toml" or keys & {"likelihood", "estimate", "sampler"}:
-        return _check_fit(with_prior_from(load_fit_spec(path)))
+        fit_spec = with_prior_from(load_fit_spec(path))
+        if not holds_record(path.parent):  # what a record says of its parent it says itself
+            load_parent(fit_spec)
+        return _check_fit(fit_spec)
     if path.name == "plan.toml" or keys & {"question", "context_of_use"}:
         return _check_plan(path)
     if keys & {"states", "observables", "parameters"}:

@@ -8,7 +8,7 @@ import h5py
 import pytest
 
 from thymodel.documents.toml import digest
-from thymodel.errors import RecordError
+from thymodel.errors import InputError, RecordError
 from thymodel.results import changes
 from thymodel.results import record as records
 from thymodel.results.record import load_record, quote, verify
@@ -223,6 +223,25 @@ def test_a_missing_row_of_data_is_counted(designs):
     lines = (designs[2] / "cohort.csv").read_text(encoding="utf-8").splitlines()
     said = changes.told_of_data("\n".join([*lines[:5], *lines[6:]]).encode(), content)
     assert said[1:] == [f"{len(lines)} lines recorded, {len(lines) - 1} found"]
+
+
+@pytest.mark.parametrize("part", [
+    {"fingerprints": {"parts": 3, "arrays": [], "data": 1}}, {"documents": {"spec.toml": 1}}, {"summary": {"kth": 3}},
+    {"priors": [1]}, {"sampler": {"divergences": 0}}])
+def test_a_forged_record_never_ends_in_a_traceback(designs, tmp_path, part):
+    folder = Path(shutil.copytree(designs[2], tmp_path / "copy"))
+    content = json.loads((folder / "record.json").read_text(encoding="utf-8")) | part
+    (folder / "record.json").write_text(json.dumps(content), encoding="utf-8")
+    for name in ("spec.toml", "table.csv"):
+        with (folder / name).open("a", encoding="utf-8") as file:
+            file.write("# x\n")
+    try:
+        record = load_record(folder)
+    except InputError:
+        return
+    faults = verify(record).faults
+    assert {Path(fault.where).name for fault in faults} == {"record.json", "spec.toml", "table.csv"}
+    assert isinstance(changes.told_of_data(b"ID\n1\n", record.content), list)
 
 
 def test_no_fingerprints_of_data_without_columns_or_of_very_many_lines():

@@ -139,7 +139,7 @@ def test_the_table_has_a_row_a_run(runs):
 def test_records_without_a_line_are_rows_too():
     rows = read_runs(Path(__file__).resolve().parents[2] / "fits").rows
     assert {"reset02_design", "hsct_lymphocytes"} <= {row.directory for row in rows}
-    assert all(row.line is not None or "no line of a run log" in row.note for row in rows)
+    assert all(row.line is not None or "in no run log" in row.note for row in rows)
 
 
 def test_a_record_that_is_gone_or_another_one_is_told(runs, tmp_path):
@@ -155,7 +155,7 @@ def test_a_record_that_is_gone_or_another_one_is_told(runs, tmp_path):
     shutil.copytree(runs / "first", place / "second")
     notes = {row.note for row in read_runs(place).rows}
     assert any(note.startswith("its record is another one now (") for note in notes)
-    assert "no line of a run log knows this record" in notes
+    assert "in no run log" in notes
 
 
 @pytest.fixture
@@ -176,7 +176,7 @@ def call(monkeypatch, capsys):
 
 def test_the_command_prints_the_table_as_text_json_and_csv(call, runs, tmp_path):
     status, out, err = call("log", runs)
-    assert (status, err) == (0, "") and "interrupted" in out and "no line" not in out
+    assert (status, err) == (0, "") and "interrupted" in out and "in no run log" not in out
     status, out, err = call("log", runs, "--json", "--csv", tmp_path / "runs.csv")
     assert status == 0 and [row["directory"] for row in json.loads(out)["runs"]] == ["first"] + 3 * ["second"]
     assert (tmp_path / "runs.csv").read_text(encoding="utf-8").splitlines()[0] == ",".join(run_log.COLUMNS)

@@ -154,7 +154,10 @@ def explain(kept: Kept, fault: Fault) -> Fault:
     tell = {".toml": _told_of_document, ".nc": _told_of_arrays, ".csv": _told_of_table, ".json": _told_of_json}
     if fault.what not in (CHANGED, JSON_CHANGED) or path.suffix not in tell or path.parent != kept.folder:
         return fault
-    told = some(list(tell[path.suffix](kept, path)))
+    try:
+        told = some(list(tell[path.suffix](kept, path)))
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError):  # of a record that was forged or damaged
+        told = "what changed cannot be told, for record.json does not hold what a record holds"
     return fault._replace(what=f"{fault.what}: {told}") if told else fault
 
 
@@ -396,6 +399,9 @@ def told_of_data(data: bytes, content: Mapping[str, Any]) -> list[str]:
     told = [f"sha256 recorded {content['data']['sha256'][:16]}, found {digest(data)[:16]}"]
     if kept is None:
         return told
+    whole = isinstance(kept, dict) and isinstance(kept.get("lines"), str) and isinstance(kept.get("columns"), dict)
+    if not whole:
+        return [*told, "which line cannot be told, for record.json does not hold what a record holds"]
     recorded, lines, rows = kept["lines"].split(), _lines(data), _rows(data) or []
     if len(recorded) != len(lines):
         told.append(f"{len(recorded)} lines recorded, {len(lines)} found")

@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import quote
 
 from thymodel.documents.toml import digest
-from thymodel.errors import Fault, InputError
+from thymodel.errors import Fault, InputError, RecordError
 from thymodel.results.record import CURVES, DERIVED, JSON, POSTERIOR, TABLE, FitRecord, find_data, intact, write_file
 
 METADATA = "ro-crate-metadata.json"
@@ -35,8 +35,11 @@ def crate_text(record: FitRecord) -> str:
         RecordError: a file of the record changed.
     """
     intact(record)
-    graph = [_descriptor(), _root(record), *_files(record), _software(record), *_packages(record), _action(record),
-             *_settings(record), *_absent_data(record), *_parent(record), _license(), _profile()]
+    try:
+        graph = [_descriptor(), _root(record), *_files(record), _software(record), *_packages(record), _action(record),
+                 *_settings(record), *_absent_data(record), *_parent(record), _license(), _profile()]
+    except (AttributeError, KeyError, TypeError) as error:
+        raise RecordError(f"{record.folder}: record.json does not hold what a record holds ({error})") from None
     return json.dumps({"@context": _CONTEXT, "@graph": graph}, indent=1, ensure_ascii=False) + "\n"
 
 

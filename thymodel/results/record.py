@@ -32,7 +32,9 @@ from thymodel.results.migration import SCHEMA, migrate
 
 JSON, POSTERIOR, DERIVED, TABLE = "record.json", "posterior.nc", "derived.nc", "table.csv"
 CURVES = "curves.nc"  # what figures draw; nothing is quoted from it
-_KEYS = {"title": str, "simulated": bool, "verdict.passed": bool, "verdict.sentences": list, "model.name": str,
+_KEYS = {"name": str, "title": str, "created": str, "priors": list, "fixed": dict, "summary": dict, "published": list,
+         "run": dict, "run.options": dict, "warnings": list, "conventions": dict, "simulated": bool,
+         "verdict.passed": bool, "verdict.sentences": list, "model.name": str,
          "data.sha256": str, "data.subjects": list, "files": dict, "parameters": list, "units": dict, "endpoints": dict,
          "sampler": dict, "fixed_points": list, "digest": str}
 _LOG_DENSITY_TOLERANCE = 1e-4  # absolute, in log units: ten times what solver tolerances of 1e-6 leave between machines
@@ -143,6 +145,8 @@ def load_record(folder: str | Path) -> FitRecord:
     faults = [Fault(f"{path}: {key}", "missing, or not what a record holds there",
                     "take the record from its source again")
               for key, kind in _KEYS.items() if not isinstance(_at(content, key), kind)]
+    faults += [Fault(f"{path}: {key}", "neither a table nor null", "take the record from its source again")
+               for key in ("parent", "documents", "fingerprints") if not isinstance(content.get(key), dict | None)]
     faults += [] if faults else _method_faults(path, content["sampler"])
     if faults:
         raise InputError(faults)
@@ -371,8 +375,8 @@ def _check_data(record: FitRecord, path: Path | None) -> list[Fault]:
 def _check_parent(record: FitRecord) -> list[str]:
     """Whether the record that this one goes on from is still the one that it was."""
     parent = record.content["parent"]
-    if parent is None:
-        return []
+    if parent is None or not all(isinstance(parent.get(key), str) for key in ("record", "digest")):
+        return [] if parent is None else ["the parent is not named as a record names one"]
     folder = record.folder / parent["record"]
     if not holds_record(folder):
         return [f"parent not compared: no record at {parent['record']}"]

@@ -294,7 +294,7 @@ def read_runs(folder: str | Path) -> Runs:
                 faults.append(Fault(f"{log.path}:{line['line']}", row.note))
     for place, record in records.items():
         if place not in known:
-            note = "; ".join(["no line of a run log knows this record", *filter(None, [touched.get(place)])])
+            note = "; ".join(["in no run log", *filter(None, [touched.get(place)])])
             rows.append(RunRow(_relative(record.folder, folder), None, record, note, place in touched))
             faults += [Fault(str(record.folder), touched[place])] if place in touched else []
     return Runs(folder, tuple(sorted(rows, key=_when)), tuple(notes), tuple(faults))
@@ -309,9 +309,13 @@ def _records(folder: Path) -> tuple[dict[Path, FitRecord], list[Fault]]:
     found, faults = dict[Path, FitRecord](), list[Fault]()
     for path in _below(folder, JSON):
         try:
-            found[path.parent.resolve()] = load_record(path.parent)
+            record = load_record(path.parent)
+            _of_record(record)
+            found[path.parent.resolve()] = record
         except InputError as error:
             faults += error.faults
+        except (AttributeError, KeyError, TypeError):
+            faults.append(Fault(str(path), "not what a record holds", "take the record from its source again"))
     return found, faults
 
 
@@ -386,7 +390,7 @@ def _cells(row: RunRow) -> tuple[str, ...]:
                 "run": content["run"]["id"], "simulated": content["simulated"], **_of_record(row.record)}
     data, parent, rhat = line.get("data") or {}, line.get("parent") or {}, line.get("worst_rhat")
     drawn = f"{line['chains']} x {line['draws']}" if line.get("chains") else ""
-    drawn += " and more, as the gates asked" if line.get("longer") else ""
+    drawn += " and more" if line.get("longer") else ""
     banner = "SIMULATED " if line.get("simulated") else ""
     return (str(line.get("run") or "")[:8], row.directory, str(line.get("finished", ""))[:16].replace("T", " "),
             _digest(line.get("spec")), f"{(line.get('model') or {}).get('name', '')} {_digest(line.get('model'))}",
