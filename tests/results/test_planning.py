@@ -140,8 +140,8 @@ def test_a_resumed_fit_keeps_the_time_at_which_its_plan_was_hashed(study, tmp_pa
 
 
 @pytest.mark.parametrize("before, after, message", [
-    (PLAN, PLAN.replace("0.9", "0.8"), "changed when"), (None, PLAN, "was not there when"),
-    (PLAN, None, "is gone that was there when")])
+    (PLAN, PLAN.replace("0.9", "0.8"), "was changed after"), (None, PLAN, "was not there when"),
+    (PLAN, None, "that was there when")])
 def test_a_plan_that_moves_during_the_sampling_is_refused_and_draws_are_kept(study, tmp_path, before, after, message):
     path, out = study / "plan.toml", tmp_path / "out"
     for text in (before, after):
@@ -165,6 +165,14 @@ def test_the_plan_is_hashed_before_the_data_are_read(study, tmp_path, monkeypatc
         fitting.fit(study, out=tmp_path / "out")
     note = json.loads((tmp_path / "out" / ".checkpoint" / "plan.json").read_text(encoding="utf-8"))
     assert note["sha256"] == digest(PLAN)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", "\x00"])
+def test_a_damaged_note_of_what_was_hashed_is_not_trusted(study, tmp_path, text):
+    begin(study, tmp_path / "out")
+    (tmp_path / "out" / ".checkpoint" / "plan.json").write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match="was changed after"):
+        fix_plan(load_fit_spec(study), tmp_path / "out", tmp_path / "out" / ".checkpoint")
 
 
 def test_another_plan_in_the_place_of_the_record_is_not_written_over(study, tmp_path):

@@ -54,11 +54,12 @@ def fix_plan(spec: FitSpec, folder: Path, checkpoint: Path) -> FixedPlan | None:
     """
     plan, note = find_plan(spec), checkpoint / _STARTED
     sampled = any(checkpoint.rglob("state.npz"))
-    begun = json.loads(note.read_text(encoding="utf-8")) if sampled and note.is_file() else None
+    begun = _begun(note) if sampled and note.is_file() else None
     if sampled and (begun or {}).get("sha256") != (plan and plan.digest):
-        what = "changed" if plan and begun else "was not there" if plan else "is gone that was there"
-        raise InputError([Fault(str(spec.path.parent / FILE), f"the plan {what} when the sampling began: a plan is "
-                                "written before", "bring back what was there, or fit anew without --resume")])
+        what = ("was changed after the sampling began" if plan and begun else
+                "was not there when the sampling began" if plan else "that was there when the sampling began is gone")
+        raise InputError([Fault(str(spec.path.parent / FILE), f"the plan {what}",
+                                "bring back what was there, or fit anew without --resume")])
     if plan is None:
         return None
     copy = folder / FILE
@@ -67,9 +68,22 @@ def fix_plan(spec: FitSpec, folder: Path, checkpoint: Path) -> FixedPlan | None:
     if begun is not None:
         return FixedPlan(plan, str(begun["hashed_at"]))
     fixed = FixedPlan(plan, datetime.now(UTC).isoformat(timespec="seconds"))
-    checkpoint.mkdir(parents=True, exist_ok=True)
-    note.write_text(json.dumps({"sha256": plan.digest, "hashed_at": fixed.hashed_at}), encoding="utf-8")
+    try:
+        checkpoint.mkdir(parents=True, exist_ok=True)
+        note.write_text(json.dumps({"sha256": plan.digest, "hashed_at": fixed.hashed_at}), encoding="utf-8")
+    except OSError as error:
+        raise InputError([Fault(str(note), f"cannot be written: {error.strerror}",
+                                "make room or choose another --out")]) from None
     return fixed
+
+
+def _begun(note: Path) -> dict[str, str]:
+    """What was hashed when the sampling began; a damaged note is of no plan at all."""
+    try:
+        found = json.loads(note.read_text(encoding="utf-8"))
+        return {key: str(found[key]) for key in ("sha256", "hashed_at")}
+    except (ValueError, TypeError, KeyError):
+        return {"sha256": "", "hashed_at": ""}
 
 
 def plan_files(fixed: FixedPlan | None) -> dict[str, bytes]:
