@@ -154,6 +154,14 @@ def test_whose_record_is_asked_and_how_many_workers_do_not_matter(found, folder)
     assert again.table.equals(found.table) and (again.times["back"] == found.times["back"]).all()
 
 
+def test_the_times_of_a_mixture_are_draws_of_its_structures_by_weight(found):
+    of_one, of_other = (member.scenario.times["back"] for member in found.members)
+    times = found.times["back"]
+    assert times.shape == of_one.shape == (2, 20, 40)
+    assert (times[:, :14] == of_one[:, np.arange(14) * 20 // 14]).all()
+    assert (times[:, 14:] == of_other[:, np.arange(6) * 20 // 6]).all()
+
+
 def test_two_records_alike_say_what_one_says(tiny_fit, plain, folder, tmp_path):
     for name in ("tiny", "other"):
         changed(Path(shutil.copytree(tiny_fit.folder, tmp_path / name)), title=name)

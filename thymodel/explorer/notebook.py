@@ -127,8 +127,8 @@ class Board:
         except (InputError, SolveError) as error:
             self.text.value = card("No answer to this", str(error).splitlines())
             return
-        self.text.value = answer_html(self.answers, view, answer)
-        self.picture.value = png_bytes(answer_figure(self.answers, view, answer))
+        shown = png_bytes(answer_figure(self.answers, view, answer))  # first: drawing is slow, and both change together
+        self.text.value, self.picture.value = answer_html(self.answers, view, answer), shown
 
     def _write(self, button: Any) -> None:
         """The scenario file of what is shown; a file that is there is not overwritten."""

@@ -129,7 +129,7 @@ def prepare_judging(spec: FitSpec, lay: Layout, z: np.ndarray, arms: Sequence[Ar
 def gather(judging: Judging, found: Iterable[tuple[Block, np.ndarray]]) -> Outcomes:
     """The outcomes of all blocks, whatever their order."""
     sim, names = judging.simulation, judging.quantities
-    whole = _room((len(names), len(sim.arms), len(judging.z), len(sim.subjects.standard)))
+    whole = room((len(names), len(sim.arms), len(judging.z), len(sim.subjects.standard)))
     for block, values in found:
         whole[:, :, block.draws, block.subjects] = values
     by_name = dict(zip(names, whole, strict=True))
@@ -140,7 +140,7 @@ def gather(judging: Judging, found: Iterable[tuple[Block, np.ndarray]]) -> Outco
                      for name, one in judging.endpoints.items() if one.visits})
 
 
-def _room(shape: tuple[int, ...]) -> np.ndarray:
+def room(shape: tuple[int, ...]) -> np.ndarray:
     """An array to be filled: in memory, or where it is large in a file without a name, which ends with it."""
     if np.prod(shape) * 8 <= _IN_MEMORY:
         return np.empty(shape)

@@ -26,7 +26,7 @@ from thymodel.results.extrapolation import Verdicts
 from thymodel.results.kept import Place, outcomes_at
 from thymodel.results.observed import Crossing, assay_faults
 from thymodel.results.prediction import VirtualSubjects, effects_of, virtual_subjects
-from thymodel.results.reconstitution import Outcomes, gather, prepare_judging
+from thymodel.results.reconstitution import Outcomes, gather, prepare_judging, room
 from thymodel.results.record import FitRecord, load_group, quotable
 from thymodel.results.scenario_rows import Summaries, export_rows, rows_of, summaries_of
 from thymodel.results.tables import quantity_text, structure_cells
@@ -235,11 +235,16 @@ def _mixed(scenario: ScenarioSpec, structures: Sequence[Structure], weights: Wei
     simulated = any(one.scenario.simulated for one in members)
     table["simulated"] = simulated
     table = table[["structure", *(name for name in table.columns if name != "structure")]]
-    _, place = ensemble.drawn(weights.values, [one.scenario.times[next(iter(endpoints))].shape[1] for one in members],
-                              scenario.draws)
+    counts = [one.scenario.times[next(iter(endpoints))].shape[1] for one in members]
+    which, place = ensemble.drawn(weights.values, counts, scenario.draws)
+    first = np.cumsum([0, *counts])
 
     def joined(each: list[np.ndarray]) -> np.ndarray:
-        return np.concatenate(each, axis=1)[:, place]
+        """Draws of all of them; structure by structure, for each may be larger than the memory."""
+        whole = room((each[0].shape[0], len(place), each[0].shape[2]))
+        for k, values in enumerate(each):
+            whole[:, which == k] = values[:, place[which == k] - first[k]]
+        return whole
 
     times = {name: joined([one.scenario.times[name] for one in members]) for name in endpoints}
     observed = {name: Crossing(*(joined([getattr(one.scenario.observed[name], end) for one in members])
