@@ -284,8 +284,8 @@ def _found(source: rt.Source, said: Sequence[Cited]) -> Section:
         blocks.append(Paragraph("The spec has no endpoint."))
     blocks.append(Paragraph(
         f"Record {content['name']}, made {content['created']}. Model: {content['model']['title']} "
-        f"({content['model']['name']}). “New patients” have the covariates of the arm's own; intervals are of the "
-        "parameters alone, and leave out what was held at a value.", "note"))
+        f"({content['model']['name']}). “New patients” are simulated, with covariates drawn from those of the "
+        "fit; intervals are of the parameters alone, and leave out what was held at a value.", "note"))
     return _section("summary", "Summary", *blocks)
 
 
@@ -320,8 +320,8 @@ def _model(source: rt.Source, figures: bool) -> Section:
 
 def _fit(source: rt.Source, figures: bool, computed: Computed) -> Section:
     record = source.record
-    blocks: list[Block | None] = [*rt.run_tables(source), *rt.criteria_tables(source), *rt.parameter_tables(source),
-                                  *rt.mode_tables(source)]
+    blocks: list[Block | None] = [*[Grid(table) for table in run_log_tables(record)], *rt.run_tables(source),
+                                  *rt.criteria_tables(source), *rt.parameter_tables(source), *rt.mode_tables(source)]
     if figures:
         draw = _Drawn(record)
         if record.method != "map":  # a single point has no density
@@ -399,11 +399,14 @@ def _individual_fits(record: FitRecord, study: StudyData, draw: _Drawn) -> Itera
 
 def _check_figures(checks: Checks, draw: _Drawn) -> Iterator[Picture | None]:
     """Those of check-fit, a marker a figure where they would be too small to read together."""
-    for name, single in ((name, _of_marker(checks, name)) for name in checks.content["observables"]):
-        yield draw(f"gof-{name}", plot_residuals(single), f"Goodness of fit, {name}: " + check_caption("residuals"),
+    single = {name: _of_marker(checks, name) for name in checks.content["observables"]}
+    for name, own in single.items():
+        yield draw(f"gof-{name}", plot_residuals(own), f"Goodness of fit, {name}: " + check_caption("residuals"),
                    f"Observed against individually predicted {name}, and residuals")
-        yield draw(f"npde-{name}", plot_npde(single), f"PIT and NPDE, {name}: " + check_caption("npde"),
+    for name, own in single.items():
+        yield draw(f"npde-{name}", plot_npde(own), f"PIT and NPDE, {name}: " + check_caption("npde"),
                    f"Histogram, quantiles, time and prediction of prediction errors of {name}")
+    for name in single:
         yield draw(f"vpc-{name}", plot_vpc(checks, name), f"{name}. " + check_caption("vpc"),
                    f"Quantiles of measured {name} by visit and arm before bands of replicates, and the share below "
                    "the limit")
@@ -482,7 +485,13 @@ def _sensitivity(computed: Computed) -> Iterator[Section]:
 
 
 def assessment_tables(record: FitRecord) -> list[TitledTable]:
-    """Tables that set the fit beside its plan and beside what reviewers ask for; none where no module makes them."""
+    """Tables that set the fit beside its plan and beside what reviewers ask for: criteria, deviations, M15,
+    credibility, checklists; none where no module makes them."""
+    return []
+
+
+def run_log_tables(record: FitRecord) -> list[TitledTable]:
+    """The log of runs that the record is one of; none where no module keeps one."""
     return []
 
 
@@ -531,12 +540,12 @@ _ITEMS: tuple[tuple[str, str, tuple[str, ...], str], ...] = (
     ("table", "values beyond a limit and missing, by marker", ("blq",), "patients"),
     ("table", "baseline covariates", ("covariates",), "covariates"),
     ("table", "priors with source", ("priors",), ""),
-    ("table", "run log", ("run",), ""),
+    ("table", "run log", ("run_log", "run"), ""),
     ("table", "final parameters", ("parameters",), ""),
-    ("table", "criteria met or not", ("criteria",), ""),
+    ("table", "criteria met or not", ("criteria", "gates"), ""),
     ("table", "endpoint by dose", ("endpoint-",), "endpoints"),
     ("table", "sensitivity", ("sensitivity",), "priors"),
-    ("table", "assumptions", ("assumptions", "doubtful"), ""),
+    ("table", "assumptions", ("assumptions", "model-assumptions", "doubtful"), ""),
     ("table", "credibility matrix", ("credibility",), "plan"),
     ("table", "software", ("software", "digests"), ""),
     ("figure", "schematic of the model", ("schematic",), "figures"),

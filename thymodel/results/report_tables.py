@@ -265,7 +265,7 @@ def assumption_tables(source: Source) -> list[Grid]:
     found = description(source.record.spec.model)
     grids = []
     if found.statements:
-        grids.append(_grid("assumptions", "Assumptions that the model document states", (
+        grids.append(_grid("model-assumptions", "Assumptions that the model document states", (
             "assumption", "affects", "source"), [[s.text, ", ".join(s.affects), s.source] for s in found.statements]))
     if found.doubtful:
         rows = [[KIND_WORDS[group.heading], str(len(group.rows)), ", ".join(row.key for row in group.rows)]
@@ -354,7 +354,7 @@ def criteria_tables(source: Source) -> list[Grid]:
         known = mark in ("pass", "FAIL", "note")
         where = f"record.json: verdict.sentences.{k}"
         rows.append([Cited([(said if known else text, where)]), {"pass": "pass", "FAIL": "FAIL"}.get(mark, "note")])
-    return [_grid("criteria", "Technical criteria of the spec (gates) and whether they were met",
+    return [_grid("gates", "Technical criteria of the spec (gates) and whether they were met",
                   ("criterion and what was found", "outcome"), rows, traced=True)] if rows else []
 
 
