@@ -819,7 +819,7 @@ def _print_risks(risks) -> None:
 
 def _print_notes(result) -> None:
     """What the numbers do not say: each note once, after the rows it is of."""
-    own = result.table.iloc[:len(result.table) - sum(len(one.scenario.table) for one in result.members)]
+    own = result.answers
     for note, rows in own[own["note"] != ""].groupby("note", sort=False):
         of = "; ".join(f"{row['endpoint']}, {row['arm']}: {row['quantity']}" for _, row in rows.iterrows())
         print(f"Note on {of}: {note}.")

@@ -6,6 +6,7 @@ where its data may not.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -453,16 +454,19 @@ def _results(source: rt.Source, study: StudyData | None, figures: bool, computed
 def _scenario(record: FitRecord, scenario: Scenario, number: int, draw: _Drawn, figures: bool) -> Section:
     blocks: list[Block | None] = [*_notes(scenario.people)]
     rows: dict[tuple[str, str], dict[str, str]] = {}
-    for row in scenario.table.to_dict("records"):
+    for row in scenario.answers.to_dict("records"):
         if "_over_" in row["quantity"] or row["endpoint"] not in scenario.endpoints:
             continue
         endpoint = scenario.endpoints[row["endpoint"]]
         length = endpoint.horizon - endpoint.clock_start
         texts = [tables.quantity_text(row[key], row["unit"], length) for key in ("estimate", "lower", "upper")]
-        rows[row["arm"], f"{row['endpoint']}.{row['quantity']}"] = {
+        cells = rows[row["arm"], f"{row['endpoint']}.{row['quantity']}"] = {
             "endpoint": row["endpoint"], "arm": row["arm"], "quantity": row["quantity"],
             "unit": "" if row["unit"] == "probability" else row["unit"],
             "estimate": f"{texts[0]} ({texts[1]} to {texts[2]})", "extrapolation": row["extrapolation"]}
+        if scenario.members:
+            show = partial(tables.quantity_text, unit=row["unit"], horizon=length)
+            cells |= tables.structure_cells(scenario.table, row, show)
     blocks.append(rt.from_rows(f"scenario-{number}", f"Scenario: {scenario.spec.title}", list(rows.values()),
                                "In brackets: equal-tailed 90% interval, parameter uncertainty only. Computed from the "
                                f"record's draws; scenario sha256 {scenario.spec.digest[:12]}."))

@@ -136,7 +136,7 @@ def plot_scenario_doses(record: FitRecord, scenario: Scenario) -> Figure | None:
     if not name or not scenario.endpoints or len(set(doses.values())) < 2:
         return None
     figure, panels = _dose_frame(record, list(scenario.endpoints), f"Endpoint by dose: {scenario.spec.title}")
-    table = scenario.table
+    table = scenario.answers
     for axes, (key, endpoint) in zip(panels, scenario.endpoints.items(), strict=True):
         content = {"by": list(endpoint.by), "landmark": endpoint.landmark, "horizon": endpoint.horizon,
                    "label": endpoint.label}

@@ -59,6 +59,11 @@ class Scenario:
     about_members: tuple[str, ...] = ()
 
     @property
+    def answers(self) -> pd.DataFrame:
+        """The rows of `table` that answer the question: of an ensemble those of the mixture."""
+        return self.table[self.table["structure"] == MIXTURE] if self.members else self.table
+
+    @property
     def people(self) -> list[str]:
         """Sentences on who the virtual patients are, where they are not those of the fit."""
         told = [f"Virtual patients: {self.spec.population}."] if self.spec.population else []
@@ -313,8 +318,7 @@ def covariates_of(record: FitRecord) -> dict[str, np.ndarray]:
 def reading_rows(result: Scenario) -> list[dict[str, str]]:
     """A scenario's table for reading, without implied exports; of an ensemble the mixture, its structures beside it."""
     rows = []
-    timed = [row for _, row in result.table.iterrows() if "_over_" not in row["quantity"]]
-    for row in timed[:len(timed) // (1 + len(result.members))]:  # of an ensemble, the mixture comes first
+    for row in [row for _, row in result.answers.iterrows() if "_over_" not in row["quantity"]]:
         horizon = result.endpoints[row["endpoint"]].horizon - result.endpoints[row["endpoint"]].clock_start
         show = partial(quantity_text, unit=row["unit"], horizon=horizon)
         spread = f"{show(row['subjects_q05'])} to {show(row['subjects_q95'])}" if row["subjects_q05"] > 0 else ""
