@@ -203,7 +203,6 @@ def plot_individuals(record: FitRecord, data: StudyData | None, observable: str 
         axes.set_ylim(top=highest)
         axes.yaxis.set_minor_locator(NullLocator())
     _outer_labels(figure, panels, columns, time_label(spec), observable_label(spec, name))
-    legend(figure, panels)
     return figure
 
 
@@ -225,15 +224,17 @@ def _draw_individual(axes: Axes, curve: xr.DataArray, name: str, subject: Subjec
 
 
 def _outer_labels(figure: Figure, panels: Sequence[Axes], columns: int, x: str, y: str) -> None:
-    """Ticks labelled on the left and below only, panels above an empty place counting as below; axis labels once.
+    """Ticks labelled on the left and below only, panels above an empty place counting as below; axis labels once, and
+    a legend at the foot.
 
     Places in inches: measuring every panel, as the layout engine does, takes longer than drawing them all.
     """
     width, height = figure.get_size_inches()
     figure.set_layout_engine(None)
-    figure.subplots_adjust(left=0.75 / width, right=1 - 0.15 / width, bottom=1.15 / height, top=1 - 0.65 / height,
-                           wspace=0.1, hspace=0.25)
-    figure.supxlabel(x, fontsize=9, y=0.75 / height, va="bottom")
+    foot = 0.35 + 0.17 * legend(figure, panels)
+    figure.subplots_adjust(left=0.75 / width, right=1 - 0.15 / width, bottom=(foot + 0.45) / height,
+                           top=1 - 0.65 / height, wspace=0.1, hspace=0.25)
+    figure.supxlabel(x, fontsize=9, y=foot / height, va="bottom")
     figure.supylabel(y, fontsize=9, x=0.1 / width, ha="left")
     for k, axes in enumerate(panels):
         if k % columns:
