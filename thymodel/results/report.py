@@ -18,6 +18,7 @@ from thymodel.errors import Fault, InputError, RecordError, SolveError
 from thymodel.inference.approximation import NUTS
 from thymodel.results import extrapolation, plots, report_plots, tables
 from thymodel.results import report_tables as rt
+from thymodel.results.assessment import assess
 from thymodel.results.check_page import question_rows
 from thymodel.results.check_plots import caption as check_caption
 from thymodel.results.check_plots import (
@@ -47,6 +48,7 @@ from thymodel.results.html_report import html_page
 from thymodel.results.latex_report import latex_files
 from thymodel.results.prior_sensitivity import METHOD, PriorSensitivity, check_priors, sensitivity_rows, told
 from thymodel.results.record import FitRecord, find_data, write_file
+from thymodel.results.run_log import run_log_table
 from thymodel.results.scenarios import Scenario, run_scenario
 from thymodel.results.titled_table import TitledTable
 
@@ -321,7 +323,7 @@ def _model(source: rt.Source, figures: bool) -> Section:
 
 def _fit(source: rt.Source, figures: bool, computed: Computed) -> Section:
     record = source.record
-    blocks: list[Block | None] = [*[Grid(table) for table in run_log_tables(record)], *rt.run_tables(source),
+    blocks: list[Block | None] = [Grid(run_log_table(record.folder.absolute().parent)), *rt.run_tables(source),
                                   *rt.criteria_tables(source), *rt.parameter_tables(source), *rt.mode_tables(source)]
     if figures:
         draw = _Drawn(record)
@@ -488,20 +490,8 @@ def _sensitivity(computed: Computed) -> Iterator[Section]:
                 sensitivity_rows(computed.priors), METHOD + "."))
 
 
-def assessment_tables(record: FitRecord) -> list[TitledTable]:
-    """Tables that set the fit beside its plan and beside what reviewers ask for: criteria, deviations, M15,
-    credibility, checklists; none where no module makes them."""
-    return []
-
-
-def run_log_tables(record: FitRecord) -> list[TitledTable]:
-    """The log of runs that the record is one of; none where no module keeps one."""
-    return []
-
-
 def _judged(record: FitRecord) -> Iterator[Section]:
-    if found := assessment_tables(record):
-        yield _section("assessment", "Assessment", *[Grid(table) for table in found])
+    yield _section("assessment", "Assessment", *[Grid(table) for table in assess(record)])
 
 
 def _software(source: rt.Source) -> Section:

@@ -266,8 +266,11 @@ class Runs:
     faults: tuple[Fault, ...]
 
 
-def read_runs(folder: str | Path) -> Runs:
+def read_runs(folder: str | Path, deep: bool = True) -> Runs:
     """Every run of the logs and records below a directory.
+
+    Args:
+        deep: at any depth; else only its own log, and records in directories that lie directly in it.
 
     Raises:
         InputError: no such directory, or neither log nor record in it.
@@ -275,8 +278,8 @@ def read_runs(folder: str | Path) -> Runs:
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError([Fault(str(folder), "no such directory", "name the directory that holds records")])
-    logs = [read_log(path) for path in _below(folder, LOG)]
-    records, faults = _records(folder)
+    logs = [read_log(path) for path in _below(folder, LOG, deep)]
+    records, faults = _records(folder, deep)
     notes: list[str] = []
     if not logs and not records and not faults:
         raise InputError([Fault(str(folder), f"neither a run log ({LOG}) nor a record below it",
@@ -300,14 +303,15 @@ def read_runs(folder: str | Path) -> Runs:
     return Runs(folder, tuple(sorted(rows, key=_when)), tuple(notes), tuple(faults))
 
 
-def _below(folder: Path, name: str) -> list[Path]:
+def _below(folder: Path, name: str, deep: bool) -> list[Path]:
     hidden = lambda path: any(part.startswith(".") for part in path.relative_to(folder).parts)  # noqa: E731
-    return sorted(path for path in folder.rglob(name) if path.is_file() and not hidden(path))
+    found = folder.rglob(name) if deep else folder.glob(name if name == LOG else f"*/{name}")
+    return sorted(path for path in found if path.is_file() and not hidden(path))
 
 
-def _records(folder: Path) -> tuple[dict[Path, FitRecord], list[Fault]]:
+def _records(folder: Path, deep: bool) -> tuple[dict[Path, FitRecord], list[Fault]]:
     found, faults = dict[Path, FitRecord](), list[Fault]()
-    for path in _below(folder, JSON):
+    for path in _below(folder, JSON, deep):
         try:
             record = load_record(path.parent)
             _of_record(record)
@@ -363,7 +367,7 @@ COLUMNS = ("run", "directory", "date", "spec", "model", "data", "method", "chain
 
 
 def run_log_table(folder: str | Path) -> TitledTable:
-    """The run table of a report: every run of the logs and records below a directory, oldest first.
+    """The run table of a report: every run of the log in a directory and of the records directly in it, oldest first.
 
     Digests are shortened to 12 hexadecimal digits. What is odd about a run stands in its last column, what is odd about
     a log below the table.
@@ -371,7 +375,7 @@ def run_log_table(folder: str | Path) -> TitledTable:
     Raises:
         InputError: no such directory, or neither log nor record in it.
     """
-    return table_of(read_runs(folder))
+    return table_of(read_runs(folder, deep=False))
 
 
 def table_of(runs: Runs) -> TitledTable:
