@@ -4,11 +4,13 @@ A directory holds a record if and only if `record.json` is there. Everything els
 or not at all, so that a full disk or a killed process leaves either the old state or the new.
 """
 
+import hashlib
 import json
 import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +21,15 @@ import xarray as xr
 
 from thymodel.documents.borrowed import load_borrowed
 from thymodel.documents.data import NO_PATIENTS, StudyData, load_data
+from thymodel.documents.limits import LARGEST_RECORD, read_bytes
 from thymodel.documents.spec import FitSpec, load_fit_spec
 from thymodel.documents.toml import digest
-from thymodel.errors import Fault, InputError, RecordError
+from thymodel.errors import Fault, InputError, RecordError, shown
 from thymodel.inference import approximation, diagnostics
 from thymodel.inference.population import Layout, layout
 from thymodel.inference.posterior import make_posterior, precise
 from thymodel.results import borrowing
+from thymodel.results.array_claims import refuse_claims
 
 SCHEMA = 1
 JSON, POSTERIOR, DERIVED, TABLE = "record.json", "posterior.nc", "derived.nc", "table.csv"
@@ -87,14 +91,24 @@ class FitRecord:
     def _repr_html_(self) -> str:
         verdict = self.reservation or "passed its gates"
         banner = "<b>SIMULATED data.</b> " if self.content["simulated"] else ""
-        shown = self.table.loc[self.content["parameters"], ["median", "q05", "q95", "rhat", "ess_bulk"]]
-        return f"<p>{banner}{self.content['title']}: {verdict}</p>{shown.to_html(float_format='%.4g')}"
+        table = self.table.reindex(self.content["parameters"])[["median", "q05", "q95", "rhat", "ess_bulk"]]
+        return f"<p>{banner}{escape(self.content['title'])}: {verdict}</p>{table.to_html(float_format='%.4g')}"
 
 
 def read_table(source) -> pd.DataFrame:
-    """`table.csv` from a path or a stream, every number as it was written."""
-    texts = pd.read_csv(source, index_col="name", dtype=str, keep_default_na=False)
-    return texts.map(lambda text: float(text or "nan"))
+    """`table.csv` from a path or a stream, every number as it was written.
+
+    Raises:
+        RecordError: not such a table.
+    """
+    try:
+        texts = pd.read_csv(source, index_col="name", dtype=str, keep_default_na=False)
+        table = texts.map(lambda text: float(text or "nan"))
+        if list(table.columns) != list(diagnostics.COLUMNS) or not table.index.is_unique:
+            raise ValueError("other columns than a summary has, or a name twice")
+    except (ValueError, IndexError, OverflowError, RecursionError, pd.errors.ParserWarning) as error:
+        raise RecordError(shown(f"{source}: not a table of a record ({error})")) from None
+    return table
 
 
 def row_of(table: pd.DataFrame, name: str) -> dict[str, float]:
@@ -109,8 +123,11 @@ def load_group(path: Path, group: str | None = None) -> xr.Dataset:
         RecordError: absent or not netCDF.
     """
     try:
+        refuse_claims(path)
         with xr.open_dataset(path, group=group, engine="h5netcdf") as dataset:
             return dataset.load()
+    except RecordError:
+        raise
     except Exception as error:  # h5py raises OSError, KeyError and RuntimeError for damaged files
         raise RecordError(f"{path}: cannot be read as netCDF ({type(error).__name__})") from None
 
@@ -124,12 +141,12 @@ def load_record(folder: str | Path) -> FitRecord:
     folder = Path(folder)
     folder = folder.parent if folder.name == JSON else folder
     path = folder / JSON
+    if not path.exists():
+        raise InputError([Fault(str(folder), "no record here (record.json is absent)", "run thymodel fit")])
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_bytes(path, LARGEST_RECORD, "a record").decode(), object_pairs_hook=_once)
         _own_digest(content if isinstance(content, dict) else {})  # refuses NaN, infinities and broken characters
-    except FileNotFoundError:
-        raise InputError([Fault(str(folder), "no record here (record.json is absent)", "run thymodel fit")]) from None
-    except (OSError, ValueError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise InputError([Fault(str(path), f"cannot be read: {error}")]) from None
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:
         found = content.get("schema") if isinstance(content, dict) else None
@@ -137,10 +154,38 @@ def load_record(folder: str | Path) -> FitRecord:
     faults = [Fault(f"{path}: {key}", "missing, or not what a record holds there",
                     "take the record from its source again")
               for key, kind in _KEYS.items() if not isinstance(_at(content, key), kind)]
-    faults += [] if faults else _method_faults(path, content["sampler"])
+    faults += [] if faults else [*_method_faults(path, content["sampler"]), *_shape_faults(path, content)]
     if faults:
         raise InputError(faults)
     return FitRecord(folder, content, str(content.get("digest", "")))
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A key that is there twice would be read as one value here and as the other elsewhere, under the same digest."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key is there twice")
+    return found
+
+
+def _shape_faults(path: Path, content: Mapping[str, Any]) -> list[Fault]:
+    """What readers of a record rely on, one level below its keys."""
+    texts = {"parameters": content["parameters"], "verdict.sentences": content["verdict"]["sentences"],
+             "data.subjects": content["data"]["subjects"], "files": [*content["files"].values()],
+             "units": [*content["units"].values()], "data.path": [content["data"].get("path") or ""]}
+    published = content.get("published") or []
+    tables = published if isinstance(published, list) else [None]
+    good = {key: all(isinstance(item, str) for item in items) for key, items in texts.items()}
+    good["model.name"] = Path(content["model"]["name"]).name == content["model"]["name"]
+    good["published"] = all(isinstance(item, dict) and isinstance(item.get("file"), str) for item in tables)
+    good["fixed_points"] = all(isinstance(point, dict) and _is_number(point.get("log_density")) and isinstance(
+        point.get("z"), list) and all(map(_is_number, point["z"])) for point in content["fixed_points"])
+    return [Fault(f"{path}: {key}", "not what a record holds there", "take the record from its source again")
+            for key, fine in good.items() if not fine]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def with_prior_from(spec: FitSpec) -> FitSpec:
@@ -318,13 +363,21 @@ def _check_digests(record: FitRecord) -> list[Fault]:
                for name in sorted(needed - set(record.content["files"]))]
     for name, wanted in record.content["files"].items():
         path = record.folder / name
-        if Path(name).name != name:
+        if Path(name).name != name or "\0" in name or "\\" in name:
             faults.append(Fault(str(record.folder / JSON), f"a file name that leaves the directory: {name!r}"))
         elif not path.is_file():
             faults.append(Fault(str(path), "absent"))
-        elif digest(path.read_bytes()) != wanted:
+        elif path.resolve().parent != record.folder.resolve():
+            faults.append(Fault(str(path), "a link that leaves the directory", "put the file itself there"))
+        elif _file_digest(path) != wanted:
             faults.append(Fault(str(path), "changed since the fit (sha256 differs)"))
     return faults
+
+
+def _file_digest(path: Path) -> str:
+    """As `digest` of its content, of which there may be more than memory."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _check_table(record: FitRecord) -> list[Fault]:
