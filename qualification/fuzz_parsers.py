@@ -13,7 +13,6 @@ A new reader is one line in `targets`. With --work a run that was stopped goes o
 """
 
 import argparse
-import base64
 import contextlib
 import csv
 import datetime
@@ -26,9 +25,7 @@ import random
 import re
 import resource
 import select
-import shutil
 import signal
-import string
 import subprocess
 import sys
 import tempfile
@@ -37,7 +34,7 @@ import tomllib
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -123,8 +120,11 @@ def targets(box: Path) -> list[Target]:
         with contextlib.suppress(ValueError, RecursionError, TypeError, AttributeError):
             content = json.loads(path.read_bytes())
             if isinstance(content.get("files"), dict):
-                content["files"] |= {name: digest((path.parent / name).read_bytes()) for name in content["files"]
-                                     if (path.parent / name).is_file()}
+                content["files"] |= {
+                    name: digest((path.parent / name).read_bytes())
+                    for name in content["files"]
+                    if (path.parent / name).is_file()
+                }
             content["digest"] = records._own_digest(content)
             path.write_text(json.dumps(content, ensure_ascii=False))
         return whole(path)
@@ -156,39 +156,100 @@ def targets(box: Path) -> list[Target]:
         Target("unit", 4, UNITS, "text", lambda p: parse_unit(_text(p)), (ValueError,)),
         Target("dose", 2, DOSES, "text", lambda p: parse_doses(_text(p).split("\n"), model)),
         Target("covariate course", 2, COURSES, "text", lambda p: parse_course(_text(p))),
-        Target("model", 12, ("models/*.toml", "tests/bad/decay.toml", "tests/bad/model_*.toml",
-                             "tests/external/*/model.toml", *["tests/bad/decay.toml"] * 8), "toml", load_model),
-        Target("fit spec", 7, ("fits/*/spec.toml", "tests/bad/spec_*.toml", "qualification/*/spec.toml",
-                               "tests/external/*/spec.toml"), "toml", load_fit_spec),
-        Target("design", 5, ("fits/*/design.toml", "qualification/*/design.toml", "tests/bad/design_*.toml"), "toml",
-               load_design),
-        Target("scenario", 6, ("fits/*/scenarios/*.toml", "tests/bad/scenario_*.toml", "tests/bad/competing.toml",
-                               "boxed/people.toml"), "toml",
-               lambda p: load_scenario_spec(p, model, fit.endpoints)),
+        Target(
+            "model",
+            12,
+            (
+                "models/*.toml",
+                "tests/bad/decay.toml",
+                "tests/bad/model_*.toml",
+                "tests/external/*/model.toml",
+                *["tests/bad/decay.toml"] * 8,
+            ),
+            "toml",
+            load_model,
+        ),
+        Target(
+            "fit spec",
+            7,
+            ("fits/*/spec.toml", "tests/bad/spec_*.toml", "qualification/*/spec.toml", "tests/external/*/spec.toml"),
+            "toml",
+            load_fit_spec,
+        ),
+        Target(
+            "design",
+            5,
+            ("fits/*/design.toml", "qualification/*/design.toml", "tests/bad/design_*.toml"),
+            "toml",
+            load_design,
+        ),
+        Target(
+            "scenario",
+            6,
+            ("fits/*/scenarios/*.toml", "tests/bad/scenario_*.toml", "tests/bad/competing.toml", "boxed/people.toml"),
+            "toml",
+            lambda p: load_scenario_spec(p, model, fit.endpoints),
+        ),
         Target("people of a scenario", 2, ("boxed/people.csv",), "csv", population),
-        Target("trial", 3, ("fits/*/trials/phase2.toml", "tests/bad/trial.toml"), "toml",
-               lambda p: load_protocol(p, model, fit.endpoints)),
-        Target("escalation", 2, ("fits/*/trials/escalation.toml", "tests/bad/escalation.toml"), "toml",
-               lambda p: load_escalation(p, model, fit.endpoints)),
+        Target(
+            "trial",
+            3,
+            ("fits/*/trials/phase2.toml", "tests/bad/trial.toml"),
+            "toml",
+            lambda p: load_protocol(p, model, fit.endpoints),
+        ),
+        Target(
+            "escalation",
+            2,
+            ("fits/*/trials/escalation.toml", "tests/bad/escalation.toml"),
+            "toml",
+            lambda p: load_escalation(p, model, fit.endpoints),
+        ),
         Target("learning", 2, ("fits/*/trials/next_cohort.toml",), "toml", lambda p: load_learning(p, fit, known)),
-        Target("published figures", 4, ("fits/published_controls/figures.toml", "tests/bad/published.toml"), "toml",
-               lambda p: read_published("it", p, read_text(p), "0" * 64, figures.model, figures.likelihood)),
-        Target("study data", 10, ("boxed/reset02.csv", "boxed/decay.csv"), "csv",
-               lambda p: load_data(p, decay if p.name == "decay.csv" else model,
-                                   DECAY_COLUMNS() if p.name == "decay.csv" else fit.columns)),
-        Target("record", 3, ("fits/*/record.json", "boxed/record/record.json"), "json",
-               lambda p: records._check_digests(records.load_record(p.parent))),
+        Target(
+            "published figures",
+            4,
+            ("fits/published_controls/figures.toml", "tests/bad/published.toml"),
+            "toml",
+            lambda p: read_published("it", p, read_text(p), "0" * 64, figures.model, figures.likelihood),
+        ),
+        Target(
+            "study data",
+            10,
+            ("boxed/reset02.csv", "boxed/decay.csv"),
+            "csv",
+            lambda p: load_data(
+                p, decay if p.name == "decay.csv" else model, DECAY_COLUMNS() if p.name == "decay.csv" else fit.columns
+            ),
+        ),
+        Target(
+            "record",
+            3,
+            ("fits/*/record.json", "boxed/record/record.json"),
+            "json",
+            lambda p: records._check_digests(records.load_record(p.parent)),
+        ),
         Target("record, signed anew", 0.7, ("boxed/record/record.json",), "json", signed),
         Target("table of a record", 0.7, ("boxed/record/table.csv",), "csv", resigned),
         Target("spec of a record", 0.4, ("boxed/record/spec.toml",), "toml", resigned),
         Target("draws of a record", 0.5, ("boxed/record/posterior.nc", "boxed/record/derived.nc"), "hdf5", resigned),
-        Target("netCDF", 2, ("boxed/record/posterior.nc", "boxed/small.nc"), "hdf5",
-               lambda p: [records.load_group(p, group) for group in (None, "posterior")]),
+        Target(
+            "netCDF",
+            2,
+            ("boxed/record/posterior.nc", "boxed/small.nc"),
+            "hdf5",
+            lambda p: [records.load_group(p, group) for group in (None, "posterior")],
+        ),
         Target("prior from a record", 2, ("boxed/prior_from.json",), "json", load_borrowed),
         Target("checkpoint", 2, ("boxed/run/pilot.npz",), "bytes", lambda p: store._load(p.name)),
         Target("SBML", 5, ("boxed/*.xml",), "xml", load_sbml),
-        Target("address of the explorer", 3, QUERIES, "text",
-               lambda p: scenario_text(read_view(_text(p), controls, model), controls, model, "it")),
+        Target(
+            "address of the explorer",
+            3,
+            QUERIES,
+            "text",
+            lambda p: scenario_text(read_view(_text(p), controls, model), controls, model, "it"),
+        ),
     ]
 
 
@@ -208,22 +269,48 @@ def _controls():
     def slider(key, high, value):
         return Slider(key, key, "1", 0.0, high, high / 100, value, "fitted: 1, 2")
 
-    sliders = (slider("dose.progenitors", 36.0, 9.0), slider("day.progenitors", 90.0, 7.0), slider("times", 4.0, 1.0),
-               slider("apart", 28.0, 14.0), slider("against", 36.0, 0.0), slider("age", 90.0, None))
+    sliders = (
+        slider("dose.progenitors", 36.0, 9.0),
+        slider("day.progenitors", 90.0, 7.0),
+        slider("times", 4.0, 1.0),
+        slider("apart", 28.0, 14.0),
+        slider("against", 36.0, 0.0),
+        slider("age", 90.0, None),
+    )
     return Controls(sliders, ("progenitors",), ("age",), {"cd4": (100.0, 365.0)}, (0.0, 9.0), (9.0,), {})
 
 
-EXPRESSIONS = ("k*x/(1 + x)", "exp(-k*t)*(x + y) - max(x - y, 0)", "hill(x, k, 2) + softplus(age - 45)/10",
-               "piecewise(x, t < 30, x*exp(-k*(t - 30)))", "x**2 + y**0.5 - sqrt(abs(x*y))", "min(x, y, k)**3*expit(t)",
-               "((x + y)*(x - y) + (k + t)*(k - t))/(1 + amount/50)", "2*(x + 3*(y + 4*(k + 5*t)))", "log1p(x)*tanh(y)")
-PRIORS = ("lognormal(median=0.1, sd=0.2)", "logitnormal(median=0.5, sd=1)", "normal(mean=-1, sd=2)", "lkj(shape=2)",
-          "truncnormal(mean=0, sd=1, lower=-1, upper=inf)", "halfnormal(sd=1)", "uniform(lower=0, upper=1e3)",
-          "halfcauchy(scale=2)", "exponential(mean=3)")
+EXPRESSIONS = (
+    "k*x/(1 + x)",
+    "exp(-k*t)*(x + y) - max(x - y, 0)",
+    "hill(x, k, 2) + softplus(age - 45)/10",
+    "piecewise(x, t < 30, x*exp(-k*(t - 30)))",
+    "x**2 + y**0.5 - sqrt(abs(x*y))",
+    "min(x, y, k)**3*expit(t)",
+    "((x + y)*(x - y) + (k + t)*(k - t))/(1 + amount/50)",
+    "2*(x + 3*(y + 4*(k + 5*t)))",
+    "log1p(x)*tanh(y)",
+)
+PRIORS = (
+    "lognormal(median=0.1, sd=0.2)",
+    "logitnormal(median=0.5, sd=1)",
+    "normal(mean=-1, sd=2)",
+    "lkj(shape=2)",
+    "truncnormal(mean=0, sd=1, lower=-1, upper=inf)",
+    "halfnormal(sd=1)",
+    "uniform(lower=0, upper=1e3)",
+    "halfcauchy(scale=2)",
+    "exponential(mean=3)",
+)
 UNITS = ("1", "Mcell/kg", "1/day", "cell/uL", "mL/(kg*day)", "copies/uL", "mg/kg", "kcell*day**-1", "%", "µg/mL")
 DOSES = ("9@7", "50@3:ptcy", "1.5@7\n1.5@21\n1.5@35:progenitors", "0@0")
 COURSES = ("age=45", "gvhd=0@0,1@30,0@90", "BW=70@-10,75@0")
-QUERIES = ("dose.progenitors=9&day.progenitors=7&times=1&apart=14&against=0&endpoint=cd4&by=100",
-           "times=4&apart=28&age=45.5&log=1", "dose.progenitors=0", "")
+QUERIES = (
+    "dose.progenitors=9&day.progenitors=7&times=1&apart=14&against=0&endpoint=cd4&by=100",
+    "times=4&apart=28&age=45.5&log=1",
+    "dose.progenitors=0",
+    "",
+)
 
 
 # --- the sandbox -----------------------------------------------------------------------------------------------
@@ -348,22 +435,141 @@ SBML = """<?xml version="1.0" encoding="UTF-8"?>
 
 # --- wounds ----------------------------------------------------------------------------------------------------
 
-NUMBERS = ("0", "-0.0", "1", "-1", "2", "0.5", "1e308", "1e309", "-1e308", "5e-324", "nan", "inf", "-inf", "1_000",
-           "9223372036854775808", "-9223372036854775809", "1e-400", "3000000", "true", "0x1F", "1,5", "١٢", "1e5000",
-           "9" * 400, "9" * 5000, "1.7976931348623157e308", "0.1e-320", "1/3", "12345678901234567890")
-WORDS = ("", " ", "x", "../../../../etc/passwd", "/dev/zero", "/dev/stdin", "/etc/passwd", "..", ".", "~", "NUL", "con",
-         "a/b", "\\\\host\\share", "file:///etc/passwd", "http://127.0.0.1:9/x", "$(touch owned)", "`touch owned`",
-         "; touch owned", "{{7*7}}", "%s%n", "<script>alert(1)</script>", "\x1b[2J\x1b]0;owned\x07", "\u202etxt", "é",
-         "𝒳", "Å", "ﬁ", "\ufeff", "\u0000", "\ud7ff", "☃" * 50, "a" * 300, "a" * 30_000, "None", "__class__", "lambda: 0",
-         "__import__('os').system('touch owned')", "NA", "day", "cell/uL", "1979-05-27", "lognormal(median=1, sd=1)",
-         "uniform(lower=0, upper=1)", "normal(mean=0, sd=1)", "cell**99", "x\ny", "[x]", "states", "t", "amount")
-HEAVY = ("9**9**9**9", "x**x**x**x", "(x+y)**64", "((x+1)**64+1)**64", "2**0.5**0.5**0.5", "1e300*1e300", "10**-300*x",
-         "x**1e300", "x**(1/3)", "(-8)**(1/3)", "x**999", "exp(exp(exp(exp(9))))", "exp(1000)", "log(0)", "log(-1)",
-         "hill(x, 0, 64)", "hill(x, x, 1e9)", "1/(1 - 1)", "0**0", "0**-1", "sin(1e300)", "sqrt(-4)*sqrt(-4)",
-         "tanh(10**300)", "abs(x)**0.5", "min(1, 2)", "max(x, x)", "(1/3)**64", "(12345/67891)**64", "7**1000", "7**-1000",
-         "((1/3)**60)**60", "exp(1)**1000", "sqrt(2)**1001", "piecewise(1, 1 < 2, 0)", "piecewise(x, x < x, y)",
-         "sin(cos(sin(cos(1))))", "log(exp(x))", "exp(log(x)*k)", "x/x", "x - x", "(x - x)**-1", "expit(1e400)",
-         "cos(10**100)", "(x*y*k)**0.3333", "0.1**0.1**0.1", "hill(2, 3, 64)", "log1p(-1)", "exp(-1e308)", "1e-300**2")
+NUMBERS = (
+    "0",
+    "-0.0",
+    "1",
+    "-1",
+    "2",
+    "0.5",
+    "1e308",
+    "1e309",
+    "-1e308",
+    "5e-324",
+    "nan",
+    "inf",
+    "-inf",
+    "1_000",
+    "9223372036854775808",
+    "-9223372036854775809",
+    "1e-400",
+    "3000000",
+    "true",
+    "0x1F",
+    "1,5",
+    "١٢",
+    "1e5000",
+    "9" * 400,
+    "9" * 5000,
+    "1.7976931348623157e308",
+    "0.1e-320",
+    "1/3",
+    "12345678901234567890",
+)
+WORDS = (
+    "",
+    " ",
+    "x",
+    "../../../../etc/passwd",
+    "/dev/zero",
+    "/dev/stdin",
+    "/etc/passwd",
+    "..",
+    ".",
+    "~",
+    "NUL",
+    "con",
+    "a/b",
+    "\\\\host\\share",
+    "file:///etc/passwd",
+    "http://127.0.0.1:9/x",
+    "$(touch owned)",
+    "`touch owned`",
+    "; touch owned",
+    "{{7*7}}",
+    "%s%n",
+    "<script>alert(1)</script>",
+    "\x1b[2J\x1b]0;owned\x07",
+    "\u202etxt",
+    "é",
+    "𝒳",
+    "Å",
+    "ﬁ",
+    "\ufeff",
+    "\u0000",
+    "\ud7ff",
+    "☃" * 50,
+    "a" * 300,
+    "a" * 30_000,
+    "None",
+    "__class__",
+    "lambda: 0",
+    "__import__('os').system('touch owned')",
+    "NA",
+    "day",
+    "cell/uL",
+    "1979-05-27",
+    "lognormal(median=1, sd=1)",
+    "uniform(lower=0, upper=1)",
+    "normal(mean=0, sd=1)",
+    "cell**99",
+    "x\ny",
+    "[x]",
+    "states",
+    "t",
+    "amount",
+)
+HEAVY = (
+    "9**9**9**9",
+    "x**x**x**x",
+    "(x+y)**64",
+    "((x+1)**64+1)**64",
+    "2**0.5**0.5**0.5",
+    "1e300*1e300",
+    "10**-300*x",
+    "x**1e300",
+    "x**(1/3)",
+    "(-8)**(1/3)",
+    "x**999",
+    "exp(exp(exp(exp(9))))",
+    "exp(1000)",
+    "log(0)",
+    "log(-1)",
+    "hill(x, 0, 64)",
+    "hill(x, x, 1e9)",
+    "1/(1 - 1)",
+    "0**0",
+    "0**-1",
+    "sin(1e300)",
+    "sqrt(-4)*sqrt(-4)",
+    "tanh(10**300)",
+    "abs(x)**0.5",
+    "min(1, 2)",
+    "max(x, x)",
+    "(1/3)**64",
+    "(12345/67891)**64",
+    "7**1000",
+    "7**-1000",
+    "((1/3)**60)**60",
+    "exp(1)**1000",
+    "sqrt(2)**1001",
+    "piecewise(1, 1 < 2, 0)",
+    "piecewise(x, x < x, y)",
+    "sin(cos(sin(cos(1))))",
+    "log(exp(x))",
+    "exp(log(x)*k)",
+    "x/x",
+    "x - x",
+    "(x - x)**-1",
+    "expit(1e400)",
+    "cos(10**100)",
+    "(x*y*k)**0.3333",
+    "0.1**0.1**0.1",
+    "hill(2, 3, 64)",
+    "log1p(-1)",
+    "exp(-1e308)",
+    "1e-300**2",
+)
 
 
 def wounded(rng: random.Random, content: bytes, kind: str) -> bytes:
@@ -383,36 +589,77 @@ def wounded(rng: random.Random, content: bytes, kind: str) -> bytes:
 def _bytes(rng: random.Random, content: bytes) -> bytes:
     at = rng.randrange(len(content) + 1)
     length = rng.choice((1, 1, 2, 4, 16, 200, 5000))
-    middle = content[at:at + length]
+    middle = content[at : at + length]
     match rng.randrange(13):
         case 0:
-            return content[:at] + content[at + length:]
+            return content[:at] + content[at + length :]
         case 1:
             return content[:at]
         case 2:
-            return content[:at] + middle * rng.choice((2, 3, 50)) + content[at + length:]
+            return content[:at] + middle * rng.choice((2, 3, 50)) + content[at + length :]
         case 3 | 4:
             flipped = bytes(byte ^ (1 << rng.randrange(8)) for byte in middle[:4])
-            return content[:at] + flipped + content[at + len(flipped):]
+            return content[:at] + flipped + content[at + len(flipped) :]
         case 5 | 6:
-            return content[:at] + rng.randbytes(min(length, 64)) + content[at + length:]
+            return content[:at] + rng.randbytes(min(length, 64)) + content[at + length :]
         case 7:
-            return content[:at] + rng.choice((b"\0", b"\xff\xfe", b"\xc3\x28", b"\xed\xa0\x80", b"\r", b"\xef\xbb\xbf",
-                                              b"\x1b[31m", b"\x7f", b"\x85", "\u2028".encode())) + content[at:]
+            return (
+                content[:at]
+                + rng.choice(
+                    (
+                        b"\0",
+                        b"\xff\xfe",
+                        b"\xc3\x28",
+                        b"\xed\xa0\x80",
+                        b"\r",
+                        b"\xef\xbb\xbf",
+                        b"\x1b[31m",
+                        b"\x7f",
+                        b"\x85",
+                        "\u2028".encode(),
+                    )
+                )
+                + content[at:]
+            )
         case 8:
             return rng.choice((b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff", b"\x1f\x8b", b"PK\3\4", b"#!")) + content
         case 9:
             with contextlib.suppress(UnicodeError):
-                return content.decode().encode(rng.choice(("utf-16", "utf-32", "utf-16-be", "latin-1", "cp1252", "utf-7")))
+                return content.decode().encode(
+                    rng.choice(("utf-16", "utf-32", "utf-16-be", "latin-1", "cp1252", "utf-7"))
+                )
             return content[::-1]
         case 10:
             return content.replace(b"\n", rng.choice((b"\r\n", b"\r", b"\n\n", b"")))
         case 11:
             return rng.choice((b"", b"\n", b"\0" * length, content[:at] * 2, content * 2))
         case _:
-            opening = rng.choice((b"[", b"{", b"(", b"<a>", b'"', b"-", b"[[", b"{a=", b'{"a":', b"a.", b"'''", b"x**",
-                                  b",", b"\n", b"#", b"&", b"a,"))
-            return content[:at] + opening * rng.choice((3, 40, 120, 1_000, 30_000, 1_000_000 // len(opening))) + content[at:]
+            opening = rng.choice(
+                (
+                    b"[",
+                    b"{",
+                    b"(",
+                    b"<a>",
+                    b'"',
+                    b"-",
+                    b"[[",
+                    b"{a=",
+                    b'{"a":',
+                    b"a.",
+                    b"'''",
+                    b"x**",
+                    b",",
+                    b"\n",
+                    b"#",
+                    b"&",
+                    b"a,",
+                )
+            )
+            return (
+                content[:at]
+                + opening * rng.choice((3, 40, 120, 1_000, 30_000, 1_000_000 // len(opening)))
+                + content[at:]
+            )
 
 
 _PIECE = re.compile(rb"[\w.*/+-]+|\"[^\"\n]*\"")
@@ -428,12 +675,15 @@ def _token(rng: random.Random, content: bytes) -> bytes:
         other = rng.choice(found).group()
     else:
         other = (_word(rng) if rng.random() < 0.6 else f'"{_word(rng)}"').encode("utf-8", "replace")
-    return content[:chosen.start()] + other + content[chosen.end():]
+    return content[: chosen.start()] + other + content[chosen.end() :]
 
 
 def _word(rng: random.Random) -> str:
-    return rng.choice((NUMBERS, WORDS, HEAVY))[0:][rng.randrange(10**6) % 20] if rng.random() < 0.2 else rng.choice(
-        rng.choice((NUMBERS, WORDS, HEAVY)))
+    return (
+        rng.choice((NUMBERS, WORDS, HEAVY))[0:][rng.randrange(10**6) % 20]
+        if rng.random() < 0.2
+        else rng.choice(rng.choice((NUMBERS, WORDS, HEAVY)))
+    )
 
 
 def _line(rng: random.Random, content: bytes) -> bytes:
@@ -447,7 +697,7 @@ def _line(rng: random.Random, content: bytes) -> bytes:
         case 2:
             lines.insert(j, lines[i])
         case 3:
-            lines[i:i + 1] = [lines[i]] * rng.choice((3, 50, 1000, 20_000 if rng.random() < 0.1 else 10))
+            lines[i : i + 1] = [lines[i]] * rng.choice((3, 50, 1000, 20_000 if rng.random() < 0.1 else 10))
         case _:
             lines = lines[:i] + lines[j:]
     return b"\n".join(lines)
@@ -468,12 +718,36 @@ def _random_text(rng: random.Random, seed: str) -> str:
 
 
 def _number(rng: random.Random) -> str:
-    return rng.choice((rng.choice(NUMBERS), f"{rng.uniform(-5, 5):.3g}", f"{rng.uniform(1, 10)}e{rng.randrange(-330, 330)}",
-                       str(rng.randrange(-3, 20))))
+    return rng.choice(
+        (
+            rng.choice(NUMBERS),
+            f"{rng.uniform(-5, 5):.3g}",
+            f"{rng.uniform(1, 10)}e{rng.randrange(-330, 330)}",
+            str(rng.randrange(-3, 20)),
+        )
+    )
 
 
-_CALLS = ("exp", "log", "log1p", "sqrt", "abs", "tanh", "sin", "cos", "expit", "softplus", "min", "max", "hill",
-          "piecewise", "open", "getattr", "step", "Symbol")
+_CALLS = (
+    "exp",
+    "log",
+    "log1p",
+    "sqrt",
+    "abs",
+    "tanh",
+    "sin",
+    "cos",
+    "expit",
+    "softplus",
+    "min",
+    "max",
+    "hill",
+    "piecewise",
+    "open",
+    "getattr",
+    "step",
+    "Symbol",
+)
 
 
 def random_expression(rng: random.Random, names: Sequence[str], depth: int) -> str:
@@ -500,9 +774,37 @@ def random_expression(rng: random.Random, names: Sequence[str], depth: int) -> s
             short = lambda: random_expression(rng, names, min(depth - 1, 1))  # noqa: E731
             return rng.choice((" + ", "*", " - ", "/", "**")).join(short() for _ in range(many))
         case _:
-            return rng.choice(("[x for x in y]", "x if x else y", "x.real", "x[0]", "'x'", "f'{x}'", "(x := 1)", "x, y",
-                               "*x", "x == y", "not x", "x and y", "x // y", "x % y", "x @ y", "1j", "...", "yield x",
-                               "x if", "'\\d'", "0777", "1if x else y", "1 is 1", "await x", "{x}", "x;y", more()))
+            return rng.choice(
+                (
+                    "[x for x in y]",
+                    "x if x else y",
+                    "x.real",
+                    "x[0]",
+                    "'x'",
+                    "f'{x}'",
+                    "(x := 1)",
+                    "x, y",
+                    "*x",
+                    "x == y",
+                    "not x",
+                    "x and y",
+                    "x // y",
+                    "x % y",
+                    "x @ y",
+                    "1j",
+                    "...",
+                    "yield x",
+                    "x if",
+                    "'\\d'",
+                    "0777",
+                    "1if x else y",
+                    "1 is 1",
+                    "await x",
+                    "{x}",
+                    "x;y",
+                    more(),
+                )
+            )
 
 
 def _value(rng: random.Random, old: Any, names: Sequence[str], depth: int = 0) -> Any:
@@ -510,22 +812,58 @@ def _value(rng: random.Random, old: Any, names: Sequence[str], depth: int = 0) -
     match rng.randrange(14):
         case 0 | 1 if isinstance(old, int | float) and not isinstance(old, bool):
             with contextlib.suppress(OverflowError):
-                return rng.choice((-old, old * 10 ** rng.randrange(-12, 12), old + 1, float(old), int(old) if
-                                   math.isfinite(old) else 0, math.nan, math.inf, 0, 10**18, 1e308, -1, 5e-324))
+                return rng.choice(
+                    (
+                        -old,
+                        old * 10 ** rng.randrange(-12, 12),
+                        old + 1,
+                        float(old),
+                        int(old) if math.isfinite(old) else 0,
+                        math.nan,
+                        math.inf,
+                        0,
+                        10**18,
+                        1e308,
+                        -1,
+                        5e-324,
+                    )
+                )
             return 0
         case 0 | 1 | 2 | 3 if isinstance(old, str):
             return rng.choice((random_expression(rng, names, 3), _word(rng), _word(rng), old + _word(rng), old * 3))
         case 4:
-            return rng.choice((True, False, 0, 1, -1, 2**63, -2**63 - 1, 10**400, 1e308, math.nan, math.inf, 1e-320, 2.5))
+            return rng.choice(
+                (True, False, 0, 1, -1, 2**63, -(2**63) - 1, 10**400, 1e308, math.nan, math.inf, 1e-320, 2.5)
+            )
         case 5:
-            return rng.choice(("", "x", [], {}, [[]], [{}], {"": ""}, [None], datetime.date(1979, 5, 27),
-                               datetime.datetime(1979, 5, 27, 7, 32), datetime.time(7, 32)))
+            return rng.choice(
+                (
+                    "",
+                    "x",
+                    [],
+                    {},
+                    [[]],
+                    [{}],
+                    {"": ""},
+                    [None],
+                    datetime.date(1979, 5, 27),
+                    datetime.datetime(1979, 5, 27, 7, 32),
+                    datetime.time(7, 32),
+                )
+            )
         case 6 if isinstance(old, list) and old:
             return rng.choice((old * 2, old[::-1], old[:1], [*old, _word(rng)], [*old, old], old * 500, [old]))
         case 7 if isinstance(old, dict) and old:
             key = rng.choice(list(old))
-            return rng.choice(({k: v for k, v in old.items() if k != key}, {**old, _word(rng): old[key]}, [old],
-                               {**old, key: old}, {f"{key}{n}": old[key] for n in range(300)}))
+            return rng.choice(
+                (
+                    {k: v for k, v in old.items() if k != key},
+                    {**old, _word(rng): old[key]},
+                    [old],
+                    {**old, key: old},
+                    {f"{key}{n}": old[key] for n in range(300)},
+                )
+            )
         case 8:
             nested: Any = old
             for _ in range(rng.choice((2, 10, 60, 120, 400))):
@@ -541,7 +879,7 @@ def _value(rng: random.Random, old: Any, names: Sequence[str], depth: int = 0) -
 
 def _places(tree: Any, path: tuple = ()) -> Iterator[tuple]:
     if isinstance(tree, dict | list):
-        for key, inner in (tree.items() if isinstance(tree, dict) else enumerate(tree)):
+        for key, inner in tree.items() if isinstance(tree, dict) else enumerate(tree):
             yield (*path, key)
             yield from _places(inner, (*path, key))
 
@@ -616,7 +954,7 @@ def _csv(rng: random.Random, content: bytes) -> bytes:
                 row.insert(min(j, len(row)), _word(rng) if rng.random() < 0.01 else (row[j] if j < len(row) else ""))
         case 5:
             for row in rows:
-                del row[j:j + 1]
+                del row[j : j + 1]
         case 6:
             rows[i] = rows[i] * rng.choice((2, 100, 5000))
         case 7 if rows[i]:
@@ -630,9 +968,17 @@ def _csv(rng: random.Random, content: bytes) -> bytes:
 
 
 _TAG = re.compile(r"<[^<>]{1,400}>")
-_ENTITIES = ('<!DOCTYPE s [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;"><!ENTITY c "&b;&b;&b;&b;&b;&b;">]>',
-             '<!DOCTYPE s [<!ENTITY x SYSTEM "file:///etc/passwd">]>', '<!DOCTYPE s SYSTEM "http://127.0.0.1:9/s.dtd">',
-             '<?xml-stylesheet href="http://127.0.0.1:9/"?>', "<![CDATA[x]]>", "<!-- -->", "&x;", "&#0;", "&#x10FFFF;")
+_ENTITIES = (
+    '<!DOCTYPE s [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;"><!ENTITY c "&b;&b;&b;&b;&b;&b;">]>',
+    '<!DOCTYPE s [<!ENTITY x SYSTEM "file:///etc/passwd">]>',
+    '<!DOCTYPE s SYSTEM "http://127.0.0.1:9/s.dtd">',
+    '<?xml-stylesheet href="http://127.0.0.1:9/"?>',
+    "<![CDATA[x]]>",
+    "<!-- -->",
+    "&x;",
+    "&#0;",
+    "&#x10FFFF;",
+)
 
 
 def _xml(rng: random.Random, content: bytes) -> bytes:
@@ -644,32 +990,42 @@ def _xml(rng: random.Random, content: bytes) -> bytes:
     low, high = sorted((tag.start(), other.start()))
     match rng.randrange(10):
         case 0:
-            text = text[:tag.start()] + text[tag.end():]
+            text = text[: tag.start()] + text[tag.end() :]
         case 1:
-            text = text[:tag.start()] + rng.choice(_ENTITIES) + text[tag.start():]
+            text = text[: tag.start()] + rng.choice(_ENTITIES) + text[tag.start() :]
         case 2:
             text = text[:low] + text[high:]
         case 3:
             text = text[:high] + text[low:high][:2000] * rng.choice((1, 2, 30)) + text[high:]
         case 4:
-            text = text[:tag.start()] + other.group() + text[tag.end():]
+            text = text[: tag.start()] + other.group() + text[tag.end() :]
         case 5:
             n, name = rng.choice((5, 100, 290, 1000, 100_000)), rng.choice(("apply", "a", "plus", "math", "annotation"))
-            text = text[:tag.start()] + f"<{name}>" * n + "<ci>k</ci>" + f"</{name}>" * n + text[tag.start():]
+            text = text[: tag.start()] + f"<{name}>" * n + "<ci>k</ci>" + f"</{name}>" * n + text[tag.start() :]
         case 6:
-            operator = rng.choice(("power", "divide", "factorial", "root", "ln", "floor", "piecewise", "and", "eq", "arccos"))
+            operator = rng.choice(
+                ("power", "divide", "factorial", "root", "ln", "floor", "piecewise", "and", "eq", "arccos")
+            )
             text = text.replace(rng.choice(("times/", "plus/", "divide/")), f"{operator}/", rng.choice((1, 1, 100)))
         case 7:
             n = rng.choice((3, 60, 299, 700))
-            text = text.replace("<ci>", "<apply><power/><ci>", 0) if n == 3 else re.sub(
-                r"<ci>\s*(\w+)\s*</ci>", lambda m: "<apply><power/>" * n + m.group() + "<cn>9</cn></apply>" * n, text, count=1)
+            text = (
+                text.replace("<ci>", "<apply><power/><ci>", 0)
+                if n == 3
+                else re.sub(
+                    r"<ci>\s*(\w+)\s*</ci>",
+                    lambda m: "<apply><power/>" * n + m.group() + "<cn>9</cn></apply>" * n,
+                    text,
+                    count=1,
+                )
+            )
         case _:
             values = list(re.finditer(r'"([^"<>]*)"|>([^<>]+)<', text))
             if values:
                 one = rng.choice(values)
                 new = rng.choice((_word(rng), _number(rng), "k", "S")).replace("<", "&lt;").replace('"', "")
                 new = "".join(letter for letter in new if letter in "\t\n" or letter >= " ")
-                text = text[:one.start() + 1] + new + text[one.end() - 1:]
+                text = text[: one.start() + 1] + new + text[one.end() - 1 :]
     return text.encode("utf-8", "replace")
 
 
@@ -687,15 +1043,41 @@ def _hdf5(rng: random.Random, content: bytes) -> bytes:
         new = f"{group}/{rng.choice(('new', name.rpartition('/')[2]))}"
         if new in file and rng.random() < 0.7:
             del file[new]
-        kind = rng.choice(("f8", "i8", "S5", "u1", "f4", "c16", ">f8", h5py.string_dtype(), h5py.ref_dtype, "V9", "?",
-                           h5py.vlen_dtype("f8"), np.dtype([("a", "f8"), ("b", "S3")])))
+        kind = rng.choice(
+            (
+                "f8",
+                "i8",
+                "S5",
+                "u1",
+                "f4",
+                "c16",
+                ">f8",
+                h5py.string_dtype(),
+                h5py.ref_dtype,
+                "V9",
+                "?",
+                h5py.vlen_dtype("f8"),
+                np.dtype([("a", "f8"), ("b", "S3")]),
+            )
+        )
         match rng.randrange(9):
             case 0:
-                file.create_dataset(new, shape=rng.choice(((), (0,), (2, 3), (2, 12), (2**40,), (2**31, 2**20), (1,) * 30)),
-                                    dtype=kind, chunks=True)
+                file.create_dataset(
+                    new,
+                    shape=rng.choice(((), (0,), (2, 3), (2, 12), (2**40,), (2**31, 2**20), (1,) * 30)),
+                    dtype=kind,
+                    chunks=True,
+                )
             case 1:
-                file[new] = rng.choice((h5py.ExternalLink("/etc/passwd", "/x"), h5py.ExternalLink("small.nc", "/x"),
-                                        h5py.SoftLink("/posterior"), h5py.SoftLink(new), h5py.SoftLink("/")))
+                file[new] = rng.choice(
+                    (
+                        h5py.ExternalLink("/etc/passwd", "/x"),
+                        h5py.ExternalLink("small.nc", "/x"),
+                        h5py.SoftLink("/posterior"),
+                        h5py.SoftLink(new),
+                        h5py.SoftLink("/"),
+                    )
+                )
             case 2:
                 layout = h5py.VirtualLayout(shape=(2, 12), dtype="f8")
                 layout[0] = h5py.VirtualSource("../../small.nc", "x", shape=(12,))
@@ -703,27 +1085,68 @@ def _hdf5(rng: random.Random, content: bytes) -> bytes:
             case 3:
                 file.create_dataset(new, shape=(16,), dtype="u1", external=[("/etc/passwd", 0, 16)])
             case 4:
-                file.create_dataset(new, shape=(rng.choice((10**6, 10**8, 10**10)),), dtype="f8", chunks=(10**6,),
-                                    compression="gzip")
+                file.create_dataset(
+                    new, shape=(rng.choice((10**6, 10**8, 10**10)),), dtype="f8", chunks=(10**6,), compression="gzip"
+                )
             case 5 if name in file:
-                key = rng.choice(("_FillValue", "units", "scale_factor", "DIMENSION_LIST", "CLASS", "_Netcdf4Dimid", "coordinates",
-                                  "_NCProperties", "dtype", "add_offset", "calendar", "missing_value", "_Unsigned"))
-                file[name].attrs[key] = rng.choice((0, -1, math.nan, "days since 2000-01-01", "x", b"\xff", 10**9, [1, 2], 1e308,
-                                                    "bool", "days since 99999999-01-01", h5py.Empty("f8"), "true"))
+                key = rng.choice(
+                    (
+                        "_FillValue",
+                        "units",
+                        "scale_factor",
+                        "DIMENSION_LIST",
+                        "CLASS",
+                        "_Netcdf4Dimid",
+                        "coordinates",
+                        "_NCProperties",
+                        "dtype",
+                        "add_offset",
+                        "calendar",
+                        "missing_value",
+                        "_Unsigned",
+                    )
+                )
+                file[name].attrs[key] = rng.choice(
+                    (
+                        0,
+                        -1,
+                        math.nan,
+                        "days since 2000-01-01",
+                        "x",
+                        b"\xff",
+                        10**9,
+                        [1, 2],
+                        1e308,
+                        "bool",
+                        "days since 99999999-01-01",
+                        h5py.Empty("f8"),
+                        "true",
+                    )
+                )
             case 6 if name in file:
                 del file[name]
             case 7 if name in file and isinstance(file[name], h5py.Dataset):
                 old = file[name][()]
                 del file[name]
-                file[name] = rng.choice((np.asarray(old).ravel()[:1], np.asarray(old).T, np.full(np.shape(old), np.nan) if
-                                         np.asarray(old).dtype.kind == "f" else old))
+                file[name] = rng.choice(
+                    (
+                        np.asarray(old).ravel()[:1],
+                        np.asarray(old).T,
+                        np.full(np.shape(old), np.nan) if np.asarray(old).dtype.kind == "f" else old,
+                    )
+                )
             case _:
                 file.create_group(new).create_group("chain")
     return memory.getvalue()
 
 
 _WAYS: dict[str, tuple[Callable[[random.Random, bytes], bytes], ...]] = {
-    "toml": (_toml, _toml), "json": (_json, _json), "csv": (_csv, _csv), "xml": (_xml, _xml), "hdf5": (_hdf5, _bytes)}
+    "toml": (_toml, _toml),
+    "json": (_json, _json),
+    "csv": (_csv, _csv),
+    "xml": (_xml, _xml),
+    "hdf5": (_hdf5, _bytes),
+}
 
 
 # --- one case --------------------------------------------------------------------------------------------------
@@ -743,7 +1166,9 @@ class Bench:
         self.seeds = {target.name: self._seeds(target) for target in self.targets.values()}
         self.written: list[str] = []
         self.watching = False
-        for target in self.targets.values():  # what is imported late is imported here, and seeds are what they should be
+        for (
+            target
+        ) in self.targets.values():  # what is imported late is imported here, and seeds are what they should be
             found = [self.examine(target.name, Case(*one)) for one in self.seeds[target.name]]
             assert "read" in {one.kind for one in found} <= {*FINE}, (target.name, found)
         sys.addaudithook(self._hook)
@@ -761,13 +1186,35 @@ class Bench:
             return
         if event == "open":
             path, mode, flags = arguments
-            writes = isinstance(flags, int) and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND)
+            writes = isinstance(flags, int) and flags & (
+                os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+            )
             if (writes or (isinstance(mode, str) and set(mode) & set("wax+"))) and str(path) != os.devnull:
                 self.written.append(f"opened for writing: {path}")
-        elif event in ("os.remove", "os.rename", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.chmod", "os.truncate",
-                       "os.system", "os.exec", "os.posix_spawn", "os.fork", "subprocess.Popen", "socket.connect",
-                       "socket.bind", "socket.getaddrinfo", "socket.sendto", "pickle.find_class", "ctypes.dlopen",
-                       "shutil.rmtree", "webbrowser.open", "urllib.Request"):
+        elif event in (
+            "os.remove",
+            "os.rename",
+            "os.mkdir",
+            "os.rmdir",
+            "os.link",
+            "os.symlink",
+            "os.chmod",
+            "os.truncate",
+            "os.system",
+            "os.exec",
+            "os.posix_spawn",
+            "os.fork",
+            "subprocess.Popen",
+            "socket.connect",
+            "socket.bind",
+            "socket.getaddrinfo",
+            "socket.sendto",
+            "pickle.find_class",
+            "ctypes.dlopen",
+            "shutil.rmtree",
+            "webbrowser.open",
+            "urllib.Request",
+        ):
             self.written.append(f"{event}{arguments!r:.200}")
 
     def mend(self) -> None:
@@ -835,8 +1282,11 @@ class Bench:
         except Warning as error:
             return "warning", f"{type(error).__name__} {_place(error)}", str(error)[:300]
         except BaseException as error:
-            return "exception", f"{type(error).__name__} {_place(error)}", "".join(
-                traceback.format_exception(error)[-5:])[-1500:]
+            return (
+                "exception",
+                f"{type(error).__name__} {_place(error)}",
+                "".join(traceback.format_exception(error)[-5:])[-1500:],
+            )
 
 
 def _place(error: BaseException) -> str:
@@ -847,16 +1297,34 @@ def _place(error: BaseException) -> str:
 
 def tree_of(box: Path) -> dict[str, tuple[int, int]]:
     """Every file, with its size and content (small) or size alone."""
-    return {str(path.relative_to(box)): (path.stat().st_size, hash(path.read_bytes()) if path.stat().st_size < 10_000 else 0)
-            for path in sorted(box.rglob("*")) if path.is_file() or path.is_symlink()}
+    return {
+        str(path.relative_to(box)): (
+            path.stat().st_size,
+            hash(path.read_bytes()) if path.stat().st_size < 10_000 else 0,
+        )
+        for path in sorted(box.rglob("*"))
+        if path.is_file() or path.is_symlink()
+    }
 
 
 # --- through the command line ----------------------------------------------------------------------------------
 
-COMMANDS = {"model": ["check", "describe"], "fit spec": ["check"], "design": ["check"], "scenario": ["check"],
-            "trial": ["check"], "escalation": ["check"], "record": ["verify", "quote"], "SBML": ["import"],
-            "record, signed anew": ["verify", "quote"], "draws of a record": ["verify"], "table of a record": ["quote"],
-            "published figures": ["check"], "study data": ["check"], "learning": ["check"]}
+COMMANDS = {
+    "model": ["check", "describe"],
+    "fit spec": ["check"],
+    "design": ["check"],
+    "scenario": ["check"],
+    "trial": ["check"],
+    "escalation": ["check"],
+    "record": ["verify", "quote"],
+    "SBML": ["import"],
+    "record, signed anew": ["verify", "quote"],
+    "draws of a record": ["verify"],
+    "table of a record": ["quote"],
+    "published figures": ["check"],
+    "study data": ["check"],
+    "learning": ["check"],
+}
 
 
 def ask_command(bench: Bench, name: str, case: Case) -> Outcome:
@@ -878,8 +1346,12 @@ def ask_command(bench: Bench, name: str, case: Case) -> Outcome:
             except SystemExit as stop:
                 status = stop.code if isinstance(stop.code, int) else 1 if stop.code else 0
     except BaseException as error:
-        return Outcome("exception", f"thymodel {command}: {type(error).__name__} {_place(error)}", time.process_time() - start,
-                       "".join(traceback.format_exception(error)[-5:])[-1500:])
+        return Outcome(
+            "exception",
+            f"thymodel {command}: {type(error).__name__} {_place(error)}",
+            time.process_time() - start,
+            "".join(traceback.format_exception(error)[-5:])[-1500:],
+        )
     finally:
         sys.argv = argv
         if kept is None:
@@ -906,8 +1378,11 @@ class Job(NamedTuple):
 def jobs_of(bench: Bench, files: int) -> list[Job]:
     """So many cases, spread over the readers by their shares; a few go through the command line as well."""
     whole = sum(target.share for target in bench.targets.values())
-    jobs = [Job(target.name, number) for target in bench.targets.values()
-            for number in range(max(1, round(files * target.share / whole)))]
+    jobs = [
+        Job(target.name, number)
+        for target in bench.targets.values()
+        for number in range(max(1, round(files * target.share / whole)))
+    ]
     asked = round(files * COMMAND_SHARE / len(COMMANDS))
     return jobs + [Job(name, number, True) for name in COMMANDS for number in range(asked)]
 
@@ -944,7 +1419,9 @@ def _work(bench: Bench, seed: int, jobs: Sequence[Job], pipe: int) -> None:
                 after = tree_of(bench.box)
                 if after != before:
                     changed = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
-                    found = Outcome("wrote", f"within {COMPARED_EVERY} cases: {', '.join(changed)[:200]}", found.seconds)
+                    found = Outcome(
+                        "wrote", f"within {COMPARED_EVERY} cases: {', '.join(changed)[:200]}", found.seconds
+                    )
                     before = after
             out.write(json.dumps([*job, *found]) + "\n")
             out.flush()
@@ -990,7 +1467,10 @@ def run(bench: Bench, seed: int, jobs: Sequence[Job], told: Callable[[Job, Outco
                 kind = "waits" if late else "too long" if sign in (signal.SIGVTALRM, signal.SIGPROF) else "crash"
                 said = f"{batch[done].name}: signal {signal.Signals(sign).name}"
             else:
-                kind, said = "memory" if os.WEXITSTATUS(status) == 3 else "crash", f"{batch[done].name}: the process ended"
+                kind, said = (
+                    "memory" if os.WEXITSTATUS(status) == 3 else "crash",
+                    f"{batch[done].name}: the process ended",
+                )
             told(batch[done], Outcome(kind, said, HARD_SECONDS if kind == "too long" else 0.0))
             bench.mend()
             done += 1
@@ -1017,8 +1497,10 @@ class Tally:
         self.done[name] += 1
         self.slowest = sorted([*self.slowest, (round(found.seconds, 3), name, job.number)], reverse=True)[:12]
         if found.kind not in FINE:
-            one = self.faults.setdefault(f"{name} | {found.kind} | {found.said}",
-                                         {"count": 0, "number": job.number, "detail": found.detail, "cases": []})
+            one = self.faults.setdefault(
+                f"{name} | {found.kind} | {found.said}",
+                {"count": 0, "number": job.number, "detail": found.detail, "cases": []},
+            )
             one["count"] += 1
             one["cases"].append([*job])
 
@@ -1033,8 +1515,16 @@ class Tally:
         return jobs
 
     def as_json(self) -> str:
-        return json.dumps({"counts": [[*key, n] for key, n in self.counts.items()], "seconds": self.seconds,
-                           "slowest": self.slowest, "faults": self.faults, "done": self.done}, indent=1)
+        return json.dumps(
+            {
+                "counts": [[*key, n] for key, n in self.counts.items()],
+                "seconds": self.seconds,
+                "slowest": self.slowest,
+                "faults": self.faults,
+                "done": self.done,
+            },
+            indent=1,
+        )
 
     @staticmethod
     def read(text: str) -> "Tally":
@@ -1058,29 +1548,55 @@ def report(tally: Tally, arguments: argparse.Namespace) -> str:
     bad = sum(n for (_, kind), n in tally.counts.items() if kind not in FINE)
     commands = sum(n for (name, _), n in tally.counts.items() if name.startswith("command line"))
     head = " | ".join(kinds)
-    lines = ["# Mutated files: every reader of the package", "", "Made by `qualification/fuzz_parsers.py`; do not edit.", "",
-             f"    python qualification/fuzz_parsers.py --files {arguments.files} --seed {arguments.seed} "
-             "--out qualification/fuzz_parsers.md", "",
-             f"- thymodel {__version__} (commit {_commit()}), Python {platform.python_version()}, sympy {sympy.__version__}, "
-             f"NumPy {numpy.__version__}, h5py {h5py.__version__} (HDF5 {h5py.version.hdf5_version})",
-             f"- {sum(tally.seconds.values()) / 60:.0f} minutes of one core in the readers", "",
-             f"**{total} files: {bad} faults.** {commands} of them went through the command line as well as its arguments do.",
-             "",
-             f"A file is read, or refused by the package's own error with a place and a sentence. A fault would be: another "
-             f"exception or a warning; more than {SECONDS:g} s of processor time; a crash; more than "
-             f"{MEMORY / 1e9:g} GB of address space; a line of more than {LONGEST_FAULT} characters, or with control "
-             "characters, in what is told; a file opened for writing, a file of the sandbox changed, a process started, a "
-             "connection, an unpickling. Records \"signed anew\" have digests that fit what was changed, as an attacker's would.",
-             "", f"| reader | files | {head} | ms a file |", "|---" * (len(kinds) + 3) + "|"]
+    lines = [
+        "# Mutated files: every reader of the package",
+        "",
+        "Made by `qualification/fuzz_parsers.py`; do not edit.",
+        "",
+        f"    python qualification/fuzz_parsers.py --files {arguments.files} --seed {arguments.seed} "
+        "--out qualification/fuzz_parsers.md",
+        "",
+        f"- thymodel {__version__} (commit {_commit()}), Python {platform.python_version()}, sympy {sympy.__version__}, "
+        f"NumPy {numpy.__version__}, h5py {h5py.__version__} (HDF5 {h5py.version.hdf5_version})",
+        f"- {sum(tally.seconds.values()) / 60:.0f} minutes of one core in the readers",
+        "",
+        f"**{total} files: {bad} faults.** {commands} of them went through the command line as well as its arguments do.",
+        "",
+        f"A file is read, or refused by the package's own error with a place and a sentence. A fault would be: another "
+        f"exception or a warning; more than {SECONDS:g} s of processor time; a crash; more than "
+        f"{MEMORY / 1e9:g} GB of address space; a line of more than {LONGEST_FAULT} characters, or with control "
+        "characters, in what is told; a file opened for writing, a file of the sandbox changed, a process started, a "
+        'connection, an unpickling. Records "signed anew" have digests that fit what was changed, as an attacker\'s would.',
+        "",
+        f"| reader | files | {head} | ms a file |",
+        "|---" * (len(kinds) + 3) + "|",
+    ]
     for name in names:
         row = [tally.counts[name, kind] for kind in kinds]
-        lines.append(f"| {name} | {sum(row)} | {' | '.join(map(str, row))} | {1000 * tally.seconds[name] / sum(row):.1f} |")
-    lines += ["", "## Slowest", "", "| reader | case | s of processor time |", "|---|---|---|",
-              *(f"| {name} | {number} | {seconds:.2f} |" for seconds, name, number in tally.slowest), ""]
+        lines.append(
+            f"| {name} | {sum(row)} | {' | '.join(map(str, row))} | {1000 * tally.seconds[name] / sum(row):.1f} |"
+        )
+    lines += [
+        "",
+        "## Slowest",
+        "",
+        "| reader | case | s of processor time |",
+        "|---|---|---|",
+        *(f"| {name} | {number} | {seconds:.2f} |" for seconds, name, number in tally.slowest),
+        "",
+    ]
     if tally.faults:
-        lines += ["## Faults", "", "| reader, kind, place | files | first case |", "|---|---|---|",
-                  *(f"| {key.replace(' | ', ', ')} | {one['count']} | {one['number']} |"
-                    for key, one in sorted(tally.faults.items(), key=lambda item: -item[1]["count"])), ""]
+        lines += [
+            "## Faults",
+            "",
+            "| reader, kind, place | files | first case |",
+            "|---|---|---|",
+            *(
+                f"| {key.replace(' | ', ', ')} | {one['count']} | {one['number']} |"
+                for key, one in sorted(tally.faults.items(), key=lambda item: -item[1]["count"])
+            ),
+            "",
+        ]
     notes = Path(__file__).with_suffix(".notes.md")
     return "\n".join(lines) + ("\n" + notes.read_text(encoding="utf-8") if notes.exists() else "")
 
@@ -1125,13 +1641,13 @@ def main() -> None:
         tally, begun = Tally(), time.monotonic()
         if state is not None and state.exists():
             tally = Tally.read(state.read_text(encoding="utf-8"))
-        jobs = jobs[sum(tally.done.values()):]
+        jobs = jobs[sum(tally.done.values()) :]
         if arguments.again:
             jobs = tally.forget_faults()
         for first in range(0, len(jobs), 2 * BATCH):
             if time.monotonic() - begun > 60 * arguments.minutes:
                 break
-            run(bench, arguments.seed, jobs[first:first + 2 * BATCH], tally.add)
+            run(bench, arguments.seed, jobs[first : first + 2 * BATCH], tally.add)
             if state is not None:
                 state.parent.mkdir(parents=True, exist_ok=True)
                 state.write_text(tally.as_json(), encoding="utf-8")

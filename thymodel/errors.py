@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 from typing import NamedTuple
 
-
 LONGEST_LINE = 1_500  # characters of one line of a message
 
 
@@ -22,11 +21,13 @@ class Fault(NamedTuple):
 def shown(text: str) -> str:
     """A text as a terminal may show it: what files say is repeated in messages, and must not steer the terminal, look
     like other letters or fill the screen."""
-    lines = (line if len(line) <= LONGEST_LINE else f"{line[:LONGEST_LINE // 2]} ... {line[-LONGEST_LINE // 4:]}"
-             for line in text.split("\n"))
-    return "\n".join(line if line.isprintable() else "".join(
-        letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in line)
-        for line in lines)
+    return "\n".join(_cut(line if line.isprintable() else "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in line[:LONGEST_LINE]))
+        for line in text.split("\n"))
+
+
+def _cut(line: str) -> str:
+    return line if len(line) <= LONGEST_LINE else f"{line[:LONGEST_LINE // 2]} ... {line[-LONGEST_LINE // 4:]}"
 
 
 class ThymodelError(Exception):

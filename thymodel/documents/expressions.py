@@ -20,7 +20,6 @@ from thymodel.documents.limits import (
 from thymodel.documents.units import Unit
 
 
-
 class _Kept(sympy.Function):
     """A function of real numbers that sympy does not know; without the assumption it writes of re() and im()."""
 
@@ -212,7 +211,7 @@ def _operand(node: ast.AST, names: frozenset[str], depth: int) -> sympy.Expr:
 
 @lru_cache(maxsize=4096)
 def _size(expression: sympy.Basic) -> int:
-    """Nodes of the tree. Twice the same part counts twice: hill(x, k, 2) says x twice, and hills within hills double."""
+    """Nodes of the tree. Twice the same part counts twice: hill(x, k, 2) says x twice."""
     return 1 + sum(map(_size, expression.args))
 
 

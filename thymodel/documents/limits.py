@@ -1,7 +1,7 @@
 """How large a file from a stranger may be: every limit of every reader, with its reason.
 
-A file that is over a limit is refused with a sentence before it is worked on, so that no file can fill the memory or keep
-a reader busy for more than seconds. What a limit does not bound is bounded by the file's own size.
+A file that is over a limit is refused with a sentence before it is worked on, so that no file can fill the memory or
+keep a reader busy for more than seconds. What a limit does not bound is bounded by the file's own size.
 """
 
 import os
@@ -13,8 +13,8 @@ from typing import Any
 from thymodel.errors import Fault, InputError
 
 # --- files, in bytes
-LARGEST_DOCUMENT = 2_000_000  # TOML, SBML, JSON beside a record; the largest model of the family has 33 kB. Its reader takes 1.3 s a
-# million bytes of short values, the worst case
+LARGEST_DOCUMENT = 2_000_000  # TOML, SBML, JSON beside a record; the largest model of the family has 33 kB. Of short
+# values, the worst case, TOML's reader takes 1.3 s for a million bytes
 LARGEST_RECORD = 100_000_000  # record.json; it grows with subjects and coordinates: 0.1 MB for 30 patients
 LARGEST_DATA = 64 * 1024**2  # CSV; a study is a few megabytes, and is held in memory several times as text
 LARGEST_ARRAYS = 8 * 1024**3  # of the arrays of a netCDF file, once unpacked: 10,000 draws of 100,000 numbers
@@ -32,8 +32,8 @@ LONGEST_EXPRESSION = 10_000  # characters; a rate that needs more should be spli
 DEEPEST_EXPRESSION = 100  # nesting; Python's parser itself gives up near 200
 LARGEST_EXPRESSION = 20_000  # operations of one expression as sympy writes it out
 LARGEST_EXACT_EXPONENT = 64  # above it a power of literals becomes a float: exact ones would fill the memory
-MOST_EXPRESSION_TEXT = 100_000  # characters of all expressions of a model with its chains written out; the largest model
-# of the family has 2,500, and sympy takes a second for 30,000
+MOST_EXPRESSION_TEXT = 100_000  # characters of all expressions of a model with its chains written out; the largest
+# model of the family has 2,500, and sympy takes a second for 30,000
 MOST_STATES = 500  # a document with more is generated, and its faults would be unreadable
 LONGEST_CHAIN = 200  # states of one chain
 MOST_NAMES = 3_000  # parameters, constants, covariates, expressions, inputs, observables of a model
@@ -103,7 +103,7 @@ def document_faults(tree: Any, where: str) -> list[Fault]:
                 if len(key) > LONGEST_NAME:
                     faults.append(Fault(f"{place}: {key[:40]}...", f"a name of more than {LONGEST_NAME} characters"))
                 elif _unprintable(key):
-                    faults.append(Fault(f"{place}: {key!a}", "a name with characters that do not print", "type it anew"))
+                    faults.append(Fault(f"{place}: {key!a}", "characters that do not print", "type it anew"))
                 else:
                     waiting.append((inner, f"{path}.{key}" if path else key, depth + 1))
         elif isinstance(value, list):
@@ -117,4 +117,4 @@ def _unprintable(text: str) -> bool:
     return not text.isprintable() and any(not letter.isprintable() and letter not in _SPACES for letter in text)
 
 
-_SPACES = "\n\r\t\u00a0\u2009\u202f\u3000\u200b\u200c\u200d\u00ad"  # of texts copied from elsewhere; nothing hides behind them
+_SPACES = "\n\r\t\u00a0\u2009\u202f\u3000\u200b\u200c\u200d\u00ad"  # of texts copied from elsewhere

@@ -79,7 +79,8 @@ def _check_header_size(header: tuple[str, ...], name: str) -> None:
         _refuse(f"{name}: row 1", f"{len(header)} columns; at most {MOST_COLUMNS}", "is it one row per event?")
     long = next((heading for heading in header if len(heading) > LONGEST_NAME), None)
     if long is not None:
-        _refuse(f"{name}: row 1", f"a heading of {len(long)} characters: {long[:40]}...", "is the first row the header?")
+        what = f"a heading of {len(long)} characters: {long[:40]}..."
+        _refuse(f"{name}: row 1", what, "is the first row the header?")
 
 
 def _check_separator(text: str, name: str) -> None:

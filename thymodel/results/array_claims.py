@@ -29,17 +29,15 @@ def refuse_claims(path: Path) -> None:
                 raise RecordError(f"{path}: {name!a}: its values lie in another file")
             total += math.prod(item.shape or ()) * item.dtype.itemsize
             if total > most:
-                raise RecordError(f"{path}: {name!a}: arrays of more than {most} bytes in a file of {path.stat().st_size}")
+                size = path.stat().st_size
+                raise RecordError(f"{path}: {name!a}: arrays of more than {most} bytes in a file of {size}")
 
 
 def _objects(file: h5py.File, path: Path) -> list[tuple[str, object]]:
     """Groups and arrays by name, each once."""
-    names: list[str] = []
-
-    def visit(name: str, link: object) -> None:
+    found: list[tuple[str, object]] = []
+    file.visititems_links(lambda name, link: found.append((name, link)))  # an exception in it would become another
+    for name, link in found:
         if not isinstance(link, h5py.HardLink):
             raise RecordError(f"{path}: {name!a}: a link; a record has none")
-        names.append(name)
-
-    file.visititems_links(visit)
-    return [(name, file[name]) for name in names]
+    return [(name, file[name]) for name, _ in found]

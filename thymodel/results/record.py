@@ -5,6 +5,7 @@ or not at all, so that a full disk or a killed process leaves either the old sta
 """
 
 import hashlib
+import io
 import json
 import math
 import os
@@ -21,7 +22,7 @@ import xarray as xr
 
 from thymodel.documents.borrowed import load_borrowed
 from thymodel.documents.data import NO_PATIENTS, StudyData, load_data
-from thymodel.documents.limits import LARGEST_RECORD, read_bytes
+from thymodel.documents.limits import LARGEST_DATA, LARGEST_RECORD, read_bytes
 from thymodel.documents.spec import FitSpec, load_fit_spec
 from thymodel.documents.toml import digest
 from thymodel.errors import Fault, InputError, RecordError, shown
@@ -101,12 +102,15 @@ def read_table(source) -> pd.DataFrame:
     Raises:
         RecordError: not such a table.
     """
+    content = source.read() if hasattr(source, "read") else read_bytes(Path(source), LARGEST_DATA, "a summary table")
     try:
-        texts = pd.read_csv(source, index_col="name", dtype=str, keep_default_na=False)
+        if content.partition(b"\n")[0].strip() != ",".join(("name", *diagnostics.COLUMNS)).encode():
+            raise ValueError("other columns than a summary has")
+        texts = pd.read_csv(io.BytesIO(content), index_col="name", dtype=str, keep_default_na=False)
+        if not texts.index.is_unique or list(texts.columns) != list(diagnostics.COLUMNS):
+            raise ValueError("a name twice, or rows of another length")
         table = texts.map(lambda text: float(text or "nan"))
-        if list(table.columns) != list(diagnostics.COLUMNS) or not table.index.is_unique:
-            raise ValueError("other columns than a summary has, or a name twice")
-    except (ValueError, IndexError, OverflowError, RecursionError, pd.errors.ParserWarning) as error:
+    except (ValueError, TypeError, KeyError, IndexError, OverflowError) as error:
         raise RecordError(shown(f"{source}: not a table of a record ({error})")) from None
     return table
 
@@ -363,7 +367,7 @@ def _check_digests(record: FitRecord) -> list[Fault]:
                for name in sorted(needed - set(record.content["files"]))]
     for name, wanted in record.content["files"].items():
         path = record.folder / name
-        if Path(name).name != name or "\0" in name or "\\" in name:
+        if Path(name).name != name or name == ".." or "\0" in name or "\\" in name:
             faults.append(Fault(str(record.folder / JSON), f"a file name that leaves the directory: {name!r}"))
         elif not path.is_file():
             faults.append(Fault(str(path), "absent"))
@@ -443,8 +447,8 @@ def _check_prior_from(record: FitRecord) -> tuple[list[Fault], list[str]]:
     except InputError as error:
         return [Fault(where, f"the record that the prior comes from may not be used: {error}")], []
     assert found is not None
-    if found.source["digest"] != kept.source["digest"]:
-        return [Fault(where, f"the prior is from record {kept.source['digest'][:12]}, and {folder} is now "
+    if found.source["digest"] != kept.source.get("digest"):
+        return [Fault(where, f"the prior is from record {str(kept.source.get('digest'))[:12]}, and {folder} is now "
                       f"{found.source['digest'][:12]}", "fit again, or bring that record back")], []
     same = (found.names == kept.names and found.own_weight == kept.own_weight
             and np.allclose(found.mean, kept.mean, rtol=1e-6, atol=1e-8)
