@@ -1557,7 +1557,8 @@ def report(tally: Tally, arguments: argparse.Namespace) -> str:
         "--out qualification/fuzz_parsers.md",
         "",
         f"- thymodel {__version__} (commit {_commit()}), Python {platform.python_version()}, "
-        f"sympy {sympy.__version__}, NumPy {numpy.__version__}, h5py {h5py.__version__} (HDF5 {h5py.version.hdf5_version})",
+        f"sympy {sympy.__version__}, NumPy {numpy.__version__}, h5py {h5py.__version__} "
+        f"(HDF5 {h5py.version.hdf5_version})",
         f"- {sum(tally.seconds.values()) / 60:.0f} minutes of one core in the readers",
         "",
         f"**{total} files: {bad} faults.** {commands} of them went through the command line.",
@@ -1566,7 +1567,8 @@ def report(tally: Tally, arguments: argparse.Namespace) -> str:
         f"exception or a warning; more than {SECONDS:g} s of processor time; a crash; more than "
         f"{MEMORY / 1e9:g} GB of address space; a line of more than {LONGEST_FAULT} characters, or with control "
         "characters, in what is told; a file opened for writing, a file of the sandbox changed, a process started, "
-        "a connection, an unpickling. Records signed anew have digests that fit what was changed, as an attacker's would.",
+        "a connection, an unpickling. Records signed anew have digests that fit what was changed, "
+        "as an attacker's would.",
         "",
         f"| reader | files | {head} | ms a file |",
         "|---" * (len(kinds) + 3) + "|",
