@@ -35,7 +35,12 @@ def _keep_compiled_programs() -> None:
         flags = [platform.processor()]
     host = hashlib.sha256("\n".join([platform.machine(), *flags]).encode()).hexdigest()[:12]
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    jax.config.update("jax_compilation_cache_dir", str(base / "thymodel" / f"xla-{jax.lib.__version__}-{host}"))
+    folder = base / "thymodel"
+    if hasattr(os, "getuid") and folder.exists():
+        kept = folder.stat()
+        if kept.st_uid not in (os.getuid(), 0) or kept.st_mode & 0o002:
+            return  # others can write there, and what it holds is run
+    jax.config.update("jax_compilation_cache_dir", str(folder / f"xla-{jax.lib.__version__}-{host}"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
 

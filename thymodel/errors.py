@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from typing import NamedTuple
 
+LONGEST_LINE = 1_500  # characters of one line of a message
+
 
 class Fault(NamedTuple):
     """One thing wrong in a file: `where: what. hint: do this`."""
@@ -13,7 +15,19 @@ class Fault(NamedTuple):
 
     def __str__(self) -> str:
         stop = "" if self.what.endswith("?") else "."
-        return f"{self.where}: {self.what}" + (f"{stop} hint: {self.hint}" if self.hint else "")
+        return shown(f"{self.where}: {self.what}" + (f"{stop} hint: {self.hint}" if self.hint else ""))
+
+
+def shown(text: str) -> str:
+    """A text as a terminal may show it: what files say is repeated in messages, and must not steer the terminal, look
+    like other letters or fill the screen."""
+    return "\n".join(_cut(line if line.isprintable() else "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in line[:LONGEST_LINE]))
+        for line in text.split("\n"))
+
+
+def _cut(line: str) -> str:
+    return line if len(line) <= LONGEST_LINE else f"{line[:LONGEST_LINE // 2]} ... {line[-LONGEST_LINE // 4:]}"
 
 
 class ThymodelError(Exception):

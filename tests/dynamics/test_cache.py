@@ -1,5 +1,6 @@
 """Kernels kept on disk: found without being written again, and never found for anything else."""
 
+import os
 from pathlib import Path
 
 import jax
@@ -55,6 +56,16 @@ def _observed(compiled):
     values = {"k": 0.1, "m": 0.2}
     grid = make_grid(compiled, values, schedule, 20)
     return run(compiled, *operands(compiled, values, grid), grid).observed
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid"), reason="no owners of files here")
+@pytest.mark.parametrize("place", ["folder", "file"])
+def test_code_that_others_can_have_written_is_not_run(place, tmp_path, fresh):
+    _compiled()
+    (file,) = _files(tmp_path)
+    assert native._fetch(file.stem) is not None
+    (file.parent if place == "folder" else file).chmod(0o777)
+    assert native._fetch(file.stem) is None
 
 
 def _files(folder: Path) -> list[Path]:

@@ -55,7 +55,9 @@ def load_borrowed(path: Path) -> Borrowed:
         weight = float(content["own_weight"])
         if not 0 <= weight < 1 or not all(math.isfinite(x) for x in mean):
             raise ValueError("a weight outside 0 to 1, or a mean that is not finite")
-    except (ValueError, TypeError, np.linalg.LinAlgError) as error:
+        if not isinstance(content["source"], dict):
+            raise ValueError("its source is not a table")
+    except (ValueError, TypeError, OverflowError, RecursionError, np.linalg.LinAlgError) as error:
         raise InputError([Fault(str(path), f"not a prior taken from a record: {error}")]) from None
     return Borrowed(names, tuple(mean.tolist()), tuple(tuple(row) for row in covariance.tolist()), weight,
                     dict(content["source"]))

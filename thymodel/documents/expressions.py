@@ -6,15 +6,18 @@ functions is turned into sympy. Anything else is refused by name.
 
 import ast
 from collections.abc import Callable, Collection
+from functools import lru_cache
 
 import sympy
 
 from thymodel.documents import units
+from thymodel.documents.limits import (
+    DEEPEST_EXPRESSION,
+    LARGEST_EXACT_EXPONENT,
+    LARGEST_EXPRESSION,
+    LONGEST_EXPRESSION,
+)
 from thymodel.documents.units import Unit
-
-LONGEST_EXPRESSION = 10_000  # characters; a rate that needs more should be split into named expressions
-DEEPEST_EXPRESSION = 100  # nesting; Python's parser itself gives up near 200
-LARGEST_EXACT_EXPONENT = 64  # above it a power of literals becomes a float: exact ones would fill the memory
 
 
 class _Kept(sympy.Function):
@@ -193,6 +196,8 @@ def _operand(node: ast.AST, names: frozenset[str], depth: int) -> sympy.Expr:
     Checked at every node, because a literal tower such as 9**9**9**9 must stop before the next power is taken.
     """
     result = _convert(node, names, depth)
+    if _size(result) > LARGEST_EXPRESSION:
+        raise ValueError(f"more than {LARGEST_EXPRESSION} operations once written out; split it into named expressions")
     if _is_condition(result):
         raise ValueError("a comparison where a number belongs")
     if result.has(sympy.zoo, sympy.nan, sympy.oo):
@@ -202,6 +207,12 @@ def _operand(node: ast.AST, names: frozenset[str], depth: int) -> sympy.Expr:
     _float(result)
     _float(result.as_coeff_Mul()[0])
     return result
+
+
+@lru_cache(maxsize=4096)
+def _size(expression: sympy.Basic) -> int:
+    """Nodes of the tree. Twice the same part counts twice: hill(x, k, 2) says x twice."""
+    return 1 + sum(map(_size, expression.args))
 
 
 def _float(value: sympy.Expr) -> float | None:

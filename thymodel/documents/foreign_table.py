@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from thymodel.documents.import_map import HEADINGS, ImportMap
-from thymodel.documents.sheet import Line, decode, read_bytes
+from thymodel.documents.limits import LARGEST_DATA, read_bytes
+from thymodel.documents.sheet import Line, decode
 from thymodel.errors import Fault, InputError
 
 _MARKS = {"comma": ",", "semicolon": ";", "tab": "\t", "space": " "}
@@ -43,7 +44,7 @@ def read_foreign_table(path: Path, found: ImportMap) -> ForeignTable:
     Raises:
         InputError: it cannot be read as a table at all.
     """
-    raw = read_bytes(path)
+    raw = read_bytes(path, LARGEST_DATA, "a data set")
     texts = decode(raw, path.name).splitlines()
     digest = hashlib.sha256(raw).hexdigest()
     passed, kept = _without_comments(texts, found)

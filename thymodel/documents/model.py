@@ -17,11 +17,11 @@ import sympy
 from thymodel.documents import expressions, priors, units
 from thymodel.documents.cards import card
 from thymodel.documents.expressions import parse_expression
+from thymodel.documents.limits import LONGEST_CHAIN, MOST_EXPRESSION_TEXT, MOST_NAMES, MOST_STATES
 from thymodel.documents.toml import Table, digest, parse_document, read_text
 from thymodel.documents.units import DIMENSIONLESS, Unit
 from thymodel.errors import Fault, InputError
 
-MOST_STATES = 500  # a document with more is generated, and its faults would be unreadable
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*\Z")
 _SHIPPED = Path(__file__).parent.parent / "models"
 _CHECKOUT = Path(__file__).parent.parent.parent / "models"
@@ -284,6 +284,7 @@ def _build(draft: _Draft, name: str, text: str) -> Model:
     _check_names(draft)
     parameters = {key: _parameter(draft, key, table) for key, table in document.parameters.items()}
     states = _expand_chains(draft)
+    _check_size(draft, states)
     static_names = {*document.constants, *document.covariates, *parameters}
     named = _ordered_expressions(draft, static_names | set(states) | {"t"} | set(document.expressions))
     static = static_names | _without_state_or_time(named, set(states))
@@ -347,9 +348,31 @@ def _expand_chains(draft: _Draft) -> dict[str, StateTable]:
             if name in states:
                 draft.fault(f"states.{key}", f"the chain makes a second state '{name}'", "rename one of them")
             states[name] = expanded
-    if len(states) > MOST_STATES:
-        draft.fault("states", f"{len(states)} states; at most {MOST_STATES}")
+        if len(states) > MOST_STATES:
+            draft.fault("states", f"more than {MOST_STATES} states")
+            raise InputError(draft.faults)
     return states
+
+
+def _check_size(draft: _Draft, states: Mapping[str, StateTable]) -> None:
+    """Before anything is parsed: what would take longer than seconds is refused.
+
+    Raises:
+        InputError: more names, or more arithmetic, than a model may have.
+    """
+    document = draft.document
+    names = sum(len(getattr(document, section)) for section in ("constants", "covariates", "parameters", "expressions",
+                                                                "inputs", "observables", "assumptions"))
+    texts = [*document.expressions.values(), *(text for t in states.values() for text in (t.initial, t.rate or "")),
+             *(text for t in document.observables.values() for text in (t.value, t.healthy or "", t.highest or "")),
+             *(text for t in document.inputs.values() for text in (*t.add.values(), *t.multiply.values()))]
+    if names > MOST_NAMES:
+        draft.fault("parameters", f"{names} parameters and other names; at most {MOST_NAMES}")
+    if sum(map(len, texts)) > MOST_EXPRESSION_TEXT:
+        draft.fault("states", f"{sum(map(len, texts))} characters of arithmetic, chains written out; at most "
+                    f"{MOST_EXPRESSION_TEXT}", "name what is repeated under [expressions]")
+    if names > MOST_NAMES or sum(map(len, texts)) > MOST_EXPRESSION_TEXT:
+        raise InputError(draft.faults)
 
 
 def _chain(draft: _Draft, key: str, table: StateTable) -> Iterator[tuple[str, StateTable]]:
@@ -384,8 +407,8 @@ def _chain_length(draft: _Draft, path: str, chain: int | str) -> int:
             draft.fault(f"{path}.chain", f"'{chain}' is not a constant or a fixed parameter of this model")
             return 1
         value = fixed[chain]
-    if value != int(value) or not 1 <= value <= 200:
-        draft.fault(f"{path}.chain", f"{value:g} is not a whole number from 1 to 200")
+    if value != int(value) or not 1 <= value <= LONGEST_CHAIN:
+        draft.fault(f"{path}.chain", f"{value:g} is not a whole number from 1 to {LONGEST_CHAIN}")
         return 1
     return int(value)
 

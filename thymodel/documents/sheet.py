@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
+from thymodel.documents.limits import LARGEST_DATA, LONGEST_CELL, LONGEST_NAME, MOST_COLUMNS, MOST_ROWS, read_bytes
 from thymodel.errors import Fault, InputError
 
-LARGEST_FILE = 512 * 1024**2  # bytes; a study is a few megabytes, and a file is held in memory as text
 _OTHER_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 
 
@@ -40,7 +40,7 @@ def read_sheet(path: Path) -> Sheet:
     Raises:
         InputError: the file cannot be read as one header and records at all.
     """
-    raw = read_bytes(path)
+    raw = read_bytes(path, LARGEST_DATA, "the study's data")
     text = decode(raw, path.name)
     _check_separator(text, path.name)
     records = _records(text, path.name)
@@ -52,26 +52,13 @@ def read_sheet(path: Path) -> Sheet:
             "write a header line with ID, TIME, DVID, DV, ... and one row per event",
         )
     header = tuple(cell.strip() for cell in first.cells)
+    _check_header_size(header, path.name)
     lines, empty, faults = _same_length(records, len(header), path.name)
     return Sheet(path.name, header, lines, empty, hashlib.sha256(raw).hexdigest(), faults)
 
 
 def _refuse(where: str, what: str, hint: str) -> NoReturn:
     raise InputError([Fault(where, what, hint)])
-
-
-def read_bytes(path: Path) -> bytes:
-    """The bytes of a data file; an InputError where it is too large or cannot be read."""
-    try:
-        if path.stat().st_size > LARGEST_FILE:
-            _refuse(
-                path.name,
-                f"the file is larger than {LARGEST_FILE // 1024**2} MiB",
-                "is this the study's data?",
-            )
-        return path.read_bytes()
-    except OSError as error:
-        _refuse(str(path), f"cannot be read ({error.strerror})", "check the path")
 
 
 def decode(raw: bytes, name: str) -> str:
@@ -86,6 +73,15 @@ def decode(raw: bytes, name: str) -> str:
     except UnicodeDecodeError as error:
         row = raw[: error.start].count(b"\n") + 1
         _refuse(f"{name}: row {row}", f"byte 0x{raw[error.start]:02x} is not UTF-8", 'save it as "CSV UTF-8"')
+
+
+def _check_header_size(header: tuple[str, ...], name: str) -> None:
+    if len(header) > MOST_COLUMNS:
+        _refuse(f"{name}: row 1", f"{len(header)} columns; at most {MOST_COLUMNS}", "is it one row per event?")
+    long = next((heading for heading in header if len(heading) > LONGEST_NAME), None)
+    if long is not None:
+        what = f"a heading of {len(long)} characters: {long[:40]}..."
+        _refuse(f"{name}: row 1", what, "is the first row the header?")
 
 
 def _check_separator(text: str, name: str) -> None:
@@ -108,7 +104,13 @@ def _records(text: str, name: str) -> Iterator[Line]:
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     row = 1
     try:
-        for cells in reader:
+        for count, cells in enumerate(reader):
+            if count > MOST_ROWS:
+                _refuse(name, f"more than {MOST_ROWS} rows", "is it one row per event?")
+            long = next((cell for cell in cells if len(cell) > LONGEST_CELL), None)
+            if long is not None:
+                _refuse(f"{name}: row {row}", f"a field of more than {LONGEST_CELL} characters: {long[:40]}...",
+                        "look for a quotation mark without its partner")
             if cells and (len(cells) > 1 or cells[0].strip()):
                 yield Line(row, tuple(cell.strip() for cell in cells))
             row = reader.line_num + 1

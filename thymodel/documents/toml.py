@@ -9,9 +9,8 @@ from typing import Any, TypeVar
 
 import pydantic
 
+from thymodel.documents.limits import LARGEST_DOCUMENT, MOST_FAULTS, document_faults, read_bytes, refuse_long_keys
 from thymodel.errors import Fault, InputError
-
-LARGEST_DOCUMENT = 5_000_000  # bytes; the largest model of the family has about 20 kB
 
 
 class Table(pydantic.BaseModel):
@@ -27,16 +26,14 @@ def read_text(path: Path) -> str:
     """The text of a document.
 
     Raises:
-        InputError: absent, a directory, too large, or not UTF-8.
+        InputError: absent, a directory, a pipe, too large, or not UTF-8.
     """
+    content = read_bytes(path, LARGEST_DOCUMENT, "a document, or a data file")
     try:
-        if path.stat().st_size > LARGEST_DOCUMENT:
-            raise InputError([Fault(str(path), f"larger than {LARGEST_DOCUMENT} bytes", "is it a data file?")])
-        return path.read_text(encoding="utf-8-sig")
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError([Fault(str(path), f"not UTF-8 text (byte {error.start})", "save it as UTF-8")]) from None
-    except OSError as error:
-        raise InputError([Fault(str(path), f"cannot be read: {error.strerror}", "check the path")]) from None
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def digest(content: bytes | str) -> str:
@@ -54,7 +51,9 @@ def parse_document(text: str, schema: type[Schema], where: str) -> Schema:
     try:
         return schema.model_validate(raw)
     except pydantic.ValidationError as error:
-        raise InputError([_fault(where, item, _key_path(raw, item["loc"])) for item in error.errors()]) from None
+        found = [_fault(where, item, _key_path(raw, item["loc"])) for item in error.errors()[:MOST_FAULTS]]
+        more = error.error_count() - len(found)
+        raise InputError([*found, *([Fault(where, f"{more} further faults are not listed")] if more else [])]) from None
 
 
 def _key_path(raw: Any, parts: Sequence[int | str]) -> str:
@@ -71,10 +70,15 @@ def _key_path(raw: Any, parts: Sequence[int | str]) -> str:
 def _raw(text: str, where: str) -> dict[str, Any]:
     if not text.strip():
         raise InputError([Fault(where, "the file is empty")])
+    refuse_long_keys(text, where)
     try:
-        return tomllib.loads(text)
+        tree = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # also a date or a number that Python cannot hold
         raise InputError([Fault(where, f"not TOML: {error}", "quote texts, close brackets, one key a line")]) from None
+    faults = document_faults(tree, where)
+    if faults:
+        raise InputError(faults)
+    return tree
 
 
 def top_keys(text: str, where: str) -> frozenset[str]:

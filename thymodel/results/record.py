@@ -4,6 +4,8 @@ A directory holds a record if and only if `record.json` is there. Everything els
 or not at all, so that a full disk or a killed process leaves either the old state or the new.
 """
 
+import hashlib
+import io
 import json
 import math
 import os
@@ -21,13 +23,15 @@ import xarray as xr
 from thymodel.documents.borrowed import load_borrowed
 from thymodel.documents.cards import card
 from thymodel.documents.data import NO_PATIENTS, StudyData, load_data
+from thymodel.documents.limits import LARGEST_DATA, LARGEST_RECORD, read_bytes
 from thymodel.documents.spec import FitSpec, load_fit_spec
 from thymodel.documents.toml import digest
-from thymodel.errors import Fault, InputError, RecordError
+from thymodel.errors import Fault, InputError, RecordError, shown
 from thymodel.inference import approximation, diagnostics
 from thymodel.inference.population import Layout, layout
 from thymodel.inference.posterior import make_posterior, precise
 from thymodel.results import borrowing, changes, planning
+from thymodel.results.array_claims import refuse_claims
 from thymodel.results.migration import SCHEMA, migrate
 
 JSON, POSTERIOR, DERIVED, TABLE = "record.json", "posterior.nc", "derived.nc", "table.csv"
@@ -93,16 +97,29 @@ class FitRecord:
     def _repr_html_(self) -> str:
         told = [f"Record {self.content['name']}, {self.digest[:12]}; {'' if self.reservation else 'passed its gates; '}"
                 f"{len(self.content['data']['subjects'])} subjects."]
-        shown = self.table.loc[self.content["parameters"], ["median", "q05", "q95", "rhat", "ess_bulk"]]
+        table = self.table.reindex(self.content["parameters"])[["median", "q05", "q95", "rhat", "ess_bulk"]]
         rows = [{"parameter": name, "unit": self.content["units"].get(str(name), "1")}
-                | {key: f"{value:.4g}" for key, value in row.items()} for name, row in shown.iterrows()]
+                | {key: f"{value:.4g}" for key, value in row.items()} for name, row in table.iterrows()]
         return card(self.content["title"], told, rows, bool(self.content["simulated"]), self.reservation)
 
 
 def read_table(source) -> pd.DataFrame:
-    """`table.csv` from a path or a stream, every number as it was written."""
-    texts = pd.read_csv(source, index_col="name", dtype=str, keep_default_na=False)
-    return texts.map(lambda text: float(text or "nan"))
+    """`table.csv` from a path or a stream, every number as it was written.
+
+    Raises:
+        RecordError: not such a table.
+    """
+    content = source.read() if hasattr(source, "read") else read_bytes(Path(source), LARGEST_DATA, "a summary table")
+    try:
+        if content.partition(b"\n")[0].strip() != ",".join(("name", *diagnostics.COLUMNS)).encode():
+            raise ValueError("other columns than a summary has")
+        texts = pd.read_csv(io.BytesIO(content), index_col="name", dtype=str, keep_default_na=False)
+        if not texts.index.is_unique or list(texts.columns) != list(diagnostics.COLUMNS):
+            raise ValueError("a name twice, or rows of another length")
+        table = texts.map(lambda text: float(text or "nan"))
+    except (ValueError, TypeError, KeyError, IndexError, OverflowError) as error:
+        raise RecordError(shown(f"{source}: not a table of a record ({error})")) from None
+    return table
 
 
 def row_of(table: pd.DataFrame, name: str) -> dict[str, float]:
@@ -117,8 +134,11 @@ def load_group(path: Path, group: str | None = None) -> xr.Dataset:
         RecordError: absent or not netCDF.
     """
     try:
+        refuse_claims(path)
         with xr.open_dataset(path, group=group, engine="h5netcdf") as dataset:
             return dataset.load()
+    except RecordError:
+        raise
     except Exception as error:  # h5py raises OSError, KeyError and RuntimeError for damaged files
         raise RecordError(f"{path}: cannot be read as netCDF ({type(error).__name__})") from None
 
@@ -132,12 +152,12 @@ def load_record(folder: str | Path) -> FitRecord:
     folder = Path(folder)
     folder = folder.parent if folder.name == JSON else folder
     path = folder / JSON
+    if not path.exists():
+        raise InputError([Fault(str(folder), "no record here (record.json is absent)", "run thymodel fit")])
     try:
-        written = json.loads(path.read_text(encoding="utf-8"))
+        written = json.loads(read_bytes(path, LARGEST_RECORD, "a record").decode(), object_pairs_hook=_once)
         _own_digest(written if isinstance(written, dict) else {})  # refuses NaN, infinities and broken characters
-    except FileNotFoundError:
-        raise InputError([Fault(str(folder), "no record here (record.json is absent)", "run thymodel fit")]) from None
-    except (OSError, ValueError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise InputError([Fault(str(path), f"cannot be read: {error}")]) from None
     if not isinstance(written, dict):
         raise InputError([Fault(str(path), "not a JSON object", "take the record from its source again")])
@@ -147,10 +167,38 @@ def load_record(folder: str | Path) -> FitRecord:
               for key, kind in _KEYS.items() if not isinstance(_at(content, key), kind)]
     faults += [Fault(f"{path}: {key}", "neither a table nor null", "take the record from its source again")
                for key in ("parent", "documents", "fingerprints") if not isinstance(content.get(key), dict | None)]
-    faults += [] if faults else _method_faults(path, content["sampler"])
+    faults += [] if faults else [*_method_faults(path, content["sampler"]), *_shape_faults(path, content)]
     if faults:
         raise InputError(faults)
     return FitRecord(folder, content, str(content.get("digest", "")), written)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A key that is there twice would be read as one value here and as the other elsewhere, under the same digest."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key is there twice")
+    return found
+
+
+def _shape_faults(path: Path, content: Mapping[str, Any]) -> list[Fault]:
+    """What readers of a record rely on, one level below its keys."""
+    texts = {"parameters": content["parameters"], "verdict.sentences": content["verdict"]["sentences"],
+             "data.subjects": content["data"]["subjects"], "files": [*content["files"].values()],
+             "units": [*content["units"].values()], "data.path": [content["data"].get("path") or ""]}
+    published = content.get("published") or []
+    tables = published if isinstance(published, list) else [None]
+    good = {key: all(isinstance(item, str) for item in items) for key, items in texts.items()}
+    good["model.name"] = Path(content["model"]["name"]).name == content["model"]["name"]
+    good["published"] = all(isinstance(item, dict) and isinstance(item.get("file"), str) for item in tables)
+    good["fixed_points"] = all(isinstance(point, dict) and _is_number(point.get("log_density")) and isinstance(
+        point.get("z"), list) and all(map(_is_number, point["z"])) for point in content["fixed_points"])
+    return [Fault(f"{path}: {key}", "not what a record holds there", "take the record from its source again")
+            for key, fine in good.items() if not fine]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def with_prior_from(spec: FitSpec) -> FitSpec:
@@ -338,13 +386,21 @@ def _check_digests(record: FitRecord) -> list[Fault]:
     faults += planning.plan_faults(record.folder, record.content)
     for name, wanted in record.content["files"].items():
         path = record.folder / name
-        if Path(name).name != name:
+        if Path(name).name != name or name == ".." or "\0" in name or "\\" in name:
             faults.append(Fault(str(record.folder / JSON), f"a file name that leaves the directory: {name!r}"))
         elif not path.is_file():
             faults.append(Fault(str(path), "absent"))
-        elif digest(path.read_bytes()) != wanted:
+        elif path.resolve().parent != record.folder.resolve():
+            faults.append(Fault(str(path), "a link that leaves the directory", "put the file itself there"))
+        elif _file_digest(path) != wanted:
             faults.append(Fault(str(path), changes.CHANGED))
     return faults
+
+
+def _file_digest(path: Path) -> str:
+    """As `digest` of its content, of which there may be more than memory."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _miswritten(path: Path) -> list[str]:
@@ -367,7 +423,7 @@ def _miswritten(path: Path) -> list[str]:
 def _check_data(record: FitRecord, path: Path | None) -> list[Fault]:
     """Whether the study data, where they are at hand, are those of the fit."""
     data = record.content["data"]
-    if not data["subjects"] or path is None or digest(path.read_bytes()) == data["sha256"]:
+    if not data["subjects"] or path is None or _file_digest(path) == data["sha256"]:
         return []
     return [Fault(str(path), "not the data of this record (sha256 differs)")]
 
@@ -454,8 +510,8 @@ def _check_prior_from(record: FitRecord) -> tuple[list[Fault], list[str]]:
     except InputError as error:
         return [Fault(where, f"the record that the prior comes from may not be used: {error}")], []
     assert found is not None
-    if found.source["digest"] != kept.source["digest"]:
-        return [Fault(where, f"the prior is from record {kept.source['digest'][:12]}, and {folder} is now "
+    if found.source["digest"] != kept.source.get("digest"):
+        return [Fault(where, f"the prior is from record {str(kept.source.get('digest'))[:12]}, and {folder} is now "
                       f"{found.source['digest'][:12]}", "fit again, or bring that record back")], []
     same = (found.names == kept.names and found.own_weight == kept.own_weight
             and np.allclose(found.mean, kept.mean, rtol=1e-6, atol=1e-8)

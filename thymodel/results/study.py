@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from thymodel.documents.data import NO_PATIENTS, StudyData, load_data
+from thymodel.documents.limits import LARGEST_DATA, read_bytes
 from thymodel.documents.spec import FitSpec
 from thymodel.documents.toml import digest
 from thymodel.errors import Fault, InputError
@@ -18,7 +19,7 @@ def load_study(spec: FitSpec, given: str | Path | None) -> tuple[StudyData, Path
     if not path.is_file():
         where = f"; {spec.data_where}" if spec.data_where else ""
         raise InputError([Fault(str(path), f"the study data are not there{where}", "give their place with --data")])
-    found = digest(path.read_bytes())
+    found = digest(read_bytes(path, LARGEST_DATA, "the study's data"))
     if found != spec.data_sha256:
         raise InputError([Fault(str(path), f"not the data of this spec: sha256 is {found}, expected {spec.data_sha256}",
                                 "if the data changed on purpose, write the new sha256 into the spec")])

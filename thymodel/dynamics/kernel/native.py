@@ -156,7 +156,7 @@ def _store(module, code: bytes) -> None:
     """Writes a digest and the object code; a cache that cannot be written is no cache, and nothing worse."""
     path = cache_file(f"{module.name}.o")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
             file.write(hashlib.sha256(code).digest() + code)
         os.replace(file.name, path)
@@ -164,9 +164,19 @@ def _store(module, code: bytes) -> None:
         pass
 
 
+def _is_ours(path: Path) -> bool:
+    """Whether only this user (or the administrator) can have put machine code there: loaded code is run, and the digest
+    in a file tells damage, not whose it is."""
+    found = path.stat()
+    return not hasattr(os, "getuid") or found.st_uid in (os.getuid(), 0) and not found.st_mode & 0o002
+
+
 def _fetch(key: str) -> bytes | None:
+    path = cache_file(f"{key}.o")
     try:
-        content = cache_file(f"{key}.o").read_bytes()
+        if not (_is_ours(path.parent) and _is_ours(path)):
+            return None
+        content = path.read_bytes()
     except OSError:
         return None
     return content[32:] if hashlib.sha256(content[32:]).digest() == content[:32] else None
