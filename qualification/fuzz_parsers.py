@@ -84,11 +84,14 @@ FINE = ("read", "refused")
 
 def targets(box: Path) -> list[Target]:
     """Every reader of a file or of a text that a stranger may send."""
+    from thymodel.documents.analysis_plan import load_plan
     from thymodel.documents.borrowed import load_borrowed
     from thymodel.documents.data import load_data
     from thymodel.documents.design import load_design
     from thymodel.documents.escalation import load_escalation
+    from thymodel.documents.event_import import import_events
     from thymodel.documents.expressions import parse_expression, unit_of
+    from thymodel.documents.import_map import load_import_map
     from thymodel.documents.learning import load_learning
     from thymodel.documents.model import load_model
     from thymodel.documents.priors import parse_correlation_prior, parse_prior, support
@@ -102,6 +105,7 @@ def targets(box: Path) -> list[Target]:
     from thymodel.explorer.views import read_view, scenario_text
     from thymodel.inference.sampling import _Store
     from thymodel.results import record as records
+    from thymodel.results.run_log import read_log, read_runs
 
     model, store = load_model("thymus_core"), _Store(box / "boxed/run", "it")
     fit = load_fit_spec(box / "fits/reset02_design")
@@ -242,6 +246,10 @@ def targets(box: Path) -> list[Target]:
         ),
         Target("prior from a record", 2, ("boxed/prior_from.json",), "json", load_borrowed),
         Target("checkpoint", 2, ("boxed/run/pilot.npz",), "bytes", lambda p: store._load(p.name)),
+        Target("analysis plan", 3, ("fits/*/plan.toml", "tests/bad/plan.toml"), "toml", load_plan),
+        Target("map for import", 2, ("boxed/map.toml",), "toml", load_import_map),
+        Target("data of other tools", 6, ("boxed/nonmem.csv", "boxed/labs.csv"), "csv", import_events),
+        Target("run log", 3, ("boxed/logs/log.jsonl",), "json", lambda p: (read_log(p), read_runs(p.parent))),
         Target("SBML", 5, ("boxed/*.xml",), "xml", load_sbml),
         Target(
             "address of the explorer",
@@ -313,6 +321,44 @@ QUERIES = (
 )
 
 
+NONMEM = """#made up
+ID,DATE,TIME,AMT,RATE,ADDL,II,EVID,MDV,CMT,DV,BLQ,WT,SEX
+1,2024-03-01,08:00,100,.,2,12,1,1,1,.,0,70,1
+1,2024-03-01,09:30,.,.,.,.,0,0,2,5.1,0,70,1
+1,2024-03-02,08:15,.,.,.,.,0,0,2,<0.5,1,70,1
+2,2024-03-01,08:00,120,60,.,.,1,1,1,.,0,55,0
+2,2024-03-01,10:00,.,.,.,.,0,0,2,7.4,0,55,0
+"""
+LABS = """Patient;Day;CD4 (cells/uL);CD8 (cells/uL);Age
+a;7;12;30;44
+a;28;<5;55;44
+b;7;.;41;61
+b;28;80;>1000;61
+"""
+MAP = """separator = "semicolon"
+time_zero = "file"
+missing   = ["-99"]
+columns   = { ID = "Patient", TIME = "Day" }
+markers   = { cd4 = "CD4 (cells/uL)", cd8 = "CD8 (cells/uL)" }
+codes     = { SEX = { male = 1, female = 0 } }
+lloq      = { cd4 = 5 }
+
+[units.cd4]
+from = "cell/uL"
+to   = "cell/uL"
+
+[[exclude]]
+column = "Age"
+equals = ["17"]
+reason = "not an adult"
+"""
+LINE = {"started": "2026-01-01T00:00:00+00:00", "finished": "2026-01-01T00:01:00+00:00", "outcome": "finished",
+        "verdict": "passed", "method": "nuts", "chains": 4, "draws": 500, "divergences": 0, "worst_rhat": 1.004,
+        "changed": ["spec estimate"], "record": "0" * 64, "parent": {"name": "first", "digest": "0" * 64},
+        "spec": {"sha256": "0" * 64}, "model": {"name": "decay", "sha256": "0" * 64},
+        "data": {"name": "data.csv", "sha256": "0" * 64}}
+
+
 # --- the sandbox -----------------------------------------------------------------------------------------------
 
 
@@ -323,6 +369,7 @@ def make_sandbox(box: Path) -> None:
     from thymodel.documents.sbml_export import sbml_text
     from thymodel.documents.toml import digest
     from thymodel.inference.sampling import _Store
+    from thymodel.results.run_log import append
 
     for top in ("models", "fits", "tests/bad", "tests/external", "qualification"):
         for path in sorted((ROOT / top).rglob("*")):
@@ -349,6 +396,12 @@ def make_sandbox(box: Path) -> None:
     import numpy as np
 
     _Store(boxed / "run", "it")._save("pilot.npz", {"z": np.arange(12.0).reshape(3, 4), "step": np.asarray(0.5)})
+    (boxed / "nonmem.csv").write_text(NONMEM, encoding="utf-8")
+    (boxed / "labs.csv").write_text(LABS, encoding="utf-8")
+    (boxed / "map.toml").write_text(MAP, encoding="utf-8")
+    (boxed / "logs").mkdir()
+    for name in ("first", "second", "third"):
+        append(boxed / "logs/log.jsonl", LINE | {"run": name, "directory": name})
     _small_record(boxed)
 
 
@@ -377,8 +430,9 @@ def _small_record(boxed: Path) -> None:
     content["parameters"] = [name for name in content["parameters"] if name in table.index]
     content["files"] = {path.name: digest(path.read_bytes()) for path in sorted(folder.iterdir())}
     content["fixed_points"] = content["fixed_points"][:1]
-    for key in ("summary", "residuals", "priors"):
-        content.pop(key, None)
+    content["summary"] = {name: row for name, row in content["summary"].items() if name in table.index}
+    content["priors"] = content["priors"][:2]
+    content.pop("residuals", None)
     content["digest"] = records._own_digest(content)
     (folder / "record.json").write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
     small = xr.Dataset({"x": (("chain", "draw"), np.ones((2, 3)))})
@@ -1599,7 +1653,7 @@ def report(tally: Tally, arguments: argparse.Namespace) -> str:
             ),
             "",
         ]
-    notes = Path(__file__).with_suffix(".notes.md")
+    notes = Path(__file__).with_suffix(".notes.txt")
     return "\n".join(lines) + ("\n" + notes.read_text(encoding="utf-8") if notes.exists() else "")
 
 

@@ -9,6 +9,8 @@ import pytest
 
 from thymodel.errors import Fault, InputError
 
+pytestmark = pytest.mark.requirement("REQ-SEC-04")
+
 SCRIPT = Path(__file__).resolve().parents[1] / "qualification" / "fuzz_parsers.py"
 FILES, SEED = 1_500, 7
 

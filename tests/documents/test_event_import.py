@@ -315,3 +315,10 @@ def test_the_account_names_the_source_by_its_digest(tmp_path):
     account = json.loads(account_text(found, csv_text(found), None))
     assert account["source"] == {"file": "source.csv", "sha256": found.source_sha256}
     assert len(found.source_sha256) == 64
+
+
+def test_a_header_of_thousands_of_columns_is_refused_at_once(tmp_path):
+    path = tmp_path / "wide.csv"
+    path.write_text(",".join(f"c{k}" for k in range(50_000)) + "\n" + ",".join(["1"] * 50_000) + "\n")
+    with pytest.raises(InputError, match="50000 columns; at most 2000"):
+        import_events(path)

@@ -12,6 +12,8 @@ from thymodel.documents.sheet import read_sheet
 from thymodel.documents.toml import Table, parse_document, read_text
 from thymodel.errors import Fault, InputError
 
+pytestmark = pytest.mark.requirement("REQ-SEC-02")
+
 SECONDS = 5.0  # of processor time
 HEAD = 'title = "t"\ndescription = "d"\n[parameters]\nk = { unit = "1/day", value = 1, source = "test" }\n'
 OBSERVED = '[observables.o]\nunit = "1"\nvalue = "k/k"\n'

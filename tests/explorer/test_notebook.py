@@ -94,4 +94,4 @@ def test_a_failed_record_is_refused(widgets):
     record = load_record(RECORD)
     content = dict(record.content) | {"verdict": {"passed": False, "sentences": ["FAIL"]}}
     with pytest.raises(RecordError, match="a failed fit may not be quoted"):
-        notebook.explore_here(FitRecord(record.folder, content, record.digest))
+        notebook.explore_here(FitRecord(record.folder, content, record.digest, record.written))

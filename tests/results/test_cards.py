@@ -49,7 +49,7 @@ def test_a_model_and_data_do_not_pretend_to_know(things):
 
 def test_a_failed_fit_is_shown_with_its_reservation(tiny_fit):
     content = dict(tiny_fit.content) | {"verdict": {"passed": False, "sentences": ["FAIL"]}}
-    shown = FitRecord(tiny_fit.folder, content, tiny_fit.digest)._repr_html_()
+    shown = FitRecord(tiny_fit.folder, content, tiny_fit.digest, tiny_fit.written)._repr_html_()
     assert "FAILED its gates: may not be quoted" in shown and "passed its gates" not in shown
     assert "passed its gates" in tiny_fit._repr_html_()
 

@@ -12,6 +12,8 @@ from thymodel.documents.toml import digest
 from thymodel.errors import InputError, RecordError
 from thymodel.results import record as records
 
+pytestmark = pytest.mark.requirement("REQ-SEC-02")
+
 SOURCE = Path(__file__).resolve().parents[2] / "fits" / "published_controls"
 
 

@@ -38,6 +38,8 @@ from thymodel.results.latex_report import latex_files
 from thymodel.results.record import load_record
 from thymodel.results.titled_table import TitledTable
 
+pytestmark = pytest.mark.requirement("REQ-REP-02")
+
 docx = pytest.importorskip("docx", reason="python-docx is not installed (extra docx)")
 
 FITS = Path(__file__).resolve().parents[2] / "fits"

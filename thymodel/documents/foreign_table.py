@@ -4,13 +4,14 @@ import csv
 import hashlib
 import io
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from thymodel.documents.import_map import HEADINGS, ImportMap
-from thymodel.documents.limits import LARGEST_DATA, read_bytes
-from thymodel.documents.sheet import Line, decode
+from thymodel.documents.limits import LARGEST_DATA, MOST_ROWS, read_bytes
+from thymodel.documents.sheet import Line, decode, refuse_large_header
 from thymodel.errors import Fault, InputError
 
 _MARKS = {"comma": ",", "semicolon": ";", "tab": "\t", "space": " "}
@@ -50,6 +51,8 @@ def read_foreign_table(path: Path, found: ImportMap) -> ForeignTable:
     passed, kept = _without_comments(texts, found)
     if not kept:
         _refuse(path.name, "no line with data", "is it the right file?")
+    if len(kept) > MOST_ROWS:
+        _refuse(path.name, f"more than {MOST_ROWS} rows", "is it one row per event?")
     kind = found.separator or _separator(kept[0][1])
     lines = list(_split(kept, kind, path.name))
     header, lines, more, notes = _header(lines, found, path.name)
@@ -153,10 +156,11 @@ def _header(lines: list[Line], found: ImportMap, name: str
     elif lines and len(lines[0].cells) == len(header) + 1 and all(len(x.cells) == len(header) + 1 for x in lines):
         header = ("(row names)", *header)
         notes.append("the first column has no name: row names, not used")
+    refuse_large_header(header, name)
     again = {line.row for line in lines if line.cells[:len(header)] == first.cells and not found.header}
     passed += [PassedOver(row, "header line again") for row in again]
     lines = [line for line in lines if line.row not in again]
-    doubled = sorted({text for text in header if header.count(text) > 1})
+    doubled = sorted(text for text, count in Counter(header).items() if count > 1)
     if doubled:
         _refuse(f"{name}: row {first.row}", f"two columns are named {', '.join(map(repr, doubled))}",
                 "name each column once, or say header = [...] in the map")

@@ -52,7 +52,7 @@ def read_sheet(path: Path) -> Sheet:
             "write a header line with ID, TIME, DVID, DV, ... and one row per event",
         )
     header = tuple(cell.strip() for cell in first.cells)
-    _check_header_size(header, path.name)
+    refuse_large_header(header, path.name)
     lines, empty, faults = _same_length(records, len(header), path.name)
     return Sheet(path.name, header, lines, empty, hashlib.sha256(raw).hexdigest(), faults)
 
@@ -75,7 +75,8 @@ def decode(raw: bytes, name: str) -> str:
         _refuse(f"{name}: row {row}", f"byte 0x{raw[error.start]:02x} is not UTF-8", 'save it as "CSV UTF-8"')
 
 
-def _check_header_size(header: tuple[str, ...], name: str) -> None:
+def refuse_large_header(header: tuple[str, ...], name: str) -> None:
+    """An InputError where a header has more columns, or a longer name, than a table of events has."""
     if len(header) > MOST_COLUMNS:
         _refuse(f"{name}: row 1", f"{len(header)} columns; at most {MOST_COLUMNS}", "is it one row per event?")
     long = next((heading for heading in header if len(heading) > LONGEST_NAME), None)
