@@ -34,6 +34,7 @@ from thymodel.results.transport import (
     texts,
 )
 
+ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.requirement("REQ-REP-03")
 
 _SCENARIO = """
@@ -417,3 +418,10 @@ def test_data_that_may_not_travel_stay(tmp_path, record):
     assert names & {"study.csv", "events.xpt", "indpred.xpt"} == set() and "indpar.xpt" in names
     assert "the study data" in made.left_out["tiny"][0]
     assert "log density not recomputed: data absent" in (made.folder / "tiny/outputs/4-verify.txt").read_text()
+
+
+def test_an_ensemble_stays_out_of_a_bundle_and_that_is_said(tmp_path):
+    path = ROOT / "fits/reset02_design/scenarios/structures.toml"
+    with pytest.raises(InputError, match="an ensemble names other records by their place"):
+        rebuilding.refuse_unreadable(load_record(ROOT / "fits/reset02_design"), path)
+    rebuilding.refuse_unreadable(load_record(ROOT / "fits/reset02_design"), path.with_name("doses.toml"))

@@ -189,3 +189,5 @@ def refuse_unreadable(record: FitRecord, path: Path) -> None:
     scenario = load_scenario_spec(path, record.spec.model, record.spec.endpoints)
     if not scenario.endpoints:
         raise InputError([Fault(path.name, "no endpoint here, and none in the fit")])
+    if scenario.ensemble is not None:
+        raise InputError([Fault(path.name, "an ensemble names other records by their place, which is another here")])
