@@ -17,7 +17,9 @@ def write_as_first_schema(folder: Path) -> None:
 
     path = folder / "record.json"
     content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    content = {key: value for key, value in content.items() if key not in _SECOND} | {"schema": 1}
+    content = {key: value for key, value in content.items() if key not in (*_SECOND, "plan")} | {"schema": 1}
+    content["files"].pop("plan.toml", None)
+    (folder / "plan.toml").unlink(missing_ok=True)
     content["sampler"] = {key: value for key, value in content["sampler"].items() if key != "method"}
     content["digest"] = records._own_digest(content)
     path.write_text(json.dumps(content, indent=1), encoding="utf-8")

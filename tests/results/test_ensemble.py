@@ -190,7 +190,7 @@ def test_stacking_weights_are_those_of_compare(folder):
 def test_other_data_are_refused_for_stacking_and_told_of_where_weights_are_given(folder, tiny_fit, tmp_path):
     shutil.copytree(folder / "tiny", tmp_path / "tiny")
     changed(Path(shutil.copytree(tiny_fit.folder, tmp_path / "other")),
-            data=tiny_fit.content["data"] | {"sha256": "0" * 64})
+            data=tiny_fit.content["data"] | {"sha256": "0" * 64, "path": None})
     path = tmp_path / "s.toml"
     path.write_text(SCENARIO.replace("WEIGHTS", ""), encoding="utf-8")
     with pytest.raises(InputError, match="data sha256 0000.*fits to the same data only.*give weights and their source"):

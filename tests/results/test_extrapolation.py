@@ -338,7 +338,7 @@ def test_the_page_of_a_fit_has_a_verdict_on_its_own_arms(tiny_fit):
     assert set(verdicts.arms) == {"control", "dosed"}
     assert {verdict.components[0].level for verdict in verdicts.arms.values()} == {Level.interpolation}
     page = report_html(tiny_fit, figures=False)
-    assert '<div id="extrapolation">' in page and "Arm dosed: " in page
+    assert '<table id="extrapolation-verdicts">' in page and "Arm dosed: " in page
 
 
 def test_doses_are_left_out_when_asked(tiny_fit, tmp_path):

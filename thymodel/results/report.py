@@ -491,7 +491,11 @@ def _sensitivity(computed: Computed) -> Iterator[Section]:
 
 
 def _judged(record: FitRecord) -> Iterator[Section]:
-    yield _section("assessment", "Assessment", *[Grid(table) for table in assess(record)])
+    try:
+        found: list[Block] = [Grid(table) for table in assess(record)]
+    except RecordError as error:
+        found = [Banner(f"Not assessed, for the record does not verify. {error}", "warned")]
+    yield _section("assessment", "Assessment", *found)
 
 
 def _software(source: rt.Source) -> Section:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from thymodel.documents.model import load_model
 from thymodel.inference.approximation import NUTS
 from thymodel.inference.checking import shrinkage
 from thymodel.inference.diagnostics import INTERVAL_NAME
@@ -262,7 +263,7 @@ def fixed_tables(source: Source) -> list[Grid]:
 
 def assumption_tables(source: Source) -> list[Grid]:
     """The model's statements, and how many of its numbers are assumed."""
-    found = description(source.record.spec.model)
+    found = description(load_model(source.record.spec.model_path))  # as written: occasions and mixtures add to it
     grids = []
     if found.statements:
         grids.append(_grid("model-assumptions", "Assumptions that the model document states", (
