@@ -188,6 +188,8 @@ def parse_expression(text: str, names: Collection[str]) -> sympy.Expr:
         return _operand(tree.body, frozenset(names), 0)
     except RecursionError:
         raise ValueError(f"nested deeper than {DEEPEST_EXPRESSION}") from None
+    except TypeError as error:  # sympy's, where a comparison meets an infinity that arithmetic made on the way
+        raise ValueError(f"not arithmetic of real numbers: {error}") from None
 
 
 def _operand(node: ast.AST, names: frozenset[str], depth: int) -> sympy.Expr:

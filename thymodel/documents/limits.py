@@ -39,8 +39,9 @@ LONGEST_CHAIN = 200  # states of one chain
 MOST_NAMES = 3_000  # parameters, constants, covariates, expressions, inputs, observables of a model
 MOST_FAULTS = 1_000  # listed of a document: many have one cause
 
-_PART = r"""(?:[^\s=.\[\]{},"'#]++|"[^"\n]*+"|'[^'\n]*+')\s*+"""
-_LONG_KEY = re.compile(rf"(?m)(?:^|[\[{{,])\s*+{_PART}(?:\.\s*+{_PART}){{{MOST_KEY_PARTS},}}")
+# a key lies on one line: white space that went on over lines would be walked again from each of them
+_PART = r"""(?:[^\s=.\[\]{},"'#]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+"""
+_LONG_KEY = re.compile(rf"(?m)(?:^|[\[{{,])[ \t]*+{_PART}(?:\.[ \t]*+{_PART}){{{MOST_KEY_PARTS},}}")
 
 
 def read_bytes(path: Path, most: int, kind: str) -> bytes:

@@ -88,7 +88,10 @@ class FitRecord:
     @property
     def z(self) -> np.ndarray:
         """Draws in the coordinates of the log density, (chain, draw, coordinate)."""
-        return np.asarray(load_group(self.folder / POSTERIOR, "unconstrained_posterior")["z"])
+        group = load_group(self.folder / POSTERIOR, "unconstrained_posterior")
+        if "z" not in group:
+            raise RecordError(f"{self.folder / POSTERIOR}: no draws of the coordinates (z)")
+        return np.asarray(group["z"])
 
     @property
     def table(self) -> pd.DataFrame:
