@@ -427,7 +427,7 @@ class _Import:
             return (1 if dose else 0), ""
         if text in ("0", "1", "2", "3", "4"):
             return int(text), ""
-        if text.isdigit() and int(text) > 100:
+        if text.isdigit() and len(text) <= 9 and int(text) > 100:
             return 1, text
         self.fault(cells.row, "EVID", f"EVID '{shorten(text)}', 0 to 4 or a classic RxODE code was expected" if text
                    else "no EVID", "0 measurement, 1 dose, 2 other, 3 reset, 4 reset and dose")

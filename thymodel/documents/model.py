@@ -240,7 +240,11 @@ def load_model(name_or_path: str | Path) -> Model:
     shipped = shipped_models()
     text = str(name_or_path)
     path = shipped.get(text, Path(text))
-    if not path.exists():
+    try:
+        there = path.exists()
+    except (OSError, ValueError):  # longer than a name may be
+        there = False
+    if not there:
         known = ", ".join(shipped)
         raise InputError([Fault(text, "no such model", f"give a path to a .toml file, or one of: {known}")])
     return parse_model(read_text(path), path.name if text in shipped else text, name=path.stem)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from thymodel.documents.expressions import closest
+from thymodel.documents.limits import MOST_FAULTS
 from thymodel.documents.model import Model
 from thymodel.errors import Fault, InputError
 
@@ -51,6 +52,8 @@ def parse_doses(texts: Sequence[str], model: Model) -> list[Dose]:
             doses.append(parse_dose(text, model))
         except InputError as error:
             faults += error.faults
+        if len(faults) >= MOST_FAULTS:
+            break
     if faults:
         raise InputError(faults)
     return doses

@@ -136,10 +136,17 @@ def amount_text(value: float, unit: str) -> str:
 
 
 def power(a: Unit, exponent: float) -> Unit:
-    """Unit of `a` raised to a number."""
+    """Unit of `a` raised to a number.
+
+    Raises:
+        ValueError: beyond what a number can hold.
+    """
     fraction = Fraction(exponent).limit_denominator(1000)
     dimension = {name: old * fraction for name, old in a.dimension.items() if fraction}
-    return Unit(a.scale**exponent, dimension)
+    try:
+        return Unit(a.scale**exponent, dimension)
+    except OverflowError:
+        raise ValueError(f"{a.text or 'a unit'} to the power {exponent:g} is beyond what a number can hold") from None
 
 
 def same(a: Unit, b: Unit) -> bool:

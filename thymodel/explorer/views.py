@@ -193,9 +193,9 @@ def read_view(query: str, controls: Controls, model: Model) -> View:
         raise InputError([Fault("address", "not of the form name=value&name=value")]) from None
     faults: list[Fault] = []
     asked = dict(pairs)
-    faults += [Fault(_cut(key) or "address", "given more than once") for key in asked if [k for k, _ in pairs].count(key) > 1]
+    faults += [Fault(_place(key), "given more than once") for key in asked if [k for k, _ in pairs].count(key) > 1]
     known = [*(slider.key for slider in controls.sliders), "endpoint", "by", "log"]
-    faults += [Fault(_cut(key) or "address", f"nothing of that name here{closest(key, known)}", f"names: {', '.join(known)}")
+    faults += [Fault(_place(key), f"nothing of that name here{closest(key, known)}", f"names: {', '.join(known)}")
                for key in asked if key not in known]
     start = first_view(controls)
     numbers = dict(start.numbers)
@@ -234,6 +234,11 @@ def _number(slider: Slider, text: str, controls: Controls, model: Model, faults:
         refused = [Fault(slider.key, f"{value:g} is not a whole number")]
     faults += refused
     return value
+
+
+def _place(key: str) -> str:
+    """Where a fault of a key is: a name may be missing."""
+    return _cut(key) or "address"
 
 
 def _cut(text: str) -> str:

@@ -453,7 +453,10 @@ def _check_table(record: FitRecord) -> list[Fault]:
     faults = [Fault(str(record.folder / TABLE), f"row {name}, column {stored.columns[k]}: {float(stored.iloc[row, k])} "
                     f"differs from the draws, {float(recomputed.iloc[row, k])}")
               for row, name in enumerate(stored.index) for k in np.flatnonzero(~same[row])]
-    verdict = verdict_of(record.spec, recomputed, record.content["sampler"], record.content["certificate"])
+    try:
+        verdict = verdict_of(record.spec, recomputed, record.content["sampler"], record.content["certificate"])
+    except (KeyError, TypeError, ValueError):
+        return [*faults, Fault(str(record.folder / JSON), "sampler or certificate is not what a verdict is made of")]
     if verdict.passed != record.passed:
         faults.append(Fault(str(record.folder / JSON), "the verdict does not follow from the draws"))
     return faults

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
 
@@ -24,7 +25,7 @@ from thymodel.results.titled_table import TitledTable
 
 LOG = "log.jsonl"
 FIRST = "0" * 64  # what the first line has in place of the digest of the line before
-_LONGEST = 50_000_000  # bytes of a log that is read
+_LONGEST, _MOST = 50_000_000, 20_000  # bytes and lines of a log that is read
 _TOLD = 6  # changes against the parent that a line names
 
 
@@ -201,6 +202,11 @@ class Log:
     notes: tuple[str, ...]
     faults: tuple[Fault, ...]
 
+    @cached_property
+    def last(self) -> dict[str, int]:
+        """The last line of each directory that left a record."""
+        return {str(line["directory"]): line["line"] for line in self.lines if line.get("record")}
+
 
 def read_log(path: Path) -> Log:
     """A run log with its chain checked.
@@ -214,6 +220,8 @@ def read_log(path: Path) -> Log:
         parts = path.read_bytes().split(b"\n")
     except OSError as error:
         raise InputError([Fault(str(path), f"cannot be read: {error.strerror}", "check the path")]) from None
+    if len(parts) > _MOST:
+        raise InputError([Fault(str(path), f"more than {_MOST} lines", "is it a run log?")])
     unfinished, texts = parts[-1], parts[:-1] + ([parts[-1]] if parts[-1] else [])
     lines, notes, faults, before = [], [], [], FIRST
     for number, text in enumerate(texts, start=1):
@@ -334,8 +342,7 @@ def _touched(record: FitRecord) -> str:
 def _row(folder: Path, place: Path, line: Mapping[str, Any], record: FitRecord | None, log: Log,
          touched: str) -> RunRow:
     name, wanted = _relative(place, folder), line.get("record")
-    later = [other for other in log.lines if other["line"] > line["line"] and other["directory"] == line["directory"]
-             and other.get("record")]
+    later = log.last.get(str(line["directory"]), 0) > line["line"]
     if not wanted:
         return RunRow(name, line, None)
     if record is not None and record.digest == wanted:
