@@ -19,7 +19,7 @@ from thymodel.documents import priors, units
 from thymodel.documents.expressions import closest
 from thymodel.documents.model import Number, Text
 from thymodel.documents.spec import NonNegative, Positive
-from thymodel.documents.toml import Table, digest, parse_document, read_text
+from thymodel.documents.toml import Table, digest, document_text_of, parse_document, read_document
 from thymodel.errors import Fault, InputError
 
 FILE = "plan.toml"
@@ -235,10 +235,11 @@ def load_plan(path: str | Path) -> Plan:
         InputError: every fault of the file.
     """
     path = Path(path)
-    document = parse_document(read_text(path), PlanDocument, str(path))
+    content = read_document(path)  # once: what is hashed must be what was understood
+    document = parse_document(document_text_of(content, str(path)), PlanDocument, str(path))
     if faults := list(_faults(str(path), document)):
         raise InputError(faults)
-    return Plan(path, path.read_bytes(), document)
+    return Plan(path, content, document)
 
 
 def _faults(where: str, document: PlanDocument) -> Iterable[Fault]:

@@ -28,11 +28,28 @@ def read_text(path: Path) -> str:
     Raises:
         InputError: absent, a directory, a pipe, too large, or not UTF-8.
     """
-    content = read_bytes(path, LARGEST_DOCUMENT, "a document, or a data file")
+    return document_text_of(read_document(path), str(path))
+
+
+def read_document(path: Path) -> bytes:
+    """The bytes of a document, for one who needs their digest beside their text.
+
+    Raises:
+        InputError: absent, a directory, a pipe, or too large.
+    """
+    return read_bytes(path, LARGEST_DOCUMENT, "a document, or a data file")
+
+
+def document_text_of(content: bytes, where: str) -> str:
+    """The text in a document's bytes, with lines ended by LF.
+
+    Raises:
+        InputError: not UTF-8.
+    """
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InputError([Fault(str(path), f"not UTF-8 text (byte {error.start})", "save it as UTF-8")]) from None
+        raise InputError([Fault(where, f"not UTF-8 text (byte {error.start})", "save it as UTF-8")]) from None
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 

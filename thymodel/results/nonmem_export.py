@@ -234,16 +234,16 @@ class _Stream:
     def initial_values(self) -> list[str]:
         lines = ["$THETA"]
         for name in [*self.thetas, *self.errors]:
-            lines.append(f"  {self._theta_text(name)}  ; {name}{self._about(name)}")
+            lines.append(f"  {self._theta_text(name)}  ; {name}{self.found.about(name)}")
         size = len(self.spec.correlated)
         if size:
             lines.append(f"$OMEGA BLOCK({size})")
             for k, name in enumerate(self.etas[:size]):
                 row = [self._covariance(name, other) for other in self.etas[:k + 1]]
-                lines.append(f"  {' '.join(row)}  ; {name}{self._about(f'omega_{name}')}")
+                lines.append(f"  {' '.join(row)}  ; {name}{self.found.about(f'omega_{name}')}")
         for name in self.etas[size:]:
             fixed = " FIX" if prior_text(self.spec, f"omega_{name}") == "stated" else ""
-            lines.append(f"$OMEGA {self._covariance(name, name)}{fixed}  ; {name}{self._about(f'omega_{name}')}")
+            lines.append(f"$OMEGA {self._covariance(name, name)}{fixed}  ; {name}{self.found.about(f'omega_{name}')}")
         if not self.etas:
             lines.append("$OMEGA 0 FIX  ; no random effect")
         return [*lines, "$SIGMA 1 FIX  ; standard deviations are among the THETAs"]
@@ -264,17 +264,8 @@ class _Stream:
             return 0.0, math.inf
         return -math.inf, math.inf
 
-    def _about(self, name: str) -> str:
-        unit = f", {self.model.parameters[name].unit}" if name in self.model.parameters else ""
-        prior = prior_text(self.spec, name)
-        return f"{unit}; prior {prior}" if prior and prior != "stated" else unit
-
     def _covariance(self, a: str, b: str) -> str:
-        product = self.found.values[f"omega_{a}"] * self.found.values[f"omega_{b}"]
-        if a == b:
-            return number_text(product, "nonmem")
-        key = f"corr_{b}_{a}" if f"corr_{b}_{a}" in self.found.values else f"corr_{a}_{b}"
-        return number_text(product * self.found.values[key], "nonmem")
+        return number_text(self.found.covariance(a, b), "nonmem")
 
     def tail(self) -> list[str]:
         return ["; MAXEVAL=0 evaluates the objective at these values without estimating. Priors are comments:",

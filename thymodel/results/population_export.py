@@ -102,6 +102,20 @@ class PopulationModel:
         seen = [model.observables[name].value for name in self.observables] + [e.factor for e in self.effects]
         return {s for item in (*named, *rest, *seen) for s in item.free_symbols}
 
+    def about(self, name: str) -> str:
+        """The unit of a parameter and its prior, for a comment beside its value."""
+        unit = f", {self.model.parameters[name].unit}" if name in self.model.parameters else ""
+        prior = prior_text(self.spec, name)
+        return f"{unit}; prior {prior}" if prior and prior != "stated" else unit
+
+    def covariance(self, a: str, b: str) -> float:
+        """Of the random effects of two parameters; of one with itself, its variance."""
+        product = self.values[f"omega_{a}"] * self.values[f"omega_{b}"]
+        if a == b:
+            return product
+        key = f"corr_{b}_{a}" if f"corr_{b}_{a}" in self.values else f"corr_{a}_{b}"
+        return product * self.values[key]
+
     @cached_property
     def has_infusions(self) -> bool:
         return self.data is not None and any(dose.duration > 0 for one in self.data.subjects for dose in one.doses)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import thymodel
+from thymodel.documents.limits import read_bytes
 from thymodel.documents.spec import FitSpec
 from thymodel.documents.toml import digest
 from thymodel.errors import Fault, InputError, RecordError, ThymodelError
@@ -214,12 +215,7 @@ def read_log(path: Path) -> Log:
     Raises:
         InputError: absent, or too large.
     """
-    try:
-        if path.stat().st_size > _LONGEST:
-            raise InputError([Fault(str(path), f"larger than {_LONGEST} bytes", "is it a run log?")])
-        parts = path.read_bytes().split(b"\n")
-    except OSError as error:
-        raise InputError([Fault(str(path), f"cannot be read: {error.strerror}", "check the path")]) from None
+    parts = read_bytes(path, _LONGEST, "a run log").split(b"\n")
     if len(parts) > _MOST:
         raise InputError([Fault(str(path), f"more than {_MOST} lines", "is it a run log?")])
     unfinished, texts = parts[-1], parts[:-1] + ([parts[-1]] if parts[-1] else [])

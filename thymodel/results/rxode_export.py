@@ -84,9 +84,10 @@ class _Function:
         for name, own in self.thetas.items():
             value = number_text(self.found.values[name], "r")
             text = f"log({value})" if name in self.on_log else self._bounded(name, value)
-            lines.append(f"    {own} <- {text}  # {name}{self._about(name)}")
+            lines.append(f"    {own} <- {text}  # {name}{self.found.about(name)}")
         for name, own in self.sigmas.items():
-            lines.append(f"    {own} <- c(0, {number_text(self.found.values[name], 'r')})  # {name}{self._about(name)}")
+            value = number_text(self.found.values[name], "r")
+            lines.append(f"    {own} <- c(0, {value})  # {name}{self.found.about(name)}")
         for observable, error in self.spec.likelihood.items():
             if error.family == "student_t":
                 lines.append(f"    {self._df(observable)} <- fix({number_text(error.df, 'r')})  # degrees of freedom")
@@ -99,7 +100,7 @@ class _Function:
                 stated = prior_text(self.spec, f"omega_{name}") == "stated"
                 value = self._covariance(name, name)
                 text = f"fix({value})" if stated else value
-                lines.append(f"    {own} ~ {text}  # {name}{self._about(f'omega_{name}')}")
+                lines.append(f"    {own} ~ {text}  # {name}{self.found.about(f'omega_{name}')}")
         return [*lines, "  })"]
 
     def _bounded(self, name: str, value: str) -> str:
@@ -112,17 +113,8 @@ class _Function:
     def _df(self, observable: str) -> str:
         return f"df_{self.predictions[observable]}"
 
-    def _about(self, name: str) -> str:
-        unit = f", {self.model.parameters[name].unit}" if name in self.model.parameters else ""
-        prior = prior_text(self.spec, name)
-        return f"{unit}; prior {prior}" if prior and prior != "stated" else unit
-
     def _covariance(self, a: str, b: str) -> str:
-        product = self.found.values[f"omega_{a}"] * self.found.values[f"omega_{b}"]
-        if a != b:
-            key = f"corr_{b}_{a}" if f"corr_{b}_{a}" in self.found.values else f"corr_{a}_{b}"
-            product *= self.found.values[key]
-        return number_text(product, "r")
+        return number_text(self.found.covariance(a, b), "r")
 
     def model_block(self) -> list[str]:
         found, model = self.found, self.model
