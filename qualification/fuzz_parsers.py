@@ -966,7 +966,11 @@ def _changed(rng: random.Random, tree: Any) -> Any:
 
 
 def _toml(rng: random.Random, content: bytes) -> bytes:
-    tree = _changed(rng, tomllib.loads(content.decode()))
+    from thymodel.documents.limits import refuse_long_keys
+
+    text = content.decode()
+    refuse_long_keys(text, "a case")  # an earlier wound may keep the reader of TOML busy here as well
+    tree = _changed(rng, tomllib.loads(text))
     return ("\n".join(f"{_toml_key(k)} = {_toml_value(v)}" for k, v in tree.items()) + "\n").encode("utf-8", "replace")
 
 
@@ -1380,25 +1384,25 @@ COMMANDS = {
     "learning": ["check"],
 }
 
+ANEW = ("describe",)  # compiles, and JAX's compiler waits for ever in a process that was forked
+
 
 def ask_command(bench: Bench, name: str, case: Case) -> Outcome:
     """The exit status and the words of the command on a case."""
-    from thymodel import cli
-
     number = len(case.content)
     command = COMMANDS[name][number % len(COMMANDS[name])]
     place = case.path.parent if command in ("verify", "quote") else case.path
     arguments = {"quote": [str(place), "kill"], "import": ["sbml", str(place)][0:2]}.get(command, [str(place)])
     kept = case.path.read_bytes() if case.path.exists() else None
     case.path.write_bytes(case.content)
-    out, err, start, status = io.StringIO(), io.StringIO(), time.process_time(), 0
-    argv, sys.argv = sys.argv, ["thymodel", command, *arguments]
+    start, status, said = time.process_time(), 0, ""
     try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            try:
-                cli.main()
-            except SystemExit as stop:
-                status = stop.code if isinstance(stop.code, int) else 1 if stop.code else 0
+        if command in ANEW:
+            status, said = _in_a_new_process([command, *arguments])
+        else:
+            status, said = _in_this_process([command, *arguments])
+    except subprocess.TimeoutExpired:
+        return Outcome("too long", f"thymodel {command}", WALL / 2)
     except BaseException as error:
         return Outcome(
             "exception",
@@ -1407,17 +1411,38 @@ def ask_command(bench: Bench, name: str, case: Case) -> Outcome:
             "".join(traceback.format_exception(error)[-5:])[-1500:],
         )
     finally:
-        sys.argv = argv
         if kept is None:
             case.path.unlink(missing_ok=True)
         else:
             case.path.write_bytes(kept)
-    seconds, said = time.process_time() - start, err.getvalue()
+    seconds = time.process_time() - start
     if "Traceback" in said or status not in (0, 1, 2):
         return Outcome("traceback", f"thymodel {command}: status {status}", seconds, said[-1500:])
     if (status != 0) != bool(said.strip()) and status != 0:
         return Outcome("silent refusal", f"thymodel {command}", seconds)
     return Outcome("refused" if status else "read", f"{command} {status}", seconds)
+
+
+def _in_this_process(arguments: list[str]) -> tuple[int, str]:
+    """The exit status of the command and what it says on standard error."""
+    from thymodel import cli
+
+    out, err, status = io.StringIO(), io.StringIO(), 0
+    argv, sys.argv = sys.argv, ["thymodel", *arguments]
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            cli.main()
+    except SystemExit as stop:
+        status = stop.code if isinstance(stop.code, int) else 1 if stop.code else 0
+    finally:
+        sys.argv = argv
+    return status, err.getvalue()
+
+
+def _in_a_new_process(arguments: list[str]) -> tuple[int, str]:
+    command = [sys.executable, "-m", "thymodel", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=WALL / 2)
+    return done.returncode, done.stderr
 
 
 # --- many cases, in processes with limits ----------------------------------------------------------------------

@@ -21,6 +21,7 @@ from thymodel.documents.spec import FitSpec
 from thymodel.documents.toml import digest, flat_keys
 from thymodel.errors import Fault, InputError, RecordError
 from thymodel.results import resolved
+from thymodel.results.array_claims import refuse_claims
 
 CHANGED = "changed since the fit (sha256 differs)"
 JSON_CHANGED = "the content does not match its own digest: it was changed"
@@ -73,11 +74,14 @@ def array_digests(file: Path | io.BytesIO) -> dict[str, str]:
     """Of a netCDF file: each variable under group/variable, in its own bytes; "unreadable" for one that is damaged.
 
     Raises:
-        RecordError: not netCDF.
+        RecordError: not netCDF, or one that claims more than it can hold.
     """
     try:
+        refuse_claims(file)
         with h5netcdf.File(file, "r") as opened:
             return dict(_arrays("", opened))
+    except RecordError:
+        raise
     except Exception as error:  # h5py raises OSError, KeyError and RuntimeError for damaged files
         raise RecordError(f"cannot be read as netCDF ({type(error).__name__})") from None
 
