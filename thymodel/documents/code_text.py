@@ -22,7 +22,7 @@ _RESERVED = {
         ID TIME T DATE DAT1 DAT2 DAT3 EVID CMT AMT RATE ADDL II SS MDV DV L2 PCMT CALL CONT RAW_ MRG_ RPT_ DVID
         CENS LOWER INP IDUR A A_0 A_0FLG DADT F Y P THETA ETA EPS ERR OMEGA SIGMA NEWIND ICALL IREP F_FLAG DEL
         IPRED W Z EXP LOG LOG10 SQRT SIN COS TAN ASIN ACOS ATAN ABS MIN MAX MOD INT PHI GAMLN IF THEN ELSE ENDIF
-        DO CALLFL DOSTIM DOSREC NPROB COMACT COMSAV MIXNUM MIXEST NSPOP TSTATE DES PK ERROR S1 S0 F1 F0 R1 D1
+        DFT DO CALLFL DOSTIM DOSREC NPROB COMACT COMSAV MIXNUM MIXEST NSPOP TSTATE DES PK ERROR S1 S0 F1 F0 R1 D1
         ALAG1 MTIME MNEXT MPAST G H HH DOWHILE EXIT CALLING PRED LAST20 TOL TSCALE XSCALE NINT MU_1 C
         """.split()),
     "r": frozenset("""
@@ -80,8 +80,29 @@ class Code:
         self.lines += wrapped(f"{target} = {value}", comment)
 
     def text(self, expression: sympy.Basic) -> str:
-        """The expression; a choice becomes a variable of its own in NM-TRAN, which has none within formulas."""
+        """The expression; a choice becomes a variable of its own in NM-TRAN, which has none within formulas.
+
+        Such a choice is a line of its own before: ask for the text outside of every IF, since NM-TRAN takes no random
+        variable that is set in one IF within another.
+        """
         return self._write(expression)
+
+    def least(self, a: str, b: str) -> str:
+        """The smaller of two."""
+        return self._extreme("min", "least", ".GT.", a, b)
+
+    def most(self, a: str, b: str) -> str:
+        """The larger of two."""
+        return self._extreme("max", "most", ".LT.", a, b)
+
+    def _extreme(self, function: str, wanted: str, beyond: str, a: str, b: str) -> str:
+        """In NM-TRAN by an IF: its derivative is that of the one chosen, which MIN and MAX need not promise."""
+        if self.language == "r":
+            return f"{function}({a}, {b})"
+        name = self.names.new(wanted)
+        self.lines += [line for part in (f"{name} = {a}", f"IF ({name}{beyond}{b}) {name} = {b}")
+                       for line in wrapped(part)]
+        return name
 
     def _write(self, node: sympy.Basic) -> str:
         if isinstance(node, sympy.Symbol):
@@ -149,27 +170,26 @@ class Code:
         name: Callable[[str], str] = str.upper if self.language == "nonmem" else str.lower
         zero, one, two = (number_text(value, self.language) for value in (0.0, 1.0, 2.0))
         exp, log, absolute = name("exp"), name("log"), name("abs")
-        least, most = name("min"), name("max")
         match type(node).__name__:
             case "exp" | "log" | "sin" | "cos":
                 return f"{name(type(node).__name__)}({x})"
             case "Abs":
                 return f"{absolute}({x})"
             case "tanh":
-                return f"({one} - {two} / ({exp}({two} * {least}({x}, 300.0)) + {one}))"
+                return f"({one} - {two} / ({exp}({two} * {self.least(x, '300.0')}) + {one}))"
             case "log1p":
                 return f"{log}({one} + {self._factor(node.args[0])})"
             case "expit":
-                return f"({exp}({least}({x}, {zero})) / ({one} + {exp}(-{absolute}({x}))))"
+                return f"({exp}({self.least(x, zero)}) / ({one} + {exp}(-{absolute}({x}))))"
             case "softplus":
-                return f"({most}({x}, {zero}) + {log}({one} + {exp}(-{absolute}({x}))))"
+                return f"({self.most(x, zero)} + {log}({one} + {exp}(-{absolute}({x}))))"
             case "maximum":
-                return f"{most}({x}, {self._write(node.args[1])})"
+                return self.most(x, self._write(node.args[1]))
             case "minimum":
-                return f"{least}({x}, {self._write(node.args[1])})"
+                return self.least(x, self._write(node.args[1]))
             case "hill":
                 sign, power = "**" if self.language == "nonmem" else "^", self._factor(node.args[2])
-                up = f"{most}({x}, {zero}){sign}{power}"
+                up = f"{self.most(x, zero)}{sign}{power}"
                 return f"({up} / ({self._factor(node.args[1])}{sign}{power} + {up}))"
         raise ValueError(f"{type(node).__name__}() has no counterpart")
 

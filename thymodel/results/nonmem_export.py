@@ -8,7 +8,6 @@ import math
 from pathlib import Path
 
 from thymodel.documents.code_text import Code, Names, number_text, wrapped
-from thymodel.documents.measurement import ErrorModel
 from thymodel.documents.priors import support
 from thymodel.errors import Fault, InputError
 from thymodel.inference.population import error_name
@@ -16,6 +15,7 @@ from thymodel.results.population_export import INTERVAL, PopulationModel, column
 from thymodel.results.record import write_file
 
 _LONGEST_LINE = 160
+_NEAR_ZERO = 0.001  # NM-TRAN takes no 0 for an estimated THETA, and one in a block of OMEGA as fixed
 _SMALLEST = "1.0E-60"  # of a prediction whose logarithm or power is taken, as in our own likelihood
 
 
@@ -123,9 +123,10 @@ class _Stream:
             other = "" if self.shared[name] == name.upper() else name
             code.assign(self.shared[name], model.expressions[name], other)
         self._bioavailability(code)
+        initial = [code.text(state.initial) for state in model.states.values()]
         code.lines.append("IF (A_0FLG.EQ.1) THEN")
-        for k, state in enumerate(model.states.values(), 1):
-            code.assign(f"A_0({k})", state.initial)
+        for k, text in enumerate(initial, 1):
+            code.put(f"A_0({k})", text)
         return ["$PK", *code.lines, "ENDIF"]
 
     def _individual(self, name: str) -> str:
@@ -149,9 +150,9 @@ class _Stream:
                 code.put(f"F{k}", "1.0")
             for effect in here:
                 if effect.factor != 1:
-                    name = list(self.model.inputs)[effect.input - 1]
+                    name, factor = list(self.model.inputs)[effect.input - 1], code.text(effect.factor)
                     code.lines.append(f"IF (INP.EQ.{effect.input}) THEN  ; {name}")
-                    code.assign(f"F{k}", effect.factor)
+                    code.put(f"F{k}", factor)
                     code.lines.append("ENDIF")
             if here and self.found.has_infusions:
                 code.put(f"D{k}", "IDUR")
@@ -173,48 +174,56 @@ class _Stream:
     def error(self) -> list[str]:
         code = self._code("TIME")
         self._moving(code, self.found.used[1], "E_")
+        predicted = {name: self._predicted(code, name) for name in self.found.observables}
         code.put("IPRED", "0.0")
         code.put("W", "1.0")
-        for number, name in enumerate(self.found.observables, 1):
+        code.put("DFT", "0.0", "degrees of freedom where the error is Student's")
+        for number, (name, texts) in enumerate(predicted.items(), 1):
             code.lines.append(f"IF (DVID.EQ.{number}) THEN  ; {name}, {self.model.observables[name].unit}")
-            code.assign("IPRED", self.model.observables[name].value)
-            code.lines += self._scaled(self.spec.likelihood[name])
+            for target, text in zip(("IPRED", "W"), texts, strict=True):
+                code.put(target, text)
+            if self.spec.likelihood[name].family == "student_t":
+                code.put("DFT", number_text(self.spec.likelihood[name].df, "nonmem"))
             code.lines.append("ENDIF")
         lines = ["$ERROR", *code.lines, "Z = (DV - IPRED) / W", "F_FLAG = 0", "Y = IPRED + W * EPS(1)"]
         lines += ["IF (CENS.EQ.1) THEN", "F_FLAG = 1", "Y = PHI(Z)", "ENDIF",
                   "IF (CENS.EQ.-1) THEN", "F_FLAG = 1", "Y = PHI(-Z)", "ENDIF",
                   f"IF (CENS.EQ.{INTERVAL}) THEN", "F_FLAG = 1", "Y = PHI(Z) - PHI((LOWER - IPRED) / W)", "ENDIF"]
-        for number, name in enumerate(self.found.observables, 1):
-            if self.spec.likelihood[name].family == "student_t":
-                lines += self._student(number, self.spec.likelihood[name])
+        students = {name: error.df for name, error in self.spec.likelihood.items() if error.family == "student_t"}
+        for df in sorted(set(students.values())):
+            lines += self._student(df, [name for name, own in students.items() if own == df])
         return lines
 
-    def _scaled(self, error: ErrorModel) -> list[str]:
-        """Prediction and spread on the scale of the error."""
-        sigma = {key: self.theta(error_name(error.observable, key)) for key in error.parameters}
+    def _predicted(self, code: Code, name: str) -> tuple[str, str]:
+        """Prediction and spread of an observable on the scale of its error."""
+        error = self.spec.likelihood[name]
+        sigma = {key: self.theta(error_name(name, key)) for key in error.parameters}
+        seen = self.names.new(f"P_{name}")
+        code.assign(seen, self.model.observables[name].value)
         match error.family:
             case "lognormal" | "student_t":
-                offset = number_text(error.offset, "nonmem")
-                return [f"IPRED = LOG(MAX(MAX(IPRED, 0.0) + {offset}, {_SMALLEST}))", f"W = {sigma['log_sd']}"]
+                if error.offset > 0:
+                    return f"LOG({code.most(seen, '0.0')} + {number_text(error.offset, 'nonmem')})", sigma["log_sd"]
+                return f"LOG({code.most(seen, _SMALLEST)})", sigma["log_sd"]
             case "additive":
-                return [f"W = {sigma['additive']}"]
+                return seen, sigma["additive"]
             case "proportional":
-                return [f"W = {sigma['proportional']} * MAX(ABS(IPRED), {_SMALLEST})"]
+                return seen, f"{sigma['proportional']} * {code.most(f'ABS({seen})', _SMALLEST)}"
             case "combined":
-                return [f"W = SQRT({sigma['additive']}**2 + ({sigma['proportional']} * IPRED)**2)"]
+                return seen, f"SQRT({sigma['additive']}**2 + ({sigma['proportional']} * {seen})**2)"
             case "power":
-                return [f"W = {sigma['coefficient']} * MAX(ABS(IPRED), {_SMALLEST})**{sigma['exponent']}"]
+                return seen, f"{sigma['coefficient']} * {code.most(f'ABS({seen})', _SMALLEST)}**{sigma['exponent']}"
         raise ValueError(f"no such error model: {error.family}")
 
-    def _student(self, number: int, error: ErrorModel) -> list[str]:
+    def _student(self, df: float, observables: list[str]) -> list[str]:
         """-2 log density as F_FLAG 2 wants it; with every constant."""
-        df = error.df
         constant = -2 * (math.lgamma((df + 1) / 2) - math.lgamma(df / 2) - 0.5 * math.log(df * math.pi))
-        nu, here = number_text(df, "nonmem"), f"DVID.EQ.{number}.AND."
+        nu = number_text(df, "nonmem")
+        here = f"DFT.EQ.{nu}.AND."
         lines = [f"IF ({here}CENS.EQ.0) THEN  ; Student-t with {df:g} degrees of freedom", "F_FLAG = 2",
                  *wrapped(f"Y = {number_text(constant, 'nonmem')} + 2.0 * LOG(W) + {number_text(df + 1, 'nonmem')} "
                           f"* LOG(1.0 + Z**2 / {nu})"), "ENDIF"]
-        codes = self._codes(error.observable)
+        codes = {code for name in observables for code in self._codes(name)}
         if df == int(df) and codes:
             upper, lower = _student_cdf("Z", int(df)), _student_cdf("((LOWER - IPRED) / W)", int(df))
             texts = {1: upper, -1: f"1.0 - ({upper})", INTERVAL: f"{upper} - ({lower})"}
@@ -253,6 +262,8 @@ class _Stream:
         if name in self.thetas and name not in self.spec.estimate and not name.startswith("beta_"):
             return f"{value} FIX"
         low, high = self._support(name)
+        if self.found.values[name] == 0 and low < 0:
+            value = number_text(_NEAR_ZERO, "nonmem")
         if math.isfinite(high):
             return f"({low if math.isfinite(low) else -1e6:g}, {value}, {high:g})"
         return f"({low:g}, {value})" if math.isfinite(low) else value
@@ -265,7 +276,9 @@ class _Stream:
         return -math.inf, math.inf
 
     def _covariance(self, a: str, b: str) -> str:
-        return number_text(self.found.covariance(a, b), "nonmem")
+        found = self.found.covariance(a, b)
+        near = _NEAR_ZERO * math.sqrt(self.found.covariance(a, a) * self.found.covariance(b, b))
+        return number_text(found or near, "nonmem")
 
     def tail(self) -> list[str]:
         return ["; MAXEVAL=0 evaluates the objective at these values without estimating. Priors are comments:",

@@ -156,8 +156,9 @@ def _medians(record: FitRecord) -> dict[str, float]:
 
 
 def _with_defaults(spec: FitSpec, values: Mapping[str, float]) -> dict[str, float]:
-    """A value for everything that has a name: fixed ones as stated, spreads and errors at their prior medians."""
+    """A value for everything that has a name: fixed ones as stated, those of the spec at their prior medians."""
     found = {name: item.value for name, item in spec.model.parameters.items()} | dict(spec.fixed)
+    found |= {f"beta_{name}": _middle(effect.prior) for name, effect in spec.covariate_effects.items()}
     found |= {f"omega_{name}": _middle(item.sd) for name, item in spec.between_subject.items()}
     found |= {error_name(name, key): _middle(prior) for name, error in spec.likelihood.items()
               for key, prior in error.parameters.items()}
@@ -166,8 +167,8 @@ def _with_defaults(spec: FitSpec, values: Mapping[str, float]) -> dict[str, floa
     return found | {name: value for name, value in values.items() if name in found}
 
 
-def _middle(sd: Prior | float) -> float:
-    return float(quantile(sd, 0.0)) if isinstance(sd, Prior) else float(sd)
+def _middle(value: Prior | float) -> float:
+    return float(quantile(value, 0.0)) if isinstance(value, Prior) else float(value)
 
 
 # --- what cannot be said -----------------------------------------------------------------------------------------
