@@ -1,6 +1,7 @@
 """What several floors of tests share: one tiny fit, sampled for real, once a session."""
 
 import hashlib
+import sys
 from pathlib import Path
 
 import pytest
@@ -106,3 +107,22 @@ def tiny_fit(tmp_path_factory: pytest.TempPathFactory):
     from thymodel.results.fitting import fit
 
     return fit(_write_tiny(tmp_path_factory.mktemp("fits") / "tiny"))
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """(exit status, stdout, stderr) of a command line, in this process."""
+    from thymodel import cli
+
+    def run(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["thymodel", *map(str, words)])
+        try:
+            cli.main()
+            status = 0
+        except SystemExit as stop:
+            status = stop.code if isinstance(stop.code, int) else 0
+        out, err = capsys.readouterr()
+        assert "Traceback" not in out + err
+        return status, out, err
+
+    return run

@@ -22,24 +22,6 @@ MODEL = (BAD / "decay.toml").read_text(encoding="utf-8")
 
 
 @pytest.fixture
-def call(monkeypatch, capsys):
-    """(exit status, stdout, stderr) of a command line, in this process."""
-
-    def run(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["thymodel", *map(str, words)])
-        try:
-            cli.main()
-            status = 0
-        except SystemExit as stop:
-            status = stop.code if isinstance(stop.code, int) else 0
-        out, err = capsys.readouterr()
-        assert "Traceback" not in out + err
-        return status, out, err
-
-    return run
-
-
-@pytest.fixture
 def decay(tmp_path) -> Path:
     (tmp_path / "decay.toml").write_text(MODEL, encoding="utf-8")
     return tmp_path / "decay.toml"

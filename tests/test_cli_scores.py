@@ -3,31 +3,10 @@
 import csv
 import json
 import shutil
-import sys
 
 import pytest
 
-from thymodel import cli
-
 pytestmark = pytest.mark.requirement("REQ-CLI-01", "REQ-CHK-02")
-
-
-@pytest.fixture
-def call(monkeypatch, capsys):
-    """(exit status, stdout, stderr) of a command line, in this process."""
-
-    def run(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["thymodel", *map(str, words)])
-        try:
-            cli.main()
-            status = 0
-        except SystemExit as stop:
-            status = stop.code if isinstance(stop.code, int) else 0
-        out, err = capsys.readouterr()
-        assert "Traceback" not in out + err
-        return status, out, err
-
-    return run
 
 
 def test_one_record_alone_shows_its_scores(call, tiny_fit, tmp_path):

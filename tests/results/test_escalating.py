@@ -1,13 +1,11 @@
 """Escalations from a document and a record: rows that add up, activity of the record, faults told."""
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from thymodel import cli
 from thymodel.documents.escalation import load_escalation
 from thymodel.documents.model import load_model
 from thymodel.errors import InputError
@@ -111,20 +109,13 @@ def test_without_activity_nothing_is_predicted(tiny_fit, tmp_path):
     assert not rows["quantity"].str.contains("predicted").any() and len(rows) > 20
 
 
-def _call(monkeypatch, capsys, *words) -> tuple[int, str, str]:
-    monkeypatch.setattr(sys, "argv", ["thymodel", "trial", *map(str, words)])
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    return (stop.value.code or 0, *capsys.readouterr())
-
-
-def test_the_command_says_that_toxicity_is_assumed(tiny_fit, path, monkeypatch, capsys):
+def test_the_command_says_that_toxicity_is_assumed(tiny_fit, path, call):
     words = (path, "--record", tiny_fit.folder, "--replicates", 60)
-    status, out, err = _call(monkeypatch, capsys, *words)
+    status, out, err = call("trial", *words)
     assert (status, err) == (0, "") and "(assumed: not from the record)" in out and "3+3" in out
-    content = json.loads(_call(monkeypatch, capsys, *words, "--json")[1])
+    content = json.loads(call("trial", *words, "--json")[1])
     assert content["rows"][0]["quantity"] == "P(selected)" and content["simulated"]
-    status, _, err = _call(monkeypatch, capsys, *words, "--out", "a.png")
+    status, _, err = call("trial", *words, "--out", "a.png")
     assert status == 2 and "an escalation has no figure" in err
 
 

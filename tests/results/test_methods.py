@@ -2,13 +2,11 @@
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from thymodel import cli
 from thymodel.errors import InputError, RecordError
 from thymodel.inference.approximation import NAMES
 from thymodel.results import record as records
@@ -26,24 +24,6 @@ def readings(tiny_study, tmp_path_factory) -> dict[str, FitRecord]:
     """The tiny study by each method."""
     out = tmp_path_factory.mktemp("readings")
     return {method: fit(tiny_study, out=out / method, method=method) for method in METHODS}
-
-
-@pytest.fixture
-def call(monkeypatch, capsys):
-    """(exit status, stdout, stderr) of a command line, in this process."""
-
-    def run(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["thymodel", *map(str, words)])
-        try:
-            cli.main()
-            status = 0
-        except SystemExit as stop:
-            status = stop.code if isinstance(stop.code, int) else 0
-        out, err = capsys.readouterr()
-        assert "Traceback" not in out + err
-        return status, out, err
-
-    return run
 
 
 @pytest.mark.parametrize("method", METHODS)

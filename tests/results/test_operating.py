@@ -1,7 +1,6 @@
 """Trials that have not been run: patients against closed forms, error rates against their limits, faults told."""
 
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom, chi2, norm
 
-from thymodel import cli
 from thymodel.documents.model import load_model
 from thymodel.documents.protocol import arm_sizes, load_protocol
 from thymodel.documents.risks import Risk
@@ -294,22 +292,15 @@ def test_the_figure_is_written_and_other_endings_are_refused(found, tmp_path):
 # --- the door ------------------------------------------------------------------------------------------------
 
 
-def _call(monkeypatch, capsys, *words) -> tuple[int, str, str]:
-    monkeypatch.setattr(sys, "argv", ["thymodel", *map(str, words)])
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    return (stop.value.code or 0, *capsys.readouterr())
-
-
-def test_the_command_prints_what_was_asked(tiny_fit, path, tmp_path, monkeypatch, capsys):
+def test_the_command_prints_what_was_asked(tiny_fit, path, tmp_path, call):
     words = ("trial", path, "--record", tiny_fit.folder, "--replicates", 60, "--csv", tmp_path / "t.csv")
-    status, out, err = _call(monkeypatch, capsys, *words, "--out", tmp_path / "t.svg")
+    status, out, err = call(*words, "--out", tmp_path / "t.svg")
     assert (status, err) == (0, "") and out.startswith("From a fit to SIMULATED data. A made-up trial")
     assert "20 patients on smart, 20 on standard of care" in out and "one-sided level 0.05" in out
     assert "by number of patients" in out and (tmp_path / "t.svg").exists()
     assert "extrapolation (docs/extrapolation.md)" in out and "Arm smart: " in out
     assert "P(false rejection)" in (tmp_path / "t.csv").read_text(encoding="utf-8")
-    status, out, _ = _call(monkeypatch, capsys, *words[:6], "--json")
+    status, out, _ = call(*words[:6], "--json")
     content = json.loads(out)
     assert status == 0 and content["replicates"] == 60 and len(content["boundaries"]) == 2
     assert content["record"] == tiny_fit.digest and content["rows"][0]["quantity"] == "P(success)"
@@ -358,11 +349,11 @@ def test_bad_protocols_list_every_fault():
     ("amount = 40", "amount = -1", "arms.smart.doses.0.amount"),
     ("[analysis]", "[dropout]\nrate = -1\n[analysis]", "dropout.rate"),
 ])
-def test_a_bad_trial_costs_status_2(tiny_fit, tmp_path, monkeypatch, capsys, old, new, part):
+def test_a_bad_trial_costs_status_2(tiny_fit, tmp_path, call, old, new, part):
     bad = tmp_path / "trial.toml"
     assert old in TRIAL
     bad.write_text(TRIAL.replace(old, new), encoding="utf-8")
-    status, out, err = _call(monkeypatch, capsys, "trial", bad, "--record", tiny_fit.folder)
+    status, out, err = call("trial", bad, "--record", tiny_fit.folder)
     assert (status, out) == (2, "") and part in err
 
 
@@ -371,32 +362,32 @@ def test_a_bad_trial_costs_status_2(tiny_fit, tmp_path, monkeypatch, capsys, old
     (("--record", "FIT", "--replicates", "50000"), "50000 trials of 80 patients do not fit into memory"),
     (("--record", "FIT", "--seed", "-1"), "--seed: -1 is not a whole number"),
     (("--record", "FIT", "--out", "a.gif"), "not a kind of figure"), (("--record", "absent"), "absent")])
-def test_bad_words_cost_status_2(tiny_fit, path, monkeypatch, capsys, words, part):
+def test_bad_words_cost_status_2(tiny_fit, path, call, words, part):
     words = [str(tiny_fit.folder) if word == "FIT" else word for word in words]
-    status, out, err = _call(monkeypatch, capsys, "trial", path, *words)
+    status, out, err = call("trial", path, *words)
     assert (status, out) == (2, "") and part in err
 
 
-def test_a_design_takes_a_seed_and_no_record(tiny_fit, monkeypatch, capsys):
+def test_a_design_takes_a_seed_and_no_record(tiny_fit, call):
     design = Path(__file__).parents[2] / "fits" / "reset02_design" / "design.toml"
-    status, _, err = _call(monkeypatch, capsys, "trial", design, "--record", tiny_fit.folder)
+    status, _, err = call("trial", design, "--record", tiny_fit.folder)
     assert status == 2 and "--seed: missing" in err and "--record: not for a design" in err
 
 
-def test_check_knows_a_trial_by_its_sections(tiny_study, tmp_path, monkeypatch, capsys):
+def test_check_knows_a_trial_by_its_sections(tiny_study, tmp_path, call):
     (tmp_path / "spec.toml").write_bytes((tiny_study / "spec.toml").read_bytes())
     (tmp_path / "decay.toml").write_bytes((tiny_study / "decay.toml").read_bytes())
     (tmp_path / "trial.toml").write_text(TRIAL, encoding="utf-8")
-    status, out, _ = _call(monkeypatch, capsys, "check", tmp_path / "trial.toml")
+    status, out, _ = call("check", tmp_path / "trial.toml")
     assert status == 0 and "good (trial of 40 patients)" in out
     (tmp_path / "trial.toml").write_text(TRIAL.replace("level = 0.05", "level = 5"), encoding="utf-8")
-    status, _, err = _call(monkeypatch, capsys, "check", tmp_path / "trial.toml")
+    status, _, err = call("check", tmp_path / "trial.toml")
     assert status == 2 and "analysis.level" in err
 
 
-def test_check_takes_a_scenario_with_visits_for_one(tiny_study, tmp_path, monkeypatch, capsys):
+def test_check_takes_a_scenario_with_visits_for_one(tiny_study, tmp_path, call):
     for name in ("spec.toml", "decay.toml"):
         (tmp_path / name).write_bytes((tiny_study / name).read_bytes())
     (tmp_path / "s.toml").write_text("title = 'seen'\nvisits = [1, 5, 9]\n[arms.soc]\n", encoding="utf-8")
-    status, out, _ = _call(monkeypatch, capsys, "check", tmp_path / "s.toml")
+    status, out, _ = call("check", tmp_path / "s.toml")
     assert status == 0 and "good (scenario, 1 arms)" in out

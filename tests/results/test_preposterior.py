@@ -2,12 +2,10 @@
 
 import itertools
 import json
-import sys
 
 import numpy as np
 import pytest
 
-from thymodel import cli
 from thymodel.errors import InputError
 from thymodel.results.preposterior import exchange, learn
 
@@ -106,19 +104,12 @@ def test_no_single_exchange_is_better(seed):
     assert all(loss(best) <= value + 1e-9 for c, value in every.items() if len(set(c) & set(best)) == 2)
 
 
-def _call(monkeypatch, capsys, *words) -> tuple[int, str, str]:
-    monkeypatch.setattr(sys, "argv", ["thymodel", "trial", *map(str, words)])
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    return (stop.value.code or 0, *capsys.readouterr())
-
-
-def test_the_command_prints_what_is_left(tiny_fit, plan, monkeypatch, capsys):
-    status, out, err = _call(monkeypatch, capsys, plan, "--record", tiny_fit.folder)
+def test_the_command_prints_what_is_left(tiny_fit, plan, call):
+    status, out, err = call("trial", plan, "--record", tiny_fit.folder)
     assert (status, err) == (0, "") and "variance left" in out and "best 2 of 6 days for six" in out
-    status, out, _ = _call(monkeypatch, capsys, plan, "--record", tiny_fit.folder, "--json")
+    status, out, _ = call("trial", plan, "--record", tiny_fit.folder, "--json")
     assert status == 0 and len(json.loads(out)["days"]) == 2
-    status, _, err = _call(monkeypatch, capsys, plan, "--record", tiny_fit.folder, "--replicates", 100)
+    status, _, err = call("trial", plan, "--record", tiny_fit.folder, "--replicates", 100)
     assert status == 2 and "--replicates: nothing is simulated" in err
 
 

@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import sys
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
@@ -12,7 +11,6 @@ import jax
 import numpy as np
 import pytest
 
-from thymodel import cli
 from thymodel.dynamics import kernel, solving
 from thymodel.errors import InputError
 from thymodel.inference import likelihood
@@ -29,24 +27,6 @@ DEAR = {"OQ-02", "OQ-03", "OQ-10"}  # both solvers of a large model, every model
 @pytest.fixture(scope="module")
 def workshop(tmp_path_factory: pytest.TempPathFactory) -> operation.Workshop:
     return operation.Workshop(tmp_path_factory.mktemp("workshop"))
-
-
-@pytest.fixture
-def call(monkeypatch, capsys):
-    """(exit status, stdout, stderr) of a command line, in this process."""
-
-    def run(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["thymodel", *map(str, words)])
-        try:
-            cli.main()
-            status = 0
-        except SystemExit as stop:
-            status = stop.code if isinstance(stop.code, int) else 0
-        out, err = capsys.readouterr()
-        assert "Traceback" not in out + err
-        return status, out, err
-
-    return run
 
 
 def looked(check: Check, place) -> Result:
