@@ -22,8 +22,12 @@ from thymodel.errors import Fault, InputError
 MOST_FAULTS = 1_000  # listed; more have one cause
 COLUMNS = ("ID", "TIME", "EVID", "CMT", "AMT", "RATE", "DVID", "DV", "CENS", "LIMIT", "MDV")
 _MISSING = frozenset({"", ".", "NA", "N/A", "NaN", "nan"})
+_AMBIGUOUS = re.compile(r"\d{1,2}[-/.]\d{1,2}[-/.]\d{2,4}")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eEdD][+-]?\d+)?", re.ASCII)
 _LIMITED = re.compile(r"([<>])=?\s*(\S+)")
+_GROUPED = re.compile(r"[+-]?\d{1,3}([ ,.'’]\d{3})+([.,]\d+)?")
+_NONMEM_WHOLE = re.compile(r"[+-]?\d\.\d+E[+-]\d\d")  # 1.0000E+00, as $TABLE writes every number
+_CODES_OF_MISSING = frozenset({-99.0, -999.0, -9999.0})
 _BLQ_WORDS = frozenset({"BLQ", "BQL", "BLOQ", "LLOQ", "<LLOQ", "BLD"})
 _NOT_OURS = {"L2": "measurements of one sample: see [[residual_correlation]] of a spec",
              "TAD": "follows from the doses",
@@ -127,9 +131,11 @@ class _Import:
         self.added = 0
         self.units: dict[str, str] = {name: item.to for name, item in found.units.items()}
         self.counted: Counter[str] = Counter()  # things told once, with their number
+        self.empty: set[int] = set()  # rows of a laboratory's table without any marker or dose
         self.running: dict[tuple[str, str], tuple[_Cells, float, float]] = {}  # classic infusions that are on
         self.ends: dict[int, tuple[float, float]] = {}  # row on which one of them begins -> its amount and rate
         self.missing = _MISSING | set(found.missing)
+        self.undated: set[int] = set()  # rows whose time is that of a clock, on a day that is not said
         self.texts = {line.row: line.cells for line in table.lines}
 
     def fault(self, row: int | None, name: str, what: str, hint: str = "") -> None:
@@ -143,7 +149,8 @@ class _Import:
     def place_columns(self) -> bool:
         """Says of every column what it means; whether rows can be read with that."""
         header, found = self.table.header, self.map
-        first = f"{self.table.name}: row {self.table.passed_over[0].row if self.table.passed_over else 1}"
+        heads = [line.row for line in self.table.passed_over if line.reason.startswith("header line")]
+        first = f"{self.table.name}: row {heads[0] if heads else 1}"
         wanted = [*found.columns.values(), *found.markers, *found.not_used, *found.codes,
                   *(rule.column for rule in found.exclude)]
         if found.first_dose:
@@ -253,7 +260,7 @@ class _Import:
                 self.fates[line.row] = f"dropped: {rule.reason}"
                 return None
         others = {name: self._other(name, line.cells[place], line.row) for name, place in self.others.items()}
-        cells["ID"] = re.sub(r"(?<=\d)\.0+$", "", cells.get("ID", ""))
+        cells["ID"] = re.sub(r"(?<=\d)\.0+$", "", _plain(cells.get("ID", "")))
         if not cells["ID"]:
             self.fault(line.row, "ID", "no subject", "write the subject on every row")
             return None
@@ -276,7 +283,12 @@ class _Import:
 
     def _note_texts(self) -> None:
         for name in self.others:
-            texts = {row.others[name] for row in self.rows if not _NUMBER.fullmatch(row.others[name])} - {"."}
+            everything = {row.others[name] for row in self.rows} - {"."}
+            texts_of_numbers = {text for text in everything if _NUMBER.fullmatch(text) and not re.search("[dD]", text)}
+            texts = {text for text in everything if not _NUMBER.fullmatch(text)}
+            coded = sorted(text for text in texts_of_numbers if float(text) in _CODES_OF_MISSING)
+            if coded:
+                self.notes.append(_code_note(name, ", ".join(coded)))
             if texts:
                 shown = shorten(", ".join(sorted(texts)), 60)
                 self.notes.append(f"column {name} holds text ({shown}): as a covariate it needs [codes.{name}]")
@@ -287,8 +299,7 @@ class _Import:
             return math.nan
         value = float(re.sub("[dD]", "e", text)) if _NUMBER.fullmatch(text) else math.nan
         if not math.isfinite(value):
-            self.fault(row, name, f"'{shorten(text)}' where a finite number was expected",
-                       'write . for a missing value, or say missing = ["..."] in the map')
+            self.fault(row, name, f"'{shorten(text)}' where a finite number was expected", _number_hint(name, text))
             return math.nan
         return value
 
@@ -338,11 +349,19 @@ class _Import:
                     continue
                 evid = 1
             own = identity if part == 1 else f"{identity}_reset{part}"
-            if time < last and not self.map.sort:
+            if time < last and cells.row in self.undated:
+                self.fault(cells.row, "TIME", f"the clock goes back within subject {shorten(identity)}, to "
+                           f"{cells.get('TIME')}", "past midnight? a clock needs its day, in a column DATE, or write "
+                           "the day and the time in one cell, as 2024-03-01T08:30")
+            elif time < last and not self.map.sort:
                 self.fault(cells.row, "TIME", f"time goes back within subject {shorten(identity)}: {time:g} after "
                            f"{last:g}", "say sort = true in the map where the order of the rows means nothing")
             last = max(last, time) if not math.isnan(time) else last
             rows = self._event(own, cells, time - begin, evid, classic)
+            if rows == [] and cells.row in self.empty and (not made or made[-1].others != self._carried(cells)):
+                rows = [EventRow(cells.row, own, time - begin, 2, others=self._carried(cells))]
+                self.fates.pop(cells.row)
+                self.counted["visits without any marker at which covariates change stay, as EVID 2"] += 1
             if cells.row not in self.fates and rows is not None:
                 self.fates[cells.row] = "kept" if len(rows) == 1 else f"expanded: into {len(rows)}"
             made += rows or []
@@ -371,7 +390,8 @@ class _Import:
             self.fault(group[0].row, "TIME", f"some times of subject {shorten(group[0].get('ID'))} are clock times, "
                        "others are not", "write all in one way")
         if clocked or self.map.time_zero == "first_record":
-            zero = next((value for value in values if not math.isnan(value)), 0.0)
+            known = [value for value in values if not math.isnan(value)]
+            zero = 0.0 if not known else min(known) if self.map.sort else known[0]
             values = [value - zero for value in values]
             if clocked:
                 self.counted["clock times: hours since the subject's first record"] += len(values)
@@ -399,22 +419,34 @@ class _Import:
                 at = clock if "CLOCK" in self.roles else text
                 if not at and ("TIME" in self.roles or "CLOCK" in self.roles):
                     raise ValueError("no time of day")
+                if _AMBIGUOUS.fullmatch(day) and not self.map.date_order and heading.upper() == "DATE":
+                    self.counted[f"dates of {heading} were read as month/day/year; date_order of the map can say "
+                                 "otherwise"] += 1
                 if heading.upper() == "ADT" and re.fullmatch(r"\d+(\.0*)?", at or "x"):
                     at = f"{float(at) / 3600:.12g}"  # SAS counts seconds
-                return 24.0 * days_of_date(day, heading) + (hours_of_clock(at) if at else 0.0), True
+                days = days_of_date(day, heading, self.map.date_order or "")
+                return 24.0 * days + (hours_of_clock(at) if at else 0.0), True
             if is_clock(text):
+                self.undated.add(cells.row)
                 return hours_of_clock(text), True
             if is_moment(text):
                 return hours_of_moment(text), True
         except ValueError as error:
             of_date = any(word in str(error) for word in ("date", "calendar", "order", "month"))
             name = "DATE" if dated and of_date else "TIME"
-            self.fault(cells.row, name, str(error), "13:45 is a time; the order of a date follows from the column: "
-                       "DATE month/day/year, DAT1 day/month/year, DAT2 year/month/day, DAT3 year/day/month")
+            hint = ("every event needs one; [[exclude]] of the map leaves rows out" if str(error).startswith("no ") else
+                    'the order of a date follows from the column (DATE month/day/year, DAT1 day/month/year, DAT2 '
+                    'year/month/day, DAT3 year/day/month) or from the map: date_order = "dmy"' if name == "DATE" else
+                    "write 13:45, 1:45 pm, or hours up to 24")
+            self.fault(cells.row, name, str(error), hint)
             return math.nan, True
         value = self._number(cells, "TIME")
         if not text:
             self.fault(cells.row, "TIME", "no time", "every event needs one")
+        place = self.roles.get("TIME")
+        if place is not None and self.table.header[place].upper() == "ADTM" and not math.isnan(value):
+            self.counted["numbers in ADTM are seconds, as SAS counts them"] += 1
+            return value / 3600, True
         return value, False
 
     # --- one row ---------------------------------------------------------------------------------------------
@@ -449,6 +481,12 @@ class _Import:
             return self._markers(base, cells)
         if abs(self._number(cells, "AMT")) > 0:
             self.fault(cells.row, "AMT", "a measurement with a dose", "write the dose on a row of its own, EVID 1")
+        told = cells.get("DVTEXT")
+        if told != cells.get("DV") and (told[:1] in ("<", ">") or told.upper() in _BLQ_WORDS) and \
+                _whole(cells.get("CENS")) in ("", "0"):
+            heading = self.table.header[self.roles["DVTEXT"]]
+            self.counted[f"{heading} says that the value is beyond a limit: censored there, whatever DV holds"] += 1
+            return [self._measured(base, cells, cells.get("DVID"), told, "DVTEXT")]
         return [self._measured(base, cells, cells.get("DVID"), cells.get("DV"), "DV")]
 
     def _carried(self, cells: _Cells) -> dict[str, str]:
@@ -538,7 +576,9 @@ class _Import:
         if gap > 0 and not more:
             self.fault(cells.row, "II", "II without ADDL", 'write ADDL, or name II under not_used in the map')
         step = gap / self._per_time()
-        return [replace(dose, time=dose.time + k * step) for k in range(int(more) + 1)]
+        # covariates of this row are those of its time: on later doses they would undo what changed in between
+        later = {name: text if name in ("ARM", "STUDY") else "." for name, text in dose.others.items()}
+        return [dose, *(replace(dose, time=dose.time + k * step, others=later) for k in range(1, int(more) + 1))]
 
     def _classic_dose(self, base: EventRow, cells: _Cells, code: str) -> list[EventRow] | None:
         """A dose of RxODE before events: 100*compartment + 1 for a bolus, 10000 more for an infusion, whose AMT is its
@@ -607,16 +647,24 @@ class _Import:
             rows = [*rows, *self._doses(replace(base, evid=1), cells)]
         if not rows:
             self.fates[cells.row] = "dropped: no marker and no dose in it"
+            self.empty.add(cells.row)
         return rows
 
     def _measured(self, base: EventRow, cells: _Cells, name: str, text: str, column: str) -> EventRow:
         name = self._observable(cells, name)
         censored, text = self._censoring(cells, name, text, column)
         value = self._value(cells.row, column, text)
+        aside = self._aside(cells)
+        if value in _CODES_OF_MISSING and not aside:
+            heading = self.table.header[self.roles[column]] if column in self.roles else column
+            self.counted[_code_note(heading, text)] += 1
+        limit_of_assay = cells.get("LLOQ") or (f"{self.map.lloq[name]:g}" if name in self.map.lloq else "")
+        if censored == 0 and not aside and value < self._value(cells.row, "LLOQ", limit_of_assay):
+            self.counted["values below the LLOQ without a flag were taken as censored there"] += 1
+            censored, text, value = 1, limit_of_assay, self._value(cells.row, "LLOQ", limit_of_assay)
         factor, unit = self._factor(cells, name, "DVUNIT")
         if unit:
             self.units.setdefault(name, unit)
-        aside = self._aside(cells)
         if text == "" and not aside:
             self.counted["measurements without a value stay, and are not used"] += 1
         limit = self._number(cells, "LIMIT")
@@ -660,7 +708,8 @@ class _Import:
         limit = cells.get("LLOQ") or (f"{self.map.lloq[name]:g}" if name in self.map.lloq else "")
         if not limit:
             self.fault(cells.row, column, "a value below the LLOQ, and no LLOQ",
-                       f"say [lloq] {name or 'NAME'} = ... in the map")
+                       f"say [lloq] {name} = ... in the map" if name else
+                       'say what was measured by constant = { DVID = "cd4" } in the map, and [lloq] cd4 = ...')
             return 0, ""
         return 1, limit
 
@@ -758,7 +807,24 @@ def _elapsed(header: Sequence[str], roles: Mapping[str, int]) -> bool:
 
 def _whole(text: str) -> str:
     """A code without the .0 that tables with missing values write behind it."""
-    return re.sub(r"^([+-]?\d+)\.0+$", r"\1", text.strip())
+    return re.sub(r"^([+-]?\d+)\.0+$", r"\1", _plain(text.strip()))
+
+
+def _plain(text: str) -> str:
+    """A whole number as $TABLE of NONMEM writes it, 1.0000E+00, in digits; any other text as it is."""
+    return f"{float(text):.0f}" if _NONMEM_WHOLE.fullmatch(text) and float(text).is_integer() else text
+
+
+def _number_hint(name: str, text: str) -> str:
+    if name == "TIME":
+        return "write a number, a time of day as 13:45 or 1:45 pm, or 2024-03-01T13:45"
+    if found := _GROUPED.fullmatch(text):
+        return f'say thousands = "{found[1][0]}" in the map, if that marks thousands'
+    return 'write . for a missing value, or say missing = ["..."] in the map'
+
+
+def _code_note(name: str, text: str) -> str:
+    return f'column {name} holds {text}: where that means missing, say missing = ["{text}"] in the map'
 
 
 def _yes(text: str) -> bool:
