@@ -356,6 +356,48 @@ def test_a_table_that_nonmem_wrote_has_whole_codes(tmp_path):
     assert [(o.time, o.value) for o in data.subjects[0].observations] == [(1.5, 7)]
 
 
+def test_a_row_of_a_laboratory_with_a_dose_keeps_its_measurements(tmp_path):
+    text = "Patient,Day,AMT,CMT,CD4,CD8\n1,0,3,oral,400,\n1,7,,,20,9\n1,14,2,oral,,\n"
+    found = imported(tmp_path, text, '[markers]\nCD4 = "cp"\nCD8 = "pd"\n')
+    subject = loaded(found, tmp_path).subjects[0]
+    assert [(o.time, o.observable, o.value) for o in subject.observations] == [
+        (0, "cp", 400), (7, "cp", 20), (7, "pd", 9)]
+    assert [(dose.time, dose.amount) for dose in subject.doses] == [(0, 3), (14, 2)]
+    with_evid = "Patient,Day,EVID,AMT,CD4\n1,0,0,3,400\n"
+    [(place, what)] = refusals(tmp_path, with_evid, '[markers]\nCD4 = "cp"\n')
+    assert (place, what) == ("row 2, column AMT", "a measurement with a dose")
+
+
+def test_a_moment_without_its_clock_beside_others_is_no_midnight(tmp_path):
+    text = "ID,TIME,DVID,DV\n1,2024-03-01T08:30,cp,5\n1,{},cp,5\n1,2024-03-03T08:30,cp,5\n2,2024-03-01,cp,5\n"
+    for odd in ("2024-03-02", "2024-03-02T08:30Z"):
+        assert [place for place, _ in refusals(tmp_path, text.format(odd))] == ["row 3, column TIME"]
+    assert column(imported(tmp_path, text.format("2024-03-02 08:30")), "TIME") == ["0", "24", "48", "0"]
+
+
+def test_a_censored_row_without_a_value_is_not_merely_missing(tmp_path):
+    text = "ID,TIME,DVID,DV,CENS\n1,0,cp,5,0\n1,1,cp,.,1\n"
+    assert refusals(tmp_path, text) == [("row 3, column DV", "a value below the LLOQ, and no LLOQ")]
+    seen = loaded(imported(tmp_path, text, "lloq = { cp = 2 }"), tmp_path).subjects[0].observations
+    assert [(o.value, o.censoring) for o in seen] == [(5, 0), (2, 1)]
+
+
+def test_a_value_without_a_unit_is_refused_where_others_have_one(tmp_path):
+    text = "ID,TIME,PARAMCD,AVAL,AVALU\n1,0,cp,5,\n1,1,cp,5,mg\n1,2,cp,,\n"
+    assert refusals(tmp_path, text) == [("row 2, column AVALU", "no unit of cp, which is in mg on other rows")]
+    told = imported(tmp_path, text, 'units.cp = { from = "g", to = "mg" }')
+    assert column(told, "DV") == ["5000", "5", "."]
+    unknown = refusals(tmp_path, text, 'units.cp = { to = "mg" }')
+    assert unknown[0] == ("row 2, column AVALU", "the unit of cp is not known")
+
+
+def test_separators_of_spreadsheets_and_rare_ends_of_lines(tmp_path):
+    found = imported(tmp_path, "sep=;\r\nID;TIME;DVID;DV\r\n1;0;cp;5\r\n")
+    assert column(found, "DV") == ["5"]
+    text = "ID|TIME|DVID|DV|NOTE\n1|0|cp|5|a\x0bb\n1|1|cp|6|c\u2028d\n1|2|cp|bad|e\x85f\n"
+    assert refusals(tmp_path, text) == [("row 4, column DV", "'bad' where a finite number was expected")]
+
+
 def test_faults_of_the_header_name_its_row_below_comments(tmp_path):
     assert {place for place, _ in refusals(tmp_path, "# one\n# two\nWHO,WHEN,DV\na,0,1\n")} == {"row 3"}
 

@@ -26,6 +26,12 @@ def is_moment(text: str) -> bool:
     return bool(re.match(r"\d{4}-\d{2}-\d{2}([T ]\d|$)", text) or _SAS_MOMENT.fullmatch(text))
 
 
+def kind_of_moment(text: str) -> str:
+    """What a moment says beside its day, in words: moments of different kinds cannot be compared without a doubt."""
+    clock = text.strip().replace(" ", "T").partition("T" if text.strip()[4:5] == "-" else ":")[2]
+    return "no time of day" if not clock else "a time of day in UTC" if clock.endswith("Z") else "a time of day"
+
+
 def hours_of_clock(text: str) -> float:
     """Hours since midnight, from hh:mm, hh:mm:ss (both perhaps with am or pm) or decimal hours.
 

@@ -11,7 +11,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from thymodel.documents.clock import days_of_date, hours_of_clock, hours_of_moment, is_clock, is_moment
+from thymodel.documents.clock import (
+    days_of_date,
+    hours_of_clock,
+    hours_of_moment,
+    is_clock,
+    is_moment,
+    kind_of_moment,
+)
 from thymodel.documents.foreign_table import ForeignTable, PassedOver, read_foreign_table
 from thymodel.documents.import_map import HEADINGS, NO_MAP, ImportMap
 from thymodel.documents.rows import MOST_REPEATS, shorten, suggest
@@ -131,6 +138,7 @@ class _Import:
         self.added = 0
         self.units: dict[str, str] = {name: item.to for name, item in found.units.items()}
         self.counted: Counter[str] = Counter()  # things told once, with their number
+        self.unitless: dict[tuple[str, str], list[int]] = {}  # quantity and column -> rows without a unit
         self.empty: set[int] = set()  # rows of a laboratory's table without any marker or dose
         self.running: dict[tuple[str, str], tuple[_Cells, float, float]] = {}  # classic infusions that are on
         self.ends: dict[int, tuple[float, float]] = {}  # row on which one of them begins -> its amount and rate
@@ -246,6 +254,10 @@ class _Import:
             self._subject(identity, group)
         for (identity, name), (cells, _, _) in self.running.items():
             self.fault(cells.row, "EVID", f"an infusion into {name} of subject {identity} that never ends")
+        for (name, column), rows in self.unitless.items():
+            for row in rows if name in self.units else ():
+                self.fault(row, column, f"no unit of {name}, which is in {self.units[name]} on other rows",
+                           f"write it, or say units.{name} in the map, with from for rows that do not say it")
         for text, count in self.counted.items():
             self.notes.append(f"{text} ({count} rows)")
         self._note_texts()
@@ -395,6 +407,7 @@ class _Import:
             values = [value - zero for value in values]
             if clocked:
                 self.counted["clock times: hours since the subject's first record"] += len(values)
+            self._check_moments(group)
         unit = self.map.units.get("TIME")
         if unit is None:
             if clocked:
@@ -405,6 +418,15 @@ class _Import:
             return values
         factor = convert_factor("hour" if clocked else unit.source or "", unit.to)
         return [value * factor for value in values]
+
+    def _check_moments(self, group: list[_Cells]) -> None:
+        """A day without its time of day would be its midnight, and one clock in UTC beside others is shifted."""
+        kinds = {cells.row: kind_of_moment(cells.get("TIME")) for cells in group if is_moment(cells.get("TIME"))}
+        usual = Counter(kinds.values()).most_common(1)[0][0] if kinds else ""
+        for row, kind in kinds.items():
+            if kind != usual:
+                self.fault(row, "TIME", f"{kind}, where other rows of the subject have {usual}",
+                           "all of them in one way; [[exclude]] of the map leaves rows out")
 
     def _hours_or_time(self, cells: _Cells) -> tuple[float, bool]:
         """The time of a row, and whether it is hours of a clock or calendar."""
@@ -470,17 +492,22 @@ class _Import:
         if classic:
             return self._classic_dose(base, cells, classic)
         if evid == 1:
-            return self._doses(base, cells)
+            measured = self._markers(replace(base, evid=0), cells) if self.map.markers else []
+            return [*measured, *self._doses(base, cells)]
         for name in ("ADDL", "RATE"):
             if abs(self._number(cells, name)) > 0:
                 self.fault(cells.row, name, f"{name} = {cells.get(name)} on a row that is no dose",
                            f"write 0 or . in {name}")
         if evid == 2:
             return [base]
-        if self.map.markers:
-            return self._markers(base, cells)
         if abs(self._number(cells, "AMT")) > 0:
             self.fault(cells.row, "AMT", "a measurement with a dose", "write the dose on a row of its own, EVID 1")
+        if self.map.markers:
+            rows = self._markers(base, cells)
+            if not rows:
+                self.fates[cells.row] = "dropped: no marker and no dose in it"
+                self.empty.add(cells.row)
+            return rows
         told = cells.get("DVTEXT")
         if told != cells.get("DV") and (told[:1] in ("<", ">") or told.upper() in _BLQ_WORDS) and \
                 _whole(cells.get("CENS")) in ("", "0"):
@@ -636,19 +663,13 @@ class _Import:
 
     # --- measurements ----------------------------------------------------------------------------------------
 
-    def _markers(self, base: EventRow, cells: _Cells) -> list[EventRow] | None:
+    def _markers(self, base: EventRow, cells: _Cells) -> list[EventRow]:
         """One row of a laboratory's table: a measurement for every cell that has one; its other cells go with each."""
         line = self.texts[cells.row]
         texts = [(name, heading, line[self.table.header.index(heading)]) for heading, name in self.map.markers.items()
                  if heading in self.table.header]
-        rows = [self._measured(base, cells, name, text, heading) for name, heading, text in texts
+        return [self._measured(base, cells, name, text, heading) for name, heading, text in texts
                 if text not in self.missing]
-        if abs(self._number(cells, "AMT")) > 0:
-            rows = [*rows, *self._doses(replace(base, evid=1), cells)]
-        if not rows:
-            self.fates[cells.row] = "dropped: no marker and no dose in it"
-            self.empty.add(cells.row)
-        return rows
 
     def _measured(self, base: EventRow, cells: _Cells, name: str, text: str, column: str) -> EventRow:
         name = self._observable(cells, name)
@@ -702,7 +723,7 @@ class _Import:
         flag = cells.get("CENS")
         if flag and _whole(flag) not in ("0", "1", "-1"):
             self.fault(cells.row, "CENS", f"CENS '{shorten(flag)}', 0, 1 or -1 was expected")
-        told = _yes(cells.get("BLQ")) and _whole(flag) in ("", "0")
+        told = _yes(cells.get("BLQ")) and _whole(flag) in ("", "0") or _whole(flag) == "1" and not text
         if not told and text.upper() not in _BLQ_WORDS:
             return int(float(flag)) if _NUMBER.fullmatch(flag) and _whole(flag) in ("1", "-1") else 0, text
         limit = cells.get("LLOQ") or (f"{self.map.lloq[name]:g}" if name in self.map.lloq else "")
@@ -730,6 +751,8 @@ class _Import:
         unit, told = self.map.units.get(name), cells.get(column)
         told = self.map.unit_names.get(told, told)
         if unit is None and not told:
+            if column in self.roles and cells.get("DV" if column == "DVUNIT" else "AMT"):
+                self.unitless.setdefault((name, column), []).append(cells.row)
             return 1.0, ""
         source = told or (unit.source if unit else None)
         if unit is None:
@@ -739,7 +762,8 @@ class _Import:
                            f'say units.{name} = {{ to = "{known}" }} in the map')
             return 1.0, told
         if source is None:
-            self.fault(cells.row, name, f"the unit of {name} is not known", f"say units.{name}.from in the map")
+            self.fault(cells.row, column if column in self.roles else name, f"the unit of {name} is not known",
+                       f"say units.{name}.from in the map")
             return 1.0, unit.to
         try:
             return convert_factor(source, unit.to), unit.to

@@ -15,14 +15,14 @@ from thymodel.documents.sheet import Line, decode, refuse_large_header
 from thymodel.errors import Fault, InputError
 
 _COMMENT_C = "comment line (C)"
-_MARKS = {"comma": ",", "semicolon": ";", "tab": "\t", "space": " "}
+_MARKS = {"comma": ",", "semicolon": ";", "tab": "\t", "bar": "|", "space": " "}
 _NUMBER_LIKE = re.compile(r"[+-]?[\d.]+([,.]\d+)?([eEdD][+-]?\d+)?|\.")
 _DECIMAL_COMMA = re.compile(r"[<>]?\s*[+-]?\d+,\d+([eE][+-]?\d+)?")
 _POINTED = re.compile(r"[<>]?\s*[+-]?\d+\.\d+([eE][+-]?\d+)?")
 _GROUPED = {mark: re.compile(rf"([<>]?\s*[+-]?)(\d{{1,3}}(?:{re.escape(mark)}\d{{3}})+)([.,]\d+)?")
             for mark in (",", ".", " ", "'")}
 _ISO_LIKE = re.compile(r"\d{1,4}[-/:]")
-_OPENING = re.compile(r'(?:^|[,;\t])\s*"')  # a quotation mark means something only where a cell begins
+_OPENING = re.compile(r'(?:^|[,;\t|])\s*"')  # a quotation mark means something only where a cell begins
 _OPENING_AFTER_SPACE = re.compile(r'(?:^|\s)"')
 
 
@@ -46,13 +46,14 @@ class ForeignTable(NamedTuple):
 
 
 def read_foreign_table(path: Path, found: ImportMap) -> ForeignTable:
-    """A table separated by commas, semicolons, tabs or spaces, with or without a header line.
+    """A table separated by commas, semicolons, tabs, vertical bars or spaces, with or without a header line.
 
     Raises:
         InputError: it cannot be read as a table at all.
     """
     raw = read_bytes(path, LARGEST_DATA, "a data set")
-    texts = decode(raw, path.name).splitlines()
+    texts = re.split("\r\n|\n|\r", decode(raw, path.name))  # splitlines() would break cells at rarer marks
+    texts = texts if texts[-1] else texts[:-1]  # behind the last end of a line is no line
     digest = hashlib.sha256(raw).hexdigest()
     passed, kept = _without_comments(texts, found)
     if not kept:
@@ -114,6 +115,8 @@ def _not_data(text: str, begun: bool, found: ImportMap) -> str:
     bare = text.strip().strip('"')
     if not bare.strip(",;\t "):
         return "blank line"
+    if not begun and re.fullmatch(r"sep=[,;|]?", bare, re.IGNORECASE):
+        return "line that tells a spreadsheet the separator"
     if bare.upper().startswith("TABLE NO."):
         return "title line of a NONMEM table"
     if bare.startswith("#") and not (not begun and _looks_like_header(bare[1:])):
@@ -132,7 +135,7 @@ def _not_data(text: str, begun: bool, found: ImportMap) -> str:
 
 def _stays_open(text: str, inside: bool) -> bool:
     """Whether a quoted cell is open at the end of a line; a mark within a cell that is not quoted means nothing."""
-    at, opening = 0, _OPENING if re.search("[,;\t]", text) else _OPENING_AFTER_SPACE
+    at, opening = 0, _OPENING if re.search("[,;\t|]", text) else _OPENING_AFTER_SPACE
     while True:
         if not inside:
             found = opening.search(text, at)

@@ -70,7 +70,7 @@ class ImportMap(Table):
     """Every key may be left out; what is not said is guessed from headings, and the guesses are told."""
 
     header: list[str] = []
-    separator: Literal["comma", "semicolon", "tab", "space"] | None = None
+    separator: Literal["comma", "semicolon", "tab", "bar", "space"] | None = None
     decimal: Literal[".", ","] = "."
     thousands: Literal[",", ".", " ", "'"] | None = None
     date_order: Literal["mdy", "dmy", "ymd", "ydm"] | None = None
