@@ -439,6 +439,16 @@ def test_what_cannot_be_read_is_refused_with_every_place(tmp_path, name):
     assert [place.removeprefix("source.csv") for place, _ in refusals(tmp_path, text)] == places
 
 
+def test_many_faults_alike_are_told_by_their_rows(tmp_path):
+    bad = {4, *range(8, 20), 22}
+    lines = [f"1,{row},cp,{'high' if row in bad else row},{'x' if row == 30 else ''}" for row in range(2, 31)]
+    text = "\n".join(["ID,TIME,DVID,DV,MDV", *lines, ""])
+    told = refusals(tmp_path, text)
+    assert [place for place, _ in told[:10]] == [f"row {row}, column DV" for row in sorted(bad)[:10]]
+    assert told[10:] == [("row 30, column MDV", "MDV 'x', 0 or 1 was expected"),
+                         ("rows 17-19, 22, column DV", "4 further faults with this remedy")]
+
+
 def test_a_map_is_a_document_and_tells_all_its_faults(tmp_path):
     (tmp_path / "map.toml").write_text('colums = {}\nsort = "yes"\n')
     with pytest.raises(InputError) as caught:

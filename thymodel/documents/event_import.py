@@ -27,6 +27,8 @@ from thymodel.documents.units import convert_factor
 from thymodel.errors import Fault, InputError
 
 MOST_FAULTS = 1_000  # listed; more have one cause
+MOST_ALIKE = 10  # of one column and with one remedy that are listed in full; of more, the rows
+_MOST_RANGES = 50  # of their rows
 COLUMNS = ("ID", "TIME", "EVID", "CMT", "AMT", "RATE", "DVID", "DV", "CENS", "LIMIT", "MDV")
 _MISSING = frozenset({"", ".", "NA", "N/A", "NaN", "nan"})
 _AMBIGUOUS = re.compile(r"\d{1,2}[-/.]\d{1,2}[-/.]\d{2,4}")
@@ -100,11 +102,39 @@ def import_events(path: Path, found: ImportMap = NO_MAP) -> Imported:
 
 
 def _refuse(faults: Sequence[Fault], name: str) -> None:
-    faults = sorted(dict.fromkeys(faults), key=_row_of)
+    faults = _folded(sorted(dict.fromkeys(faults), key=_row_of), name)
     listed = faults[:MOST_FAULTS]
     if len(faults) > MOST_FAULTS:
         listed.append(Fault(name, f"{len(faults) - MOST_FAULTS} further faults are not listed", "mend the first ones"))
     raise InputError(listed)
+
+
+def _folded(faults: Sequence[Fault], name: str) -> list[Fault]:
+    """Faults of one column with one remedy: the first in full, then a line with the rows of all others."""
+    listed: list[Fault] = []
+    seen, more = Counter[tuple[str, str]](), dict[tuple[str, str], list[int]]()
+    for fault in faults:
+        alike = (fault.where.partition(", ")[2], fault.hint)
+        seen[alike] += 1
+        if seen[alike] <= MOST_ALIKE or not _row_of(fault):
+            listed.append(fault)
+        else:
+            more.setdefault(alike, []).append(_row_of(fault))
+    return listed + [Fault(f"{name}: rows {_ranges(rows)}{f', {column}' * bool(column)}",
+                           f"{len(rows)} further faults with this remedy", hint)
+                     for (column, hint), rows in more.items()]
+
+
+def _ranges(rows: Sequence[int]) -> str:
+    """1, 4-7, 9; each row once."""
+    parts: list[list[int]] = []
+    for row in dict.fromkeys(rows):
+        if parts and row == parts[-1][1] + 1:
+            parts[-1][1] = row
+        else:
+            parts.append([row, row])
+    texts = [f"{first}" if first == last else f"{first}-{last}" for first, last in parts]
+    return ", ".join(texts[:_MOST_RANGES]) + (f" and up to {parts[-1][1]}" if len(texts) > _MOST_RANGES else "")
 
 
 def _row_of(fault: Fault) -> int:
