@@ -418,7 +418,7 @@ def test_the_account_of_an_import_goes_along_where_it_is_of_these_data(tmp_path,
                            ("[1", False), ("[1]", False)):
         (mine / "study.import.json").write_text(written)
         out = bundles.save_bundle([mine], tmp_path / "out").folder
-        assert (out / "tiny/programs/study.import.json").is_file() == there, written
+        assert (out / "tiny/programs/study-import.json").is_file() == there, written
         assert ("account of the import" in (out / "manifest.csv").read_text()) == there
         shutil.rmtree(out)
 

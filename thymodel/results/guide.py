@@ -68,7 +68,7 @@ def purpose(path: str) -> str:
         return f"{_PURPOSES.get(name[:-4] + '.csv', 'data set')}, SAS transport version 5"
     if name.startswith("6-scenario-"):
         return "table of a scenario"
-    if name.endswith(".import.json"):
+    if name.endswith("-import.json"):
         return "account of the import: what became of every row of the source of the data"
     if "scenarios" in parts:
         return "a scenario: doses that are compared"
