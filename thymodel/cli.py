@@ -914,6 +914,8 @@ def import_nonmem(
         print(f"{what}: {count}")
     print("\n# for the spec; units marked ? are not known from the file")
     print(import_file.data_table(found, text, out.name), end="")
+    if found.others:
+        print(f"# carried over, for covariates (then say the unit of each): {', '.join(found.others)}")
 
 
 @export_app.command("sbml")

@@ -322,6 +322,14 @@ def test_every_fault_of_a_file_is_told_at_once(tmp_path):
     assert len(faults_of(tmp_path, rows).splitlines()) == 5
 
 
+def test_a_row_before_the_start_is_no_double_of_one_at_the_start(tmp_path):
+    rows = ["1,-3,0,.,.,.,.,.,cd4,12,0,.,0,low,30", "1,0,0,.,.,.,.,.,cd4,11,0,.,0,low,30"]
+    with pytest.raises(InputError) as caught:
+        load_data(write(tmp_path, rows), MODEL, COLUMNS)
+    [fault] = caught.value.faults
+    assert fault.where.endswith("row 2, column TIME") and "before the model's start" in fault.what
+
+
 def test_zeros_that_mean_nothing_are_accepted(tmp_path):
     header = "ID,TIME,EVID,CMT,AMT,RATE,ADDL,II,SS,DVID,DV,CENS,LIMIT,MDV"
     rows = ["1,0,1,progenitors,4,0,0,0,0.0,0,0,0,0,1", "1,3,0,0,0,0,0,0,0,cd4,7,0,0,0"]

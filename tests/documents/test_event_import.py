@@ -102,7 +102,7 @@ def test_dates_and_clocks_count_from_each_subjects_first_record(tmp_path):
 @pytest.mark.parametrize(("heading", "text"), [("DATE", "3/1/2024"), ("DAT1", "1-3-24"), ("DAT2", "2024/03/01"),
                                                ("DAT3", "24-1-3"), ("DATE", "2024-03-01"), ("ADT", "01MAR2024")])
 def test_every_order_of_a_date_is_the_same_day(heading, text):
-    assert days_of_date(text, heading) - days_of_date("2024-02-28", heading) == 2
+    assert days_of_date(text, heading) - days_of_date("2024-02-28", "DATE") == 2
 
 
 def test_a_clock_is_hours():
@@ -226,6 +226,182 @@ def test_replicates_are_refused_set_aside_or_moved(tmp_path):
     assert len(loaded(moved, tmp_path).subjects[0].observations) == 3
 
 
+def test_dates_without_marks_are_dates_and_not_counts_of_days(tmp_path):
+    head = "ID,DATE,TIME,AMT,DV\n"
+    found = imported(tmp_path, head + "1,20240228,08:00,5,\n1,20240301,08:00,,3\n")
+    assert column(found, "TIME") == ["0", "48"]
+    counted = imported(tmp_path, head + "1,1,08:00,5,\n1,3,09:30,,3\n")
+    assert column(counted, "TIME") == ["0", "49.5"]
+    assert refusals(tmp_path, head + "1,240228,08:00,5,\n1,1,08:00,,3\n")[0][0] == "row 2, column DATE"
+
+
+def test_the_order_of_a_date_follows_the_column_as_in_nonmem_or_the_map(tmp_path):
+    assert days_of_date("2024/01/03", "DAT3") - days_of_date("2024/28/02", "DAT3") == 2
+    text = "ID,Visit,TIME,AMT,DV\n1,03/04/2024,08:00,5,\n1,13/04/2024,08:00,,3\n"
+    names = 'columns = { DATE = "Visit" }\n'
+    assert [place for place, _ in refusals(tmp_path, text, names)] == ["row 2, column Visit", "row 3, column Visit"]
+    assert column(imported(tmp_path, text, names + 'date_order = "dmy"'), "TIME") == ["0", "240"]
+    american = imported(tmp_path, text.replace("Visit", "DATE").replace("13/04", "05/04"))
+    assert column(american, "TIME") == ["0", "1464"]  # 61 days from 4 March
+    assert any("read as month/day/year" in note for note in american.notes)
+
+
+def test_clocks_with_am_and_pm_and_moments_of_sas(tmp_path):
+    assert [hours_of_clock(text) for text in ("12:30 AM", "8:15 am", "12:30pm", "11:00 p.m.")] == [0.5, 8.25, 12.5, 23]
+    for bad in ("13:00 pm", "0:30 am"):
+        with pytest.raises(ValueError, match=bad):
+            hours_of_clock(bad)
+    text = "USUBJID,ADTM,PARAMCD,AVAL\nA,{},cp,1\nA,{},cp,2\n"
+    for first, second in (("01MAR2024:08:30:00", "02MAR2024:20:30"), ("2025000000", "2025129600")):
+        assert column(imported(tmp_path, text.format(first, second)), "TIME") == ["0", "36"]
+
+
+def test_a_clock_that_goes_back_is_past_midnight_and_needs_a_date(tmp_path):
+    text = "ID,TIME,AMT,DV\n1,22:00,5,\n1,00:30,,3\n"
+    for map_text in ("", "sort = true"):
+        assert refusals(tmp_path, text, map_text) == [
+            ("row 3, column TIME", "the clock goes back within subject 1, to 00:30")]
+
+
+def test_sorted_moments_count_from_the_earliest(tmp_path):
+    text = "ID,DATE,TIME,AMT,DV\n1,2024-01-03,8:00,,3\n1,2024-01-01,8:00,5,\n"
+    assert column(imported(tmp_path, text, "sort = true"), "TIME") == ["0", "48"]
+
+
+def test_written_out_doses_do_not_undo_a_covariate_that_changed(tmp_path):
+    found = imported(tmp_path, "ID,TIME,AMT,ADDL,II,DVID,DV,WT,ARM\n1,0,10,3,24,.,.,70,a\n1,30,.,.,.,cp,3,75,a\n")
+    data = loaded(found, tmp_path)
+    assert [dose.time for dose in data.subjects[0].doses] == [0, 24, 48, 72]
+    assert dict(data.subjects[0].covariates)["WT"] == ((0.0, 70.0), (30.0, 75.0))
+    assert set(column(found, "ARM")) == {"a"}
+
+
+def test_a_visit_without_a_marker_keeps_its_covariates(tmp_path):
+    text = "Patient,Day,CD4,WT\nA,0,12,70\nA,15,,60\nA,30,NA,60\nA,60,80,65\n"
+    found = imported(tmp_path, text, '[markers]\nCD4 = "cp"\n')
+    assert [(row["TIME"], row["EVID"], row["WT"]) for row in rows(found)] == [
+        ("0", "0", "70"), ("15", "2", "60"), ("60", "0", "65")]
+    assert found.fates[4].startswith("dropped")
+    assert dict(loaded(found, tmp_path).subjects[0].covariates)["WT"] == ((0.0, 70.0), (15.0, 60.0), (60.0, 65.0))
+
+
+def test_a_character_result_below_the_limit_is_censored_whatever_the_number(tmp_path):
+    text = "USUBJID,AFRLT,PARAMCD,AVAL,AVALC\nA,0,cp,,<5\nA,1,cp,2.5,<5\nA,2,cp,7,7\nA,3,cp,,NOT DONE\nA,4,cp,0,BLQ\n"
+    assert refusals(tmp_path, text) == [("row 6, column AVALC", "a value below the LLOQ, and no LLOQ")]
+    found = imported(tmp_path, text, "lloq = { cp = 4 }")
+    seen = loaded(found, tmp_path).subjects[0].observations
+    assert [(o.value, o.censoring) for o in seen] == [(5, 1), (5, 1), (7, 0), (4, 1)]
+
+
+def test_a_value_below_the_limit_of_its_row_is_censored_there(tmp_path):
+    found = imported(tmp_path, "ID,TIME,DVID,DV,LLOQ\n1,0,cp,12,5\n1,1,cp,0,5\n1,2,cp,5,5\n")
+    seen = loaded(found, tmp_path).subjects[0].observations
+    assert [(o.value, o.censoring) for o in seen] == [(12, 0), (5, 1), (5, 0)]
+    assert "values below the LLOQ without a flag were taken as censored there (1 rows)" in found.notes
+
+
+def test_codes_of_missing_values_are_told(tmp_path):
+    text = "ID,TIME,DVID,DV,WT\n1,0,cp,-99,70\n1,1,cp,4,-999\n"
+    told = " ".join(imported(tmp_path, text).notes)
+    assert "column DV holds -99" in told and "column WT holds -999" in told
+    found = imported(tmp_path, text, 'missing = ["-99", "-999"]')
+    assert (column(found, "DV"), column(found, "WT")) == ([".", "4"], ["70", "."])
+    assert "-99" not in " ".join(found.notes)
+
+
+def test_marks_of_thousands_are_read_when_the_map_says_so(tmp_path):
+    text = 'ID,TIME,DVID,DV\n1,0,cp,"1,234"\n1,1,cp,"1,234,567.5"\n1,2,cp,"<1,000"\n'
+    assert [place for place, _ in refusals(tmp_path, text)] == [
+        "row 2, column DV", "row 3, column DV", "row 4, column DV"]
+    found = imported(tmp_path, text, 'thousands = ","')
+    assert (column(found, "DV"), column(found, "CENS")) == (["1234", "1234567.5", "1000"], ["0", "0", "1"])
+    german = "ID;TIME;DVID;DV\n1;0;cp;1.234\n1;1,5;cp;1.234,5\n"
+    pointed = [place for place, _ in refusals(tmp_path, german, 'decimal = ","')]
+    assert pointed == ["row 2, column DV", "row 3, column DV"]
+    assert column(imported(tmp_path, german, 'decimal = ","\nthousands = "."'), "DV") == ["1234", "1234.5"]
+
+
+def test_a_subject_named_c_is_no_comment(tmp_path):
+    text = "ID,TIME,DVID,DV\nA,0,cp,1\nC,0,cp,2\nC a remark\n"
+    assert refusals(tmp_path, text) == [("row 3, column ID", "C: a comment, or a subject of that name")]
+    assert column(imported(tmp_path, text.rpartition("C a")[0], 'ignore = "#"'), "ID") == ["A", "C"]
+    left_out = imported(tmp_path, text, 'ignore = "C"')
+    assert column(left_out, "ID") == ["A"]
+    assert "2 lines were passed over as comments: rows 3, 4" in left_out.notes
+    flagged = imported(tmp_path, "C,ID,TIME,DV\n.,1,0,1\nC,1,1,2\n")
+    assert column(flagged, "DV") == ["1"]
+
+
+def test_a_cell_that_goes_on_over_lines_is_no_comment(tmp_path):
+    text = ('ID,TIME,DVID,DV,NOTE\n1,0,cp,1,"first\nC second, ""so""\n\n# third"\n'
+            '1,1,cp,2,5" tall\n# left out\n1,2,cp,x,\n')
+    assert refusals(tmp_path, text) == [("row 8, column DV", "'x' where a finite number was expected")]
+    found = imported(tmp_path, text.replace(",x,", ",3,"))
+    assert column(found, "DV") == ["1", "2", "3"]
+    assert column(found, "NOTE")[0] == 'first\nC second, "so"\n\n# third'
+
+
+def test_empty_columns_and_rows_of_a_spreadsheet_are_passed_over(tmp_path):
+    text = "ID,TIME,DVID,DV,,,\r\n1,0,cp,5,,,\r\n,,,,,,\r\n"
+    assert column(imported(tmp_path, text), "DV") == ["5"]
+    assert refusals(tmp_path, text.replace("5,,,", "5,,x,"))[0][1] == "3 columns with cells have no name"
+
+
+def test_a_table_that_nonmem_wrote_has_whole_codes(tmp_path):
+    text = ("TABLE NO.  1\n ID TIME EVID CMT AMT DVID DV\n 1.0000E+00 0.0000E+00 1.0000E+00 1.0000E+00 5.0000E+00 "
+            "0.0000E+00 0.0000E+00\n 1.0000E+00 1.5000E+00 0.0000E+00 2.0000E+00 0.0000E+00 1.0000E+00 7.0000E+00\n")
+    found = imported(tmp_path, text, '[cmt]\n1 = "oral"\n[dvid]\n1 = "cp"\n')
+    data = loaded(found, tmp_path)
+    assert (data.subjects[0].id, data.subjects[0].doses[0].amount) == ("1", 5)
+    assert [(o.time, o.value) for o in data.subjects[0].observations] == [(1.5, 7)]
+
+
+def test_a_row_of_a_laboratory_with_a_dose_keeps_its_measurements(tmp_path):
+    text = "Patient,Day,AMT,CMT,CD4,CD8\n1,0,3,oral,400,\n1,7,,,20,9\n1,14,2,oral,,\n"
+    found = imported(tmp_path, text, '[markers]\nCD4 = "cp"\nCD8 = "pd"\n')
+    subject = loaded(found, tmp_path).subjects[0]
+    assert [(o.time, o.observable, o.value) for o in subject.observations] == [
+        (0, "cp", 400), (7, "cp", 20), (7, "pd", 9)]
+    assert [(dose.time, dose.amount) for dose in subject.doses] == [(0, 3), (14, 2)]
+    with_evid = "Patient,Day,EVID,AMT,CD4\n1,0,0,3,400\n"
+    [(place, what)] = refusals(tmp_path, with_evid, '[markers]\nCD4 = "cp"\n')
+    assert (place, what) == ("row 2, column AMT", "a measurement with a dose")
+
+
+def test_a_moment_without_its_clock_beside_others_is_no_midnight(tmp_path):
+    text = "ID,TIME,DVID,DV\n1,2024-03-01T08:30,cp,5\n1,{},cp,5\n1,2024-03-03T08:30,cp,5\n2,2024-03-01,cp,5\n"
+    for odd in ("2024-03-02", "2024-03-02T08:30Z"):
+        assert [place for place, _ in refusals(tmp_path, text.format(odd))] == ["row 3, column TIME"]
+    assert column(imported(tmp_path, text.format("2024-03-02 08:30")), "TIME") == ["0", "24", "48", "0"]
+
+
+def test_a_censored_row_without_a_value_is_not_merely_missing(tmp_path):
+    text = "ID,TIME,DVID,DV,CENS\n1,0,cp,5,0\n1,1,cp,.,1\n"
+    assert refusals(tmp_path, text) == [("row 3, column DV", "a value below the LLOQ, and no LLOQ")]
+    seen = loaded(imported(tmp_path, text, "lloq = { cp = 2 }"), tmp_path).subjects[0].observations
+    assert [(o.value, o.censoring) for o in seen] == [(5, 0), (2, 1)]
+
+
+def test_a_value_without_a_unit_is_refused_where_others_have_one(tmp_path):
+    text = "ID,TIME,PARAMCD,AVAL,AVALU\n1,0,cp,5,\n1,1,cp,5,mg\n1,2,cp,,\n"
+    assert refusals(tmp_path, text) == [("row 2, column AVALU", "no unit of cp, which is in mg on other rows")]
+    told = imported(tmp_path, text, 'units.cp = { from = "g", to = "mg" }')
+    assert column(told, "DV") == ["5000", "5", "."]
+    unknown = refusals(tmp_path, text, 'units.cp = { to = "mg" }')
+    assert unknown[0] == ("row 2, column AVALU", "the unit of cp is not known")
+
+
+def test_separators_of_spreadsheets_and_rare_ends_of_lines(tmp_path):
+    found = imported(tmp_path, "sep=;\r\nID;TIME;DVID;DV\r\n1;0;cp;5\r\n")
+    assert column(found, "DV") == ["5"]
+    text = "ID|TIME|DVID|DV|NOTE\n1|0|cp|5|a\x0bb\n1|1|cp|6|c\u2028d\n1|2|cp|bad|e\x85f\n"
+    assert refusals(tmp_path, text) == [("row 4, column DV", "'bad' where a finite number was expected")]
+
+
+def test_faults_of_the_header_name_its_row_below_comments(tmp_path):
+    assert {place for place, _ in refusals(tmp_path, "# one\n# two\nWHO,WHEN,DV\na,0,1\n")} == {"row 3"}
+
+
 # --- refused ---------------------------------------------------------------------------------------------------
 
 ROW_FAULTS = {
@@ -261,6 +437,16 @@ ROW_FAULTS = {
 def test_what_cannot_be_read_is_refused_with_every_place(tmp_path, name):
     text, places = ROW_FAULTS[name]
     assert [place.removeprefix("source.csv") for place, _ in refusals(tmp_path, text)] == places
+
+
+def test_many_faults_alike_are_told_by_their_rows(tmp_path):
+    bad = {4, *range(8, 20), 22}
+    lines = [f"1,{row},cp,{'high' if row in bad else row},{'x' if row == 30 else ''}" for row in range(2, 31)]
+    text = "\n".join(["ID,TIME,DVID,DV,MDV", *lines, ""])
+    told = refusals(tmp_path, text)
+    assert [place for place, _ in told[:10]] == [f"row {row}, column DV" for row in sorted(bad)[:10]]
+    assert told[10:] == [("row 30, column MDV", "MDV 'x', 0 or 1 was expected"),
+                         ("rows 17-19, 22, column DV", "4 further faults with this remedy")]
 
 
 def test_a_map_is_a_document_and_tells_all_its_faults(tmp_path):

@@ -2,6 +2,7 @@
 
 import csv
 import importlib.util
+import json
 import os
 import re
 import shutil
@@ -408,6 +409,18 @@ def test_a_pulled_plug_leaves_nothing_half(tmp_path, record, monkeypatch):
     with pytest.raises(InputError, match="No space left on device"):
         bundles.save_bundle([record], tmp_path / "out")
     assert leftovers(tmp_path) == []
+
+
+def test_the_account_of_an_import_goes_along_where_it_is_of_these_data(tmp_path, record):
+    mine = shutil.copytree(record, tmp_path / "tiny", ignore=shutil.ignore_patterns("scenarios"))
+    sha256 = load_record(mine).content["data"]["sha256"]
+    for written, there in ((json.dumps({"data_sha256": sha256}), True), (json.dumps({"data_sha256": "0" * 64}), False),
+                           ("[1", False), ("[1]", False)):
+        (mine / "study.import.json").write_text(written)
+        out = bundles.save_bundle([mine], tmp_path / "out").folder
+        assert (out / "tiny/programs/study-import.json").is_file() == there, written
+        assert ("account of the import" in (out / "manifest.csv").read_text()) == there
+        shutil.rmtree(out)
 
 
 def test_data_that_may_not_travel_stay(tmp_path, record):

@@ -179,6 +179,16 @@ multiply = { x = "amount" }
     assert "At a dose of <i>amount</i>, a pure number:" in page
 
 
+@pytest.mark.parametrize(("to", "begin"), [("md", "**`share`**. `amount`"), ("html", "<h3><code>share</code></h3>"),
+                                           ("latex", r"\texttt{share}. At a dose")])
+def test_an_input_without_a_label_is_its_name_alone(to, begin):
+    assert begin in describe(parse_model(MINIMAL + """
+[inputs.share]
+unit = "1"
+multiply = { x = "amount" }
+""", "minimal.toml"), to)
+
+
 def test_dashed_arrows_are_explained_where_there_are_any():
     explained = "dashed ones set the pace of a rate"
     pages = {path.stem: path.read_text(encoding="utf-8") for path in PAGES.glob("*.html")}

@@ -11,7 +11,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from thymodel.documents.clock import days_of_date, hours_of_clock, hours_of_moment, is_clock, is_moment
+from thymodel.documents.clock import (
+    days_of_date,
+    hours_of_clock,
+    hours_of_moment,
+    is_clock,
+    is_moment,
+    kind_of_moment,
+)
 from thymodel.documents.foreign_table import ForeignTable, PassedOver, read_foreign_table
 from thymodel.documents.import_map import HEADINGS, NO_MAP, ImportMap
 from thymodel.documents.rows import MOST_REPEATS, shorten, suggest
@@ -20,10 +27,16 @@ from thymodel.documents.units import convert_factor
 from thymodel.errors import Fault, InputError
 
 MOST_FAULTS = 1_000  # listed; more have one cause
+MOST_ALIKE = 10  # of one column and with one remedy that are listed in full; of more, the rows
+_MOST_RANGES = 50  # of their rows
 COLUMNS = ("ID", "TIME", "EVID", "CMT", "AMT", "RATE", "DVID", "DV", "CENS", "LIMIT", "MDV")
 _MISSING = frozenset({"", ".", "NA", "N/A", "NaN", "nan"})
+_AMBIGUOUS = re.compile(r"\d{1,2}[-/.]\d{1,2}[-/.]\d{2,4}")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eEdD][+-]?\d+)?", re.ASCII)
 _LIMITED = re.compile(r"([<>])=?\s*(\S+)")
+_GROUPED = re.compile(r"[+-]?\d{1,3}([ ,.'’]\d{3})+([.,]\d+)?")
+_NONMEM_WHOLE = re.compile(r"[+-]?\d\.\d+E[+-]\d\d")  # 1.0000E+00, as $TABLE writes every number
+_CODES_OF_MISSING = frozenset({-99.0, -999.0, -9999.0})
 _BLQ_WORDS = frozenset({"BLQ", "BQL", "BLOQ", "LLOQ", "<LLOQ", "BLD"})
 _NOT_OURS = {"L2": "measurements of one sample: see [[residual_correlation]] of a spec",
              "TAD": "follows from the doses",
@@ -89,11 +102,39 @@ def import_events(path: Path, found: ImportMap = NO_MAP) -> Imported:
 
 
 def _refuse(faults: Sequence[Fault], name: str) -> None:
-    faults = sorted(dict.fromkeys(faults), key=_row_of)
+    faults = _folded(sorted(dict.fromkeys(faults), key=_row_of), name)
     listed = faults[:MOST_FAULTS]
     if len(faults) > MOST_FAULTS:
         listed.append(Fault(name, f"{len(faults) - MOST_FAULTS} further faults are not listed", "mend the first ones"))
     raise InputError(listed)
+
+
+def _folded(faults: Sequence[Fault], name: str) -> list[Fault]:
+    """Faults of one column with one remedy: the first in full, then a line with the rows of all others."""
+    listed: list[Fault] = []
+    seen, more = Counter[tuple[str, str]](), dict[tuple[str, str], list[int]]()
+    for fault in faults:
+        alike = (fault.where.partition(", ")[2], fault.hint)
+        seen[alike] += 1
+        if seen[alike] <= MOST_ALIKE or not _row_of(fault):
+            listed.append(fault)
+        else:
+            more.setdefault(alike, []).append(_row_of(fault))
+    return listed + [Fault(f"{name}: rows {_ranges(rows)}{f', {column}' * bool(column)}",
+                           f"{len(rows)} further faults with this remedy", hint)
+                     for (column, hint), rows in more.items()]
+
+
+def _ranges(rows: Sequence[int]) -> str:
+    """1, 4-7, 9; each row once."""
+    parts: list[list[int]] = []
+    for row in dict.fromkeys(rows):
+        if parts and row == parts[-1][1] + 1:
+            parts[-1][1] = row
+        else:
+            parts.append([row, row])
+    texts = [f"{first}" if first == last else f"{first}-{last}" for first, last in parts]
+    return ", ".join(texts[:_MOST_RANGES]) + (f" and up to {parts[-1][1]}" if len(texts) > _MOST_RANGES else "")
 
 
 def _row_of(fault: Fault) -> int:
@@ -127,9 +168,12 @@ class _Import:
         self.added = 0
         self.units: dict[str, str] = {name: item.to for name, item in found.units.items()}
         self.counted: Counter[str] = Counter()  # things told once, with their number
+        self.unitless: dict[tuple[str, str], list[int]] = {}  # quantity and column -> rows without a unit
+        self.empty: set[int] = set()  # rows of a laboratory's table without any marker or dose
         self.running: dict[tuple[str, str], tuple[_Cells, float, float]] = {}  # classic infusions that are on
         self.ends: dict[int, tuple[float, float]] = {}  # row on which one of them begins -> its amount and rate
         self.missing = _MISSING | set(found.missing)
+        self.undated: set[int] = set()  # rows whose time is that of a clock, on a day that is not said
         self.texts = {line.row: line.cells for line in table.lines}
 
     def fault(self, row: int | None, name: str, what: str, hint: str = "") -> None:
@@ -143,7 +187,8 @@ class _Import:
     def place_columns(self) -> bool:
         """Says of every column what it means; whether rows can be read with that."""
         header, found = self.table.header, self.map
-        first = f"{self.table.name}: row {self.table.passed_over[0].row if self.table.passed_over else 1}"
+        heads = [line.row for line in self.table.passed_over if line.reason.startswith("header line")]
+        first = f"{self.table.name}: row {heads[0] if heads else 1}"
         wanted = [*found.columns.values(), *found.markers, *found.not_used, *found.codes,
                   *(rule.column for rule in found.exclude)]
         if found.first_dose:
@@ -239,6 +284,10 @@ class _Import:
             self._subject(identity, group)
         for (identity, name), (cells, _, _) in self.running.items():
             self.fault(cells.row, "EVID", f"an infusion into {name} of subject {identity} that never ends")
+        for (name, column), rows in self.unitless.items():
+            for row in rows if name in self.units else ():
+                self.fault(row, column, f"no unit of {name}, which is in {self.units[name]} on other rows",
+                           f"write it, or say units.{name} in the map, with from for rows that do not say it")
         for text, count in self.counted.items():
             self.notes.append(f"{text} ({count} rows)")
         self._note_texts()
@@ -253,7 +302,7 @@ class _Import:
                 self.fates[line.row] = f"dropped: {rule.reason}"
                 return None
         others = {name: self._other(name, line.cells[place], line.row) for name, place in self.others.items()}
-        cells["ID"] = re.sub(r"(?<=\d)\.0+$", "", cells.get("ID", ""))
+        cells["ID"] = re.sub(r"(?<=\d)\.0+$", "", _plain(cells.get("ID", "")))
         if not cells["ID"]:
             self.fault(line.row, "ID", "no subject", "write the subject on every row")
             return None
@@ -276,7 +325,12 @@ class _Import:
 
     def _note_texts(self) -> None:
         for name in self.others:
-            texts = {row.others[name] for row in self.rows if not _NUMBER.fullmatch(row.others[name])} - {"."}
+            everything = {row.others[name] for row in self.rows} - {"."}
+            texts_of_numbers = {text for text in everything if _NUMBER.fullmatch(text) and not re.search("[dD]", text)}
+            texts = {text for text in everything if not _NUMBER.fullmatch(text)}
+            coded = sorted(text for text in texts_of_numbers if float(text) in _CODES_OF_MISSING)
+            if coded:
+                self.notes.append(_code_note(name, ", ".join(coded)))
             if texts:
                 shown = shorten(", ".join(sorted(texts)), 60)
                 self.notes.append(f"column {name} holds text ({shown}): as a covariate it needs [codes.{name}]")
@@ -287,8 +341,7 @@ class _Import:
             return math.nan
         value = float(re.sub("[dD]", "e", text)) if _NUMBER.fullmatch(text) else math.nan
         if not math.isfinite(value):
-            self.fault(row, name, f"'{shorten(text)}' where a finite number was expected",
-                       'write . for a missing value, or say missing = ["..."] in the map')
+            self.fault(row, name, f"'{shorten(text)}' where a finite number was expected", _number_hint(name, text))
             return math.nan
         return value
 
@@ -338,11 +391,19 @@ class _Import:
                     continue
                 evid = 1
             own = identity if part == 1 else f"{identity}_reset{part}"
-            if time < last and not self.map.sort:
+            if time < last and cells.row in self.undated:
+                self.fault(cells.row, "TIME", f"the clock goes back within subject {shorten(identity)}, to "
+                           f"{cells.get('TIME')}", "past midnight? a clock needs its day, in a column DATE, or write "
+                           "the day and the time in one cell, as 2024-03-01T08:30")
+            elif time < last and not self.map.sort:
                 self.fault(cells.row, "TIME", f"time goes back within subject {shorten(identity)}: {time:g} after "
                            f"{last:g}", "say sort = true in the map where the order of the rows means nothing")
             last = max(last, time) if not math.isnan(time) else last
             rows = self._event(own, cells, time - begin, evid, classic)
+            if rows == [] and cells.row in self.empty and (not made or made[-1].others != self._carried(cells)):
+                rows = [EventRow(cells.row, own, time - begin, 2, others=self._carried(cells))]
+                self.fates.pop(cells.row)
+                self.counted["visits without any marker at which covariates change stay, as EVID 2"] += 1
             if cells.row not in self.fates and rows is not None:
                 self.fates[cells.row] = "kept" if len(rows) == 1 else f"expanded: into {len(rows)}"
             made += rows or []
@@ -371,10 +432,12 @@ class _Import:
             self.fault(group[0].row, "TIME", f"some times of subject {shorten(group[0].get('ID'))} are clock times, "
                        "others are not", "write all in one way")
         if clocked or self.map.time_zero == "first_record":
-            zero = next((value for value in values if not math.isnan(value)), 0.0)
+            known = [value for value in values if not math.isnan(value)]
+            zero = 0.0 if not known else min(known) if self.map.sort else known[0]
             values = [value - zero for value in values]
             if clocked:
                 self.counted["clock times: hours since the subject's first record"] += len(values)
+            self._check_moments(group)
         unit = self.map.units.get("TIME")
         if unit is None:
             if clocked:
@@ -385,6 +448,15 @@ class _Import:
             return values
         factor = convert_factor("hour" if clocked else unit.source or "", unit.to)
         return [value * factor for value in values]
+
+    def _check_moments(self, group: list[_Cells]) -> None:
+        """A day without its time of day would be its midnight, and one clock in UTC beside others is shifted."""
+        kinds = {cells.row: kind_of_moment(cells.get("TIME")) for cells in group if is_moment(cells.get("TIME"))}
+        usual = Counter(kinds.values()).most_common(1)[0][0] if kinds else ""
+        for row, kind in kinds.items():
+            if kind != usual:
+                self.fault(row, "TIME", f"{kind}, where other rows of the subject have {usual}",
+                           "all of them in one way; [[exclude]] of the map leaves rows out")
 
     def _hours_or_time(self, cells: _Cells) -> tuple[float, bool]:
         """The time of a row, and whether it is hours of a clock or calendar."""
@@ -399,22 +471,34 @@ class _Import:
                 at = clock if "CLOCK" in self.roles else text
                 if not at and ("TIME" in self.roles or "CLOCK" in self.roles):
                     raise ValueError("no time of day")
+                if _AMBIGUOUS.fullmatch(day) and not self.map.date_order and heading.upper() == "DATE":
+                    self.counted[f"dates of {heading} were read as month/day/year; date_order of the map can say "
+                                 "otherwise"] += 1
                 if heading.upper() == "ADT" and re.fullmatch(r"\d+(\.0*)?", at or "x"):
                     at = f"{float(at) / 3600:.12g}"  # SAS counts seconds
-                return 24.0 * days_of_date(day, heading) + (hours_of_clock(at) if at else 0.0), True
+                days = days_of_date(day, heading, self.map.date_order or "")
+                return 24.0 * days + (hours_of_clock(at) if at else 0.0), True
             if is_clock(text):
+                self.undated.add(cells.row)
                 return hours_of_clock(text), True
             if is_moment(text):
                 return hours_of_moment(text), True
         except ValueError as error:
             of_date = any(word in str(error) for word in ("date", "calendar", "order", "month"))
             name = "DATE" if dated and of_date else "TIME"
-            self.fault(cells.row, name, str(error), "13:45 is a time; the order of a date follows from the column: "
-                       "DATE month/day/year, DAT1 day/month/year, DAT2 year/month/day, DAT3 year/day/month")
+            hint = ("every event needs one; [[exclude]] of the map leaves rows out" if str(error).startswith("no ") else
+                    'the order of a date follows from the column (DATE month/day/year, DAT1 day/month/year, DAT2 '
+                    'year/month/day, DAT3 year/day/month) or from the map: date_order = "dmy"' if name == "DATE" else
+                    "write 13:45, 1:45 pm, or hours up to 24")
+            self.fault(cells.row, name, str(error), hint)
             return math.nan, True
         value = self._number(cells, "TIME")
         if not text:
             self.fault(cells.row, "TIME", "no time", "every event needs one")
+        place = self.roles.get("TIME")
+        if place is not None and self.table.header[place].upper() == "ADTM" and not math.isnan(value):
+            self.counted["numbers in ADTM are seconds, as SAS counts them"] += 1
+            return value / 3600, True
         return value, False
 
     # --- one row ---------------------------------------------------------------------------------------------
@@ -438,17 +522,28 @@ class _Import:
         if classic:
             return self._classic_dose(base, cells, classic)
         if evid == 1:
-            return self._doses(base, cells)
+            measured = self._markers(replace(base, evid=0), cells) if self.map.markers else []
+            return [*measured, *self._doses(base, cells)]
         for name in ("ADDL", "RATE"):
             if abs(self._number(cells, name)) > 0:
                 self.fault(cells.row, name, f"{name} = {cells.get(name)} on a row that is no dose",
                            f"write 0 or . in {name}")
         if evid == 2:
             return [base]
-        if self.map.markers:
-            return self._markers(base, cells)
         if abs(self._number(cells, "AMT")) > 0:
             self.fault(cells.row, "AMT", "a measurement with a dose", "write the dose on a row of its own, EVID 1")
+        if self.map.markers:
+            rows = self._markers(base, cells)
+            if not rows:
+                self.fates[cells.row] = "dropped: no marker and no dose in it"
+                self.empty.add(cells.row)
+            return rows
+        told = cells.get("DVTEXT")
+        if told != cells.get("DV") and (told[:1] in ("<", ">") or told.upper() in _BLQ_WORDS) and \
+                _whole(cells.get("CENS")) in ("", "0"):
+            heading = self.table.header[self.roles["DVTEXT"]]
+            self.counted[f"{heading} says that the value is beyond a limit: censored there, whatever DV holds"] += 1
+            return [self._measured(base, cells, cells.get("DVID"), told, "DVTEXT")]
         return [self._measured(base, cells, cells.get("DVID"), cells.get("DV"), "DV")]
 
     def _carried(self, cells: _Cells) -> dict[str, str]:
@@ -538,7 +633,9 @@ class _Import:
         if gap > 0 and not more:
             self.fault(cells.row, "II", "II without ADDL", 'write ADDL, or name II under not_used in the map')
         step = gap / self._per_time()
-        return [replace(dose, time=dose.time + k * step) for k in range(int(more) + 1)]
+        # covariates of this row are those of its time: on later doses they would undo what changed in between
+        later = {name: text if name in ("ARM", "STUDY") else "." for name, text in dose.others.items()}
+        return [dose, *(replace(dose, time=dose.time + k * step, others=later) for k in range(1, int(more) + 1))]
 
     def _classic_dose(self, base: EventRow, cells: _Cells, code: str) -> list[EventRow] | None:
         """A dose of RxODE before events: 100*compartment + 1 for a bolus, 10000 more for an infusion, whose AMT is its
@@ -596,27 +693,29 @@ class _Import:
 
     # --- measurements ----------------------------------------------------------------------------------------
 
-    def _markers(self, base: EventRow, cells: _Cells) -> list[EventRow] | None:
+    def _markers(self, base: EventRow, cells: _Cells) -> list[EventRow]:
         """One row of a laboratory's table: a measurement for every cell that has one; its other cells go with each."""
         line = self.texts[cells.row]
         texts = [(name, heading, line[self.table.header.index(heading)]) for heading, name in self.map.markers.items()
                  if heading in self.table.header]
-        rows = [self._measured(base, cells, name, text, heading) for name, heading, text in texts
+        return [self._measured(base, cells, name, text, heading) for name, heading, text in texts
                 if text not in self.missing]
-        if abs(self._number(cells, "AMT")) > 0:
-            rows = [*rows, *self._doses(replace(base, evid=1), cells)]
-        if not rows:
-            self.fates[cells.row] = "dropped: no marker and no dose in it"
-        return rows
 
     def _measured(self, base: EventRow, cells: _Cells, name: str, text: str, column: str) -> EventRow:
         name = self._observable(cells, name)
         censored, text = self._censoring(cells, name, text, column)
         value = self._value(cells.row, column, text)
+        aside = self._aside(cells)
+        if value in _CODES_OF_MISSING and not aside:
+            heading = self.table.header[self.roles[column]] if column in self.roles else column
+            self.counted[_code_note(heading, text)] += 1
+        limit_of_assay = cells.get("LLOQ") or (f"{self.map.lloq[name]:g}" if name in self.map.lloq else "")
+        if censored == 0 and not aside and value < self._value(cells.row, "LLOQ", limit_of_assay):
+            self.counted["values below the LLOQ without a flag were taken as censored there"] += 1
+            censored, text, value = 1, limit_of_assay, self._value(cells.row, "LLOQ", limit_of_assay)
         factor, unit = self._factor(cells, name, "DVUNIT")
         if unit:
             self.units.setdefault(name, unit)
-        aside = self._aside(cells)
         if text == "" and not aside:
             self.counted["measurements without a value stay, and are not used"] += 1
         limit = self._number(cells, "LIMIT")
@@ -654,13 +753,14 @@ class _Import:
         flag = cells.get("CENS")
         if flag and _whole(flag) not in ("0", "1", "-1"):
             self.fault(cells.row, "CENS", f"CENS '{shorten(flag)}', 0, 1 or -1 was expected")
-        told = _yes(cells.get("BLQ")) and _whole(flag) in ("", "0")
+        told = _yes(cells.get("BLQ")) and _whole(flag) in ("", "0") or _whole(flag) == "1" and not text
         if not told and text.upper() not in _BLQ_WORDS:
             return int(float(flag)) if _NUMBER.fullmatch(flag) and _whole(flag) in ("1", "-1") else 0, text
         limit = cells.get("LLOQ") or (f"{self.map.lloq[name]:g}" if name in self.map.lloq else "")
         if not limit:
             self.fault(cells.row, column, "a value below the LLOQ, and no LLOQ",
-                       f"say [lloq] {name or 'NAME'} = ... in the map")
+                       f"say [lloq] {name} = ... in the map" if name else
+                       'say what was measured by constant = { DVID = "cd4" } in the map, and [lloq] cd4 = ...')
             return 0, ""
         return 1, limit
 
@@ -681,6 +781,8 @@ class _Import:
         unit, told = self.map.units.get(name), cells.get(column)
         told = self.map.unit_names.get(told, told)
         if unit is None and not told:
+            if column in self.roles and cells.get("DV" if column == "DVUNIT" else "AMT"):
+                self.unitless.setdefault((name, column), []).append(cells.row)
             return 1.0, ""
         source = told or (unit.source if unit else None)
         if unit is None:
@@ -690,7 +792,8 @@ class _Import:
                            f'say units.{name} = {{ to = "{known}" }} in the map')
             return 1.0, told
         if source is None:
-            self.fault(cells.row, name, f"the unit of {name} is not known", f"say units.{name}.from in the map")
+            self.fault(cells.row, column if column in self.roles else name, f"the unit of {name} is not known",
+                       f"say units.{name}.from in the map")
             return 1.0, unit.to
         try:
             return convert_factor(source, unit.to), unit.to
@@ -758,7 +861,24 @@ def _elapsed(header: Sequence[str], roles: Mapping[str, int]) -> bool:
 
 def _whole(text: str) -> str:
     """A code without the .0 that tables with missing values write behind it."""
-    return re.sub(r"^([+-]?\d+)\.0+$", r"\1", text.strip())
+    return re.sub(r"^([+-]?\d+)\.0+$", r"\1", _plain(text.strip()))
+
+
+def _plain(text: str) -> str:
+    """A whole number as $TABLE of NONMEM writes it, 1.0000E+00, in digits; any other text as it is."""
+    return f"{float(text):.0f}" if _NONMEM_WHOLE.fullmatch(text) and float(text).is_integer() else text
+
+
+def _number_hint(name: str, text: str) -> str:
+    if name == "TIME":
+        return "write a number, a time of day as 13:45 or 1:45 pm, or 2024-03-01T13:45"
+    if found := _GROUPED.fullmatch(text):
+        return f'say thousands = "{found[1][0]}" in the map, if that marks thousands'
+    return 'write . for a missing value, or say missing = ["..."] in the map'
+
+
+def _code_note(name: str, text: str) -> str:
+    return f'column {name} holds {text}: where that means missing, say missing = ["{text}"] in the map'
 
 
 def _yes(text: str) -> bool:

@@ -27,6 +27,7 @@ HEADINGS: dict[str, tuple[str, ...]] = {
     "CMT": ("CMT", "ADM"),
     "DVID": ("DVID", "YTYPE", "OBSID", "PARAMCD"),
     "DV": ("DV", "Y", "AVAL", "CONC", "CONCENTRATION", "OBSERVATION"),
+    "DVTEXT": ("AVALC",),
     "CENS": ("CENS",),
     "LIMIT": ("LIMIT",),
     "BLQ": ("BLQ", "BLQFL", "BQL", "BLQFN"),
@@ -69,8 +70,10 @@ class ImportMap(Table):
     """Every key may be left out; what is not said is guessed from headings, and the guesses are told."""
 
     header: list[str] = []
-    separator: Literal["comma", "semicolon", "tab", "space"] | None = None
+    separator: Literal["comma", "semicolon", "tab", "bar", "space"] | None = None
     decimal: Literal[".", ","] = "."
+    thousands: Literal[",", ".", " ", "'"] | None = None
+    date_order: Literal["mdy", "dmy", "ymd", "ydm"] | None = None
     missing: list[str] = []
     ignore: Annotated[str, pydantic.Field(max_length=1)] = ""
     not_used: list[str] = []
@@ -126,12 +129,15 @@ def _faults(where: str, found: ImportMap):
             else:
                 convert_factor(table.source, table.to)
         except ValueError as error:
-            yield Fault(f"{where}: units.{name}", str(error), 'for example { from = "ng/mL", to = "ug/L" }')
+            yield Fault(f"{where}: units.{name}", str(error), 'for example { from = "ng/mL", to = "ug/L" }; '
+                        "10^9/L of cells is kcell/uL, 10^6/L or 1/mm3 is cell/uL")
     for text, unit in found.unit_names.items():
         try:
             parse_unit(unit)
         except ValueError as error:
             yield Fault(f"{where}: unit_names.{text}", str(error), 'for example "10^9/L" = "kcell/uL"')
+    if found.thousands == found.decimal:
+        yield Fault(f"{where}: thousands", f"the mark {found.thousands} is the decimal mark", "they must differ")
     for place, rule in enumerate(found.exclude):
         if bool(rule.equals) == bool(rule.unless):
             yield Fault(f"{where}: exclude.{place}", "give either equals or unless", 'for example equals = ["1"]')

@@ -272,7 +272,7 @@ def _read_covariates(row: Row, faults: list[Fault]) -> dict[str, float]:
 
 
 def _check_start(event: Event, what: str, faults: list[Fault]) -> float:
-    """The event's time, not before the start."""
+    """The event's time, not before the start; NaN where that is a fault."""
     start = event.row.reading.model.start
     if event.time < start - _TIME_SLACK * max(1.0, abs(start)):
         where, unit = at(event.row, "TIME"), event.row.reading.model.time
@@ -280,6 +280,7 @@ def _check_start(event: Event, what: str, faults: list[Fault]) -> float:
         faults.append(
             Fault(where, f"{what} at {event.time:g} {unit}, before the model's start at {start:g}", hint)
         )
+        return math.nan  # moved to the start it would be taken for another event there
     return max(event.time, start) if not math.isnan(event.time) else event.time
 
 

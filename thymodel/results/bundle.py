@@ -7,6 +7,7 @@ renamed, so that it is there whole or not at all.
 
 import csv
 import io
+import json
 import os
 import platform
 import re
@@ -19,6 +20,8 @@ from importlib import metadata
 from pathlib import Path
 
 import thymodel
+from thymodel.documents.import_file import account_path
+from thymodel.documents.limits import LARGEST_RECORD, read_bytes
 from thymodel.documents.toml import digest
 from thymodel.errors import Fault, InputError
 from thymodel.results import guide, rebuilding
@@ -197,10 +200,22 @@ def _copy_data(bundled: Bundled, place: Path, data: str | Path | None) -> None:
     path = find_data(record, None if data is None else Path(data))
     if path is not None:
         _copy(path, place / DATA / _plain(str(record.content["data"]["name"])))
+        _copy_account(record, path, place)
         return
     where = f" ({record.spec.data_where})" if record.spec.data_where else ""
     bundled.left_out.append(f"the study data{where}, sha256 {record.content['data']['sha256']}: they do not lie beside "
                             "the spec, so they do not travel; EVENTS and INDPRED, which would show them, are left out")
+
+
+def _copy_account(record: FitRecord, data: Path, place: Path) -> None:
+    """What became of every row of the source, where `thymodel import` made these very data."""
+    account = account_path(data)
+    try:
+        made = json.loads(read_bytes(account, LARGEST_RECORD, "an account"))["data_sha256"]
+    except (InputError, OSError, ValueError, KeyError, TypeError, RecursionError):
+        return  # there is none, or it is no account
+    if made == record.content["data"]["sha256"]:
+        _copy(account, place / PROGRAMS / _plain(account.name))
 
 
 def _copy_scenarios(bundled: Bundled, place: Path) -> None:

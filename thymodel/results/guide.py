@@ -68,6 +68,8 @@ def purpose(path: str) -> str:
         return f"{_PURPOSES.get(name[:-4] + '.csv', 'data set')}, SAS transport version 5"
     if name.startswith("6-scenario-"):
         return "table of a scenario"
+    if name.endswith("-import.json"):
+        return "account of the import: what became of every row of the source of the data"
     if "scenarios" in parts:
         return "a scenario: doses that are compared"
     return _PURPOSES.get(name) or (_FOLDERS.get(parts[1], "") if len(parts) > 1 else "")
