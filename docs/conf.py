@@ -36,6 +36,7 @@ html_theme = "furo"
 html_title = f"thymodel {release}"
 html_show_sphinx = False
 html_math_renderer = "mathml"
+smartquotes_action = "qe"  # quotes and ellipses; two hyphens stay, for they begin an option
 default_role = "code"
 
 myst_enable_extensions = ["dollarmath", "amsmath", "deflist"]
@@ -60,8 +61,8 @@ ROOT = DOCS.parent
 _COPIED = ("CHANGELOG.md", "benchmarks/RESULTS.md", "benchmarks/*.png", "qualification/*.md")
 _REPORTS = [path for pattern in _COPIED for path in ROOT.glob(pattern)]
 _OUTSIDE = re.compile(r"\]\((?:\.\./)+(?:qualification/|benchmarks/|(?=CHANGELOG))(\w+\.md)")  # copied below
-_ELSEWHERE = re.compile(r"\[([^]]+)\]\((?:\.\./)+(?!reports|docs)(?:fits|models|notebooks|thymodel)/[^)]*\)")
-_DOCS = re.compile(r"\]\((?:\.\./)+docs/")
+_ELSEWHERE = re.compile(r"\[([^]]+)\]\((?:\.\./)+((?:fits|models|thymodel)/[^)]*)\)")
+_INSIDE = re.compile(r"\]\((?:\.\./)+(?:docs/|(?=notebooks/))")  # brought along below
 
 
 def _bring(folder: str, paths: list[Path]) -> None:
@@ -85,8 +86,13 @@ def _mended(content: bytes) -> bytes:
 
 
 def _linked(text: str) -> str:
-    """Links that hold in the repository, as the site has their targets; files that are not in it lose theirs."""
-    return _ELSEWHERE.sub(r"\1", _DOCS.sub("](/", _OUTSIDE.sub(r"](/reports/\1", text)))
+    """Links that hold in the repository, as the site has their targets; of files that are not in it stands the path."""
+    return _ELSEWHERE.sub(_named, _INSIDE.sub("](/", _OUTSIDE.sub(r"](/reports/\1", text)))
+
+
+def _named(link: re.Match[str]) -> str:
+    text, path = link.groups()
+    return text if path.startswith(text.strip("`")) else f"{text} (`{path}`)"
 
 
 def _link(app, name: str, source: list[str]) -> None:

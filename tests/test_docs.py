@@ -66,3 +66,14 @@ def test_commands_shown_on_a_page_exist():
                 words = line.split()
                 if words[:1] == ["thymodel"] and len(words) > 1 and not words[1].startswith("-"):
                     assert words[1] in known, (path.name, line)
+
+
+def test_links_of_a_page_hold_in_the_repository():
+    """The site has its own: `docs/conf.py` turns them."""
+    made = {DOCS / "reference" / "commands.md", DOCS / "reference" / "files.md"}  # by the build
+    for path in (*DOCS.glob("*.md"), *DOCS.glob("migrate/*.md"), *DOCS.glob("qualification/*.md")):
+        text = re.sub(r"^```.*?^```", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+        links = [link for link in re.findall(r"\]\(([^)#\s]+)", text) if "://" not in link]
+        places = [(path.parent / link).resolve() for link in links]
+        assert [place for place in places if place not in made and not place.exists()] == [], path.name
+        assert [link for link in links if link.startswith("notebooks/")] == [], "a folder of the site alone"

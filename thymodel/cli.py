@@ -772,7 +772,7 @@ def scenario(
         print(result.table.to_json(orient="records", indent=1))
         return
     print(("From a fit to SIMULATED data. " if result.simulated else "") + result.spec.title)
-    for sentence in (*result.about_members, *result.people):
+    for sentence in (*result.about_members, *result.people, result.how_to_read):
         print(sentence)
     _print_rows(reading_rows(result))
     _print_risks(result.spec.competing.values())

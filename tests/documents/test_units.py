@@ -64,5 +64,17 @@ def test_a_unit_that_nobody_wrote_is_shown_in_days_and_microlitres():
     assert str(divide(parse_unit("day"), parse_unit("day"))) == "1"
 
 
+def test_units_beyond_a_number_are_refused_and_those_near_it_shown():
+    for unit, exponent in (("uL", 100), ("kg/g", 200), ("day", -100), ("g/kg", 200)):
+        with pytest.raises(ValueError, match="beyond what a number can hold"):
+            power(parse_unit(unit), exponent)
+    small = power(parse_unit("uL"), 30)
+    for combine, other in ((multiply, small), (divide, power(parse_unit("uL"), -30))):
+        with pytest.raises(ValueError, match=r"\[uL\^30\] .* beyond what a number can hold"):
+            combine(small, other)
+    assert str(power(parse_unit("ug/kg"), 34)) == "1e-306"
+    assert str(multiply(power(parse_unit("day"), 60), power(parse_unit("uL"), 30))) == "uL^30 day^60"
+
+
 def test_an_amount_that_is_a_pure_number_stands_alone():
     assert (amount_text(0.97, "1"), amount_text(9.0, "Mcell/kg")) == ("0.97", "9 Mcell/kg")

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from thymodel.documents.cards import MOST, card
+from thymodel.inference.diagnostics import INTERVAL_NAME
 from thymodel.results.checks import Checks
 from thymodel.results.record import FitRecord
 from thymodel.results.scenarios import run_scenario
@@ -39,6 +40,14 @@ def test_a_display_is_short_and_lets_nothing_run(things, name):
 @pytest.mark.parametrize("name", ["spec", "record", "scenario", "checks"])
 def test_what_is_from_simulated_data_says_so_first(things, name):
     assert things[name]._repr_html_().startswith("<div><p><b>SIMULATED data.</b>")
+
+
+def test_a_scenario_says_from_when_its_times_count_and_what_its_intervals_hold(things):
+    scenario = things["scenario"]
+    assert scenario.how_to_read in scenario._repr_html_() and "from day" not in scenario.how_to_read
+    assert f"Intervals: {INTERVAL_NAME}, parameter uncertainty only" in scenario.how_to_read
+    late = replace(scenario, endpoints={name: replace(one, clock_start=3) for name, one in scenario.endpoints.items()})
+    assert all(f"{name} from day 3" in late.how_to_read for name in scenario.endpoints)
 
 
 def test_a_model_and_data_do_not_pretend_to_know(things):

@@ -123,6 +123,12 @@ def test_rounding_follows_the_monte_carlo_error(value, error, expected):
     assert records._round(value, error) == expected
 
 
+@pytest.mark.requirement("REQ-QUO-03")
+def test_a_number_without_known_decimals_shows_none():
+    errors = (0.04, 0.1, 0.9, 9.0)
+    assert [str(records._round(158.03, error)) for error in errors] == ["158.03", "158.0", "158", "160"]
+
+
 # --- a changed record ----------------------------------------------------------------------------------------
 
 

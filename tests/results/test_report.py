@@ -10,6 +10,7 @@ import pytest
 
 from thymodel.errors import InputError
 from thymodel.results import report, report_tables, tables
+from thymodel.results.document import Grid
 from thymodel.results.record import POSTERIOR, FitRecord, load_group, load_record
 
 pytestmark = pytest.mark.requirement("REQ-REP-01")
@@ -29,6 +30,13 @@ def _rows(text: str, table: str) -> list[list[str]]:
     assert body is not None
     rows = [re.findall(r"<td[^>]*>(.*?)</td>", row, re.S) for row in body[1].split("</tr>")]
     return [[html.unescape(re.sub("<[^>]*>", "", cell)) for cell in row] for row in rows if row]
+
+
+@pytest.mark.parametrize("numbers, told", [
+    ([7], "Table 7"), ([9, 10], "Table 9 to 10"), ([7, 8, 24], "Table 7 to 8, 24"), ([24, 11], "Table 11, 24")])
+def test_a_reference_names_no_table_that_lies_between(numbers, told):
+    blocks = [replace(Grid(report.TitledTable("t", "", ("a",), ())), number=number) for number in numbers]
+    assert report._labels(blocks) == told
 
 
 @pytest.mark.requirement("REQ-SEC-07")

@@ -547,9 +547,11 @@ def _check_units(draft: _Draft, model: Model) -> None:
     values |= {key: p.value for key, p in model.parameters.items() if p.prior is None}
     for key, expression in model.expressions.items():
         known[key] = _measure(draft, f"expressions.{key}", expression, known, values) or DIMENSIONLESS
-    per_time = units.divide(DIMENSIONLESS, known["t"])
     for key, state in model.states.items():
-        _expect(draft, f"states.{key}.rate", state.rate, units.multiply(known[key], per_time), known, values)
+        try:
+            _expect(draft, f"states.{key}.rate", state.rate, units.divide(known[key], known["t"]), known, values)
+        except ValueError as error:
+            draft.fault(f"states.{key}.unit", str(error))
         _expect(draft, f"states.{key}.initial", state.initial, known[key], known, values)
     for key, item in model.inputs.items():
         inside = known | {"amount": _unit(draft, f"inputs.{key}", item.unit)}

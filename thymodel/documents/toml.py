@@ -1,5 +1,7 @@
 """A TOML file read and checked against a pydantic schema: every fault of the file at once, each with its key path."""
 
+import difflib
+import functools
 import hashlib
 import json
 import tomllib
@@ -68,7 +70,7 @@ def parse_document(text: str, schema: type[Schema], where: str) -> Schema:
     try:
         return schema.model_validate(raw)
     except pydantic.ValidationError as error:
-        found = [_fault(where, item, _key_path(raw, item["loc"])) for item in error.errors()[:MOST_FAULTS]]
+        found = [_fault(where, item, _key_path(raw, item["loc"]), schema) for item in error.errors()[:MOST_FAULTS]]
         more = error.error_count() - len(found)
         raise InputError([*found, *([Fault(where, f"{more} further faults are not listed")] if more else [])]) from None
 
@@ -151,10 +153,11 @@ def _value(value: Any) -> str:
     return json.dumps(value)
 
 
-def _fault(where: str, item, path: str) -> Fault:
+def _fault(where: str, item, path: str, schema: type[Table]) -> Fault:
     place = f"{where}: {path}" if path else where
     if item["type"] == "extra_forbidden":
-        return Fault(place, "unknown key", "check the spelling, or remove it")
+        near = difflib.get_close_matches(str(item["loc"][-1]), _known_keys(_json_schema(schema), item["loc"]), n=1)
+        return Fault(place, "unknown key", f"did you mean {near[0]}?" if near else "check the spelling, or remove it")
     if item["type"] == "missing":
         return Fault(place, "missing", "add this key")
     if item["type"] == "union_tag_invalid":
@@ -163,7 +166,42 @@ def _fault(where: str, item, path: str) -> Fault:
     if item["type"] == "union_tag_not_found":
         return Fault(f"{place}.{item['ctx']['discriminator'].strip(chr(39))}", "missing", "add this key")
     found = repr(item["input"])
-    return Fault(place, f"{_lower_first(item['msg'])}, found {found[:60]}")
+    digest_hint = "64 hexadecimal digits; of zeros, the check says what the file has" if path.endswith("sha256") else ""
+    return Fault(place, f"{_lower_first(item['msg'])}, found {found[:60]}", digest_hint)
+
+
+@functools.cache
+def _json_schema(schema: type[Table]) -> dict[str, Any]:
+    """Made once for all faults of a file: it takes as long as reading the file."""
+    return schema.model_json_schema()
+
+
+def _known_keys(root: Mapping[str, Any], place: Sequence[int | str]) -> list[str]:
+    """Keys of the table in which a key stands, from the JSON schema of its document."""
+    here = list(_tables(root, [root]))
+    for part in place[:-1]:
+        inner = [one for table in here for one in _inside(table, part)]
+        kinds = [table for table in here if part in (one.get("const") for one in table.get("properties", {}).values())]
+        here = list(_tables(root, inner)) or kinds  # the kind of a table that has several is a part of its own
+    return sorted({key for table in here for key in table.get("properties", {})})
+
+
+def _tables(root: Mapping[str, Any], schemas: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    """Schemas with their references and alternatives followed."""
+    for one in schemas:
+        yield one
+        if "$ref" in one:
+            yield from _tables(root, [root["$defs"][one["$ref"].rpartition("/")[2]]])
+        for alternatives in ("anyOf", "oneOf", "allOf"):
+            yield from _tables(root, one.get(alternatives, []))
+
+
+def _inside(schema: Mapping[str, Any], part: int | str) -> Iterator[Mapping[str, Any]]:
+    """What a schema says of one of its keys, or of the items of a list."""
+    inner = schema.get("items") if isinstance(part, int) else \
+        schema.get("properties", {}).get(part, schema.get("additionalProperties"))
+    if isinstance(inner, Mapping):
+        yield inner
 
 
 def _lower_first(text: str) -> str:

@@ -39,6 +39,7 @@ def _registry() -> pint.UnitRegistry:
 # base dimension -> the unit that is used for it in words, its size in pint's base units, and the power that it is
 _SPOKEN = {"time": ("day", 86_400.0, 1), "length": ("uL", 1e-9, 3), "mass": ("kg", 1.0, 1),
            "cell_count": ("cell", 1.0, 1), "copy_count": ("copy", 1.0, 1)}
+_LARGEST_SCALE = 300  # decimal digits: beyond it a power of ten is no float
 
 
 @dataclass(frozen=True)
@@ -52,12 +53,15 @@ class Unit:
     def __str__(self) -> str:
         if self.text:
             return self.text
-        scale, powers = self.scale, []
+        size_of_scale, powers = math.log10(self.scale), []
         for name, power in sorted(self.dimension.items()):
             unit, size, of = _SPOKEN.get(name, (name, 1.0, 1))
-            scale /= size ** float(power / of)
+            size_of_scale -= float(power / of) * math.log10(size)
             powers.append(unit if power == of else f"{unit}^{power / of}")
-        return " ".join(([] if math.isclose(scale, 1.0) else [f"{scale:g}"]) + powers) or "1"
+        if abs(size_of_scale) > _LARGEST_SCALE:
+            return " ".join([f"1e{size_of_scale:+.0f}", *powers])
+        scale = 10.0**size_of_scale
+        return " ".join(([] if math.isclose(scale, 1.0) else [f"{scale:.6g}"]) + powers) or "1"
 
 
 DIMENSIONLESS = Unit(text="1")
@@ -108,12 +112,20 @@ def _first_line(error: Exception) -> str:
 
 
 def multiply(a: Unit, b: Unit) -> Unit:
-    """Unit of a product."""
+    """Unit of a product.
+
+    Raises:
+        ValueError: beyond what a number can hold.
+    """
     return _combine(a, b, 1)
 
 
 def divide(a: Unit, b: Unit) -> Unit:
-    """Unit of a quotient."""
+    """Unit of a quotient.
+
+    Raises:
+        ValueError: beyond what a number can hold.
+    """
     return _combine(a, b, -1)
 
 
@@ -121,7 +133,10 @@ def _combine(a: Unit, b: Unit, sign: int) -> Unit:
     dimension = dict(a.dimension)
     for name, power in b.dimension.items():
         dimension[name] = dimension.get(name, Fraction(0)) + sign * power
-    return Unit(a.scale * b.scale**sign, {name: power for name, power in dimension.items() if power})
+    scale = a.scale * b.scale if sign > 0 else a.scale / b.scale
+    if not 0 < scale < math.inf:
+        raise ValueError(f"the unit made of [{a}] and [{b}] is beyond what a number can hold")
+    return Unit(scale, {name: power for name, power in dimension.items() if power})
 
 
 def product_text(a: str, b: str) -> str:
@@ -144,9 +159,12 @@ def power(a: Unit, exponent: float) -> Unit:
     fraction = Fraction(exponent).limit_denominator(1000)
     dimension = {name: old * fraction for name, old in a.dimension.items() if fraction}
     try:
-        return Unit(a.scale**exponent, dimension)
+        scale = a.scale**exponent
     except OverflowError:
-        raise ValueError(f"{a.text or 'a unit'} to the power {exponent:g} is beyond what a number can hold") from None
+        scale = math.inf
+    if not 0 < scale < math.inf:
+        raise ValueError(f"{a.text or 'a unit'} to the power {exponent:g} is beyond what a number can hold")
+    return Unit(scale, dimension)
 
 
 def same(a: Unit, b: Unit) -> bool:

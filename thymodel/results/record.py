@@ -651,4 +651,5 @@ def _round(value: float, error: float) -> float | None:
         return None
     if not 0 < error < math.inf:
         return float(f"{value:.6g}" if error == 0 else f"{value:.3g}")
-    return round(value, -math.floor(math.log10(2 * error)))
+    digits = -math.floor(math.log10(2 * error))
+    return round(value, digits) if digits > 0 else int(round(value, digits))  # 158 and not 158.0: no decimal is known

@@ -605,5 +605,12 @@ def _held(sections: Sequence[Section], figures: bool, shown: bool, computed: Com
 
 
 def _labels(blocks: Sequence[Grid | Picture]) -> str:
-    first, last = blocks[0], blocks[-1]
-    return first.label if len(blocks) == 1 else f"{first.label} to {str(last.number)}"
+    """As "Table 7, 9 to 11": those that stand together as a stretch, and none that lies between others."""
+    stretches: list[list[int]] = []
+    for number in sorted(block.number for block in blocks):
+        if stretches and number == stretches[-1][-1] + 1:
+            stretches[-1].append(number)
+        else:
+            stretches.append([number])
+    kind = blocks[0].label.partition(" ")[0]
+    return f"{kind} " + ", ".join(f"{one[0]} to {one[-1]}" if len(one) > 1 else str(one[0]) for one in stretches)

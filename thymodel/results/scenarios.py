@@ -70,8 +70,17 @@ class Scenario:
         return told + [f"Doses of {name} act with a factor of log SD {sd:g} about those of the arms."
                        for name, sd in self.spec.dose_errors.items()]
 
+    @property
+    def how_to_read(self) -> str:
+        """From which day times count, and what the intervals of the table hold."""
+        later = [f"{name} from day {endpoint.clock_start:g}" for name, endpoint in self.endpoints.items()
+                 if endpoint.clock_start]
+        since = f" ({', '.join(later)}, where the clock starts)" if later else ""
+        return (f"Times in days{since}. Intervals: {INTERVAL_NAME}, parameter uncertainty only; subjects: the spread "
+                "between virtual patients.")
+
     def _repr_html_(self) -> str:
-        told = [*self.about_members, *self.people, *extrapolation.sentences(self.verdicts)]
+        told = [*self.about_members, *self.people, self.how_to_read, *extrapolation.sentences(self.verdicts)]
         return card(self.spec.title, told, reading_rows(self), self.simulated,
                     warnings=self.implied_export.get("warnings", []))
 
