@@ -10,7 +10,8 @@ _CLOCK = re.compile(r"(\d{1,2}):(\d{2})(?::(\d{2}(?:\.\d+)?))?")
 _PARTS = re.compile(r"(\d{1,4})[-/.](\d{1,2})[-/.](\d{1,4})")
 _NAMED = re.compile(r"(\d{1,2})[- ]?([A-Za-z]{3})[- ]?(\d{2,4})")
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)")
+_HOURS = re.compile(r"\d{1,2}(\.\d*)?|\.\d+")
+_MOST_DAYS = 99_999  # of a count of days; SAS, R and spreadsheets are near 50,000, and 20240301 is no count
 
 
 def is_clock(text: str) -> bool:
@@ -31,7 +32,7 @@ def hours_of_clock(text: str) -> float:
     """
     found = _CLOCK.fullmatch(text.strip())
     if found is None:
-        if _NUMBER.fullmatch(text.strip()) and 0 <= float(text) <= 24:  # 0800 would be 800 hours
+        if _HOURS.fullmatch(text.strip()) and float(text) <= 24:  # 0015 may be a quarter past midnight
             return float(text)
         raise ValueError(f"'{text[:40]}' is not a time of day such as 13:45, or hours up to 24")
     hours, minutes, seconds = int(found[1]), int(found[2]), float(found[3] or 0)
@@ -61,13 +62,15 @@ def days_of_date(text: str, heading: str) -> int:
 
     Args:
         heading: the column: DATE is month, day, year; DAT1 day, month, year; DAT2 year, month, day; DAT3 year, day,
-            month. A year of four digits in front is always year, month, day; 01MAR2024 and plain numbers are read too.
+            month. A year of four digits in front is always year, month, day; 01MAR2024 and counts of days are read too.
 
     Raises:
         ValueError: none of these, or not a day of the calendar.
     """
     text = text.strip()
     if re.fullmatch(r"\d+(\.0*)?", text):
+        if float(text) > _MOST_DAYS:
+            raise ValueError(f"the date '{text[:40]}' counts more days than {_MOST_DAYS}: write it as 2024-03-01")
         return int(float(text))
     if named := _NAMED.fullmatch(text):
         if named[2].lower() not in _MONTHS:

@@ -15,8 +15,10 @@ from thymodel.documents.sheet import Line, decode, refuse_large_header
 from thymodel.errors import Fault, InputError
 
 _MARKS = {"comma": ",", "semicolon": ";", "tab": "\t", "space": " "}
+_LETTER_C = "comment line (C)"
 _NUMBER_LIKE = re.compile(r"[+-]?[\d.]+([,.]\d+)?([eEdD][+-]?\d+)?|\.")
 _DECIMAL_COMMA = re.compile(r"[<>]?\s*[+-]?\d+,\d+([eE][+-]?\d+)?")
+_LINE_END = re.compile(r"\r\n|\n|\r")  # str.splitlines would part rows at a form feed, or a line separator in a text
 _ISO_LIKE = re.compile(r"\d{1,4}[-/:]")
 
 
@@ -46,7 +48,7 @@ def read_foreign_table(path: Path, found: ImportMap) -> ForeignTable:
         InputError: it cannot be read as a table at all.
     """
     raw = read_bytes(path, LARGEST_DATA, "a data set")
-    texts = decode(raw, path.name).splitlines()
+    texts = _LINE_END.split(decode(raw, path.name))
     digest = hashlib.sha256(raw).hexdigest()
     passed, kept = _without_comments(texts, found)
     if not kept:
@@ -77,8 +79,12 @@ def _refuse(where: str, what: str, hint: str) -> NoReturn:
 def _without_comments(texts: list[str], found: ImportMap) -> tuple[list[PassedOver], list[tuple[int, str]]]:
     passed: list[PassedOver] = []
     kept: list[tuple[int, str]] = []
+    if texts and not texts[-1]:
+        texts = texts[:-1]
     for row, text in enumerate(texts, 1):
         reason = _not_data(text, bool(kept) or bool(found.header), found)
+        if reason == _LETTER_C and _is_whole_row(text, found, kept):
+            reason = ""
         if reason:
             passed.append(PassedOver(row, reason))
         else:
@@ -96,7 +102,7 @@ def _not_data(text: str, begun: bool, found: ImportMap) -> str:
     if bare.startswith("#") and not (not begun and _looks_like_header(bare[1:])):
         return "comment line (#)"
     if begun and re.match(r"[Cc](\s|[,;\t]|$)", bare):
-        return "comment line (C)"
+        return _LETTER_C
     if begun and bare.startswith("@"):
         return "comment line (@)"
     if begun and found.ignore == "@" and bare[0].isalpha():
@@ -104,6 +110,18 @@ def _not_data(text: str, begun: bool, found: ImportMap) -> str:
     if begun and found.ignore not in ("", "@") and bare.startswith(found.ignore):
         return f"line that begins with {found.ignore} (ignore)"
     return ""
+
+
+def _is_whole_row(text: str, found: ImportMap, kept: list[tuple[int, str]]) -> bool:
+    """Whether a line that begins with C has as many fields as the columns, of which the first is no mark: subject C."""
+    kind = found.separator or _separator(kept[0][1] if kept else text)
+    names = found.header or _fields(kept[0][1], kind)
+    marked = found.ignore.upper() == "C" or names[0].strip('# "').upper() == "C"
+    return not marked and len(_fields(text, kind)) == len(names)
+
+
+def _fields(text: str, kind: str) -> list[str]:
+    return text.split() if kind == "space" else next(csv.reader([text], delimiter=_MARKS[kind]))
 
 
 def _looks_like_header(text: str) -> bool:
