@@ -239,6 +239,17 @@ def test_a_control_stream_follows_the_same_course_with_the_same_likelihood(name,
         assert log_of(here) == pytest.approx(expected, abs=1e-4)
 
 
+def test_bounds_keep_their_digits(tmp_path):
+    """Rounded to six digits, this lower bound would lie above the value."""
+    spec = POOL_SPEC.replace('[between_subject]', '[override.k]\nprior = "uniform(lower=0.12345678, upper=0.12345699)"\n'
+                             'reason = "made up"\n[between_subject]')
+    found = load_population_model(written(tmp_path, spec, POOL_DATA, POOL.replace(', x = "amount/2"', "")))
+    [line] = [line for line in control_stream(found).splitlines() if line.strip().startswith("(") and "; k," in line]
+    assert line.split(")")[0].split("(")[1].split(", ")[::2] == ["0.12345678", "0.12345699"]
+    [line] = [line for line in rxode_model(found).splitlines() if "0.12345699" in line and "<-" in line]
+    assert "0.12345678" in line
+
+
 def log_of(here):
     """Log likelihood of one record, as NONMEM takes Y."""
     if here["F_FLAG"] == 0:

@@ -226,7 +226,8 @@ def test_checks_and_scores_of_this_record_are_taken(record, checks, scores, tmp_
 
 
 @pytest.mark.parametrize("part", [
-    {"observables": {"rte4": {"count": 200}}}, {"observables": {"rte4": {"count": 2, "inside": {"posterior": {"90": "x"}}}}},
+    {"observables": {"rte4": {"count": 200}}},
+    {"observables": {"rte4": {"count": 2, "inside": {"posterior": {"90": "x"}}}}},
     {"observables": {"rte4": [1]}}, {"together": True},
     {"endpoints": {"rte4_2": {"arms": {"control": {"observed": [0, 1], "posterior": [[0, 0, 1]]}}}}},
     {"endpoints": {"rte4_2": {"arms": {"control": {"observed": [0], "posterior": [3]}}}}}])

@@ -9,6 +9,7 @@ import struct
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from thymodel import cli
 from thymodel.errors import InputError, RecordError
 from thymodel.results import bundle as bundles
 from thymodel.results import rebuilding
+from thymodel.results.define import Defined, define_xml
 from thymodel.results.record import load_group, load_record
 from thymodel.results.transport import (
     LARGEST,
@@ -137,6 +139,18 @@ def test_long_text_goes_on_in_further_variables():
     assert (first.name, second.name, third.name) == ("COMMENTS", "COMMENT2", "COMMENT3")
     assert [a + b + c for a, b, c in zip(first.values, second.values, third.values, strict=True)] == [
         "a" * 200 + "b" * 200 + "c", "short"]
+
+
+def test_a_long_text_with_a_blank_where_it_is_parted_and_ends_of_lines_come_back(tmp_path):
+    """The format drops blanks at the end of a value, and programs part a CSV at some characters."""
+    long = "x" * 199 + " " + "y" * 201 + "  z"
+    data = some_set(T=[long, "a\rb\x0bc", "one\ntwo", " lead"])
+    (tmp_path / "some.csv").write_bytes(csv_bytes(data))
+    save_xpt(data, tmp_path / "some.xpt")
+    assert differences(tmp_path / "some.csv", tmp_path / "some.xpt") == []
+    found = pd.read_sas(tmp_path / "some.xpt", format="xport", encoding="ascii")
+    assert "".join(found.iloc[0][["T", "T2", "T3"]]) == long
+    assert found["T"].tolist()[1:] == ["a\\rb\\x0bc", "one\\ntwo", " lead"]
 
 
 def test_infinity_is_missing_and_said_beside():
@@ -279,6 +293,15 @@ def test_the_define_file_tells_every_variable_and_every_reference_is_kept(made):
     assert len(rows) == len(items)
     [arm] = [row for row in rows if row["data set"] == "EVENTS" and row["variable"] == "CENS"]
     assert arm["codes"] == "0: measured; 1: below DV, the lower limit" and arm["origin"] == "Derived"  # simulated
+
+
+def test_the_define_file_is_xml_whatever_a_heading_holds():
+    data = some_set(X=np.array([1.5, 2.5]))
+    odd = replace(data, comment="column \x01<b> & \ufffe", variables=tuple(
+        replace(one, comment="column NO\x01TE of the file") for one in data.variables))
+    root = ET.fromstring(define_xml("s", "d", "2026-01-01T00:00:00", [Defined(odd, "tiny", "tiny/some.xpt")]))
+    told = [element.text for element in root.iter() if element.tag.endswith("TranslatedText")]
+    assert "column \ufffd<b> & \ufffd" in told and any("NO\ufffdTE" in str(text) for text in told)
 
 
 def test_the_guide_says_simulated_what_was_left_out_and_how_to_rebuild(made):
