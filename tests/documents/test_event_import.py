@@ -153,6 +153,13 @@ def test_a_row_is_not_parted_at_marks_that_end_no_line(tmp_path):
     assert [row.source for row in found.rows] == [2, 3]
 
 
+def test_times_between_doses_and_both_limits_are_converted_too(tmp_path):
+    text = "ID,TIME,AMT,ADDL,II,DVID,DV,CENS,LIMIT\n1,24,10,2,12,,,,\n1,48,,,,cp,5,1,2\n"
+    found = imported(tmp_path, text, 'units.TIME = { from = "hour", to = "day" }\nunits.cp = { from = "g", to = "mg" }')
+    assert column(found, "TIME") == ["1", "1.5", "2", "2"]
+    assert column(found, "DV")[-1] == "5000" and column(found, "LIMIT")[-1] == "2000"
+
+
 def test_an_lloq_of_the_map_keeps_its_digits_and_stands_for_a_blank(tmp_path):
     text = "ID,TIME,DVID,DV,CENS\n1,1,cp,BLQ,\n1,2,cp,.,1\n1,3,pd,.,1\n"
     found = imported(tmp_path, text, "[lloq]\ncp = 1234.5678\n")

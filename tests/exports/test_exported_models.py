@@ -240,14 +240,13 @@ def test_a_control_stream_follows_the_same_course_with_the_same_likelihood(name,
 
 
 def test_bounds_keep_their_digits(tmp_path):
-    """Rounded to six digits, this lower bound would lie above the value."""
-    spec = POOL_SPEC.replace('[between_subject]', '[override.k]\nprior = "uniform(lower=0.12345678, upper=0.12345699)"\n'
-                             'reason = "made up"\n[between_subject]')
+    """With six digits the bounds would lie on the value that they hold, 0.6."""
+    bounds = '[override.share]\nprior = "uniform(lower=0.59999998, upper=0.60000002)"\nreason = "made up"\n'
+    spec = POOL_SPEC.replace('share = { sd = "halfnormal(sd=0.5)", scale = "logit", source = "made up" }\n', "")
+    spec = spec.replace("[between_subject]", bounds + "[between_subject]")
     found = load_population_model(written(tmp_path, spec, POOL_DATA, POOL.replace(', x = "amount/2"', "")))
-    [line] = [line for line in control_stream(found).splitlines() if line.strip().startswith("(") and "; k," in line]
-    assert line.split(")")[0].split("(")[1].split(", ")[::2] == ["0.12345678", "0.12345699"]
-    [line] = [line for line in rxode_model(found).splitlines() if "0.12345699" in line and "<-" in line]
-    assert "0.12345678" in line
+    assert "(0.59999998, 0.6, 0.60000002)  ; share" in control_stream(found)
+    assert "tv_share <- c(0.59999998, 0.6, 0.60000002)" in rxode_model(found)
 
 
 def log_of(here):

@@ -422,6 +422,23 @@ def test_a_changed_record_is_not_bundled(tmp_path, record):
     assert leftovers(tmp_path) == ["changed"]
 
 
+def test_links_to_files_elsewhere_do_not_travel(tmp_path, record):
+    """A record from a stranger may name a file of this machine: what it names would leave with the bundle."""
+    (tmp_path / "secret").write_text("title = 'mine alone'\n")
+    linked = shutil.copytree(record, tmp_path / "linked", ignore=shutil.ignore_patterns("report.html", "scenarios"))
+    (linked / "scenarios").mkdir()
+    for name in ("design.toml", "report.html", "scenarios/other.toml"):
+        (linked / name).unlink(missing_ok=True)
+        (linked / name).symlink_to(tmp_path / "secret")
+    made = bundles.save_bundle([linked], tmp_path / "out")
+    assert not [path for path in made.folder.rglob("*") if path.is_file() and b"mine alone" in path.read_bytes()]
+
+
+@pytest.mark.parametrize("name", ["../../x.csv", "a./../b", "a.csv/../../b", "C:\\a.csv", "", ".", "..", "a./b"])
+def test_a_name_of_data_is_a_name_in_its_folder(tmp_path, name):
+    assert (tmp_path / bundles._plain(name)).parent == tmp_path and bundles._plain(name) not in (".", "..")
+
+
 def test_a_pulled_plug_leaves_nothing_half(tmp_path, record, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")

@@ -453,6 +453,8 @@ def _check_table(record: FitRecord) -> list[Fault]:
     faults = [Fault(str(record.folder / TABLE), f"row {name}, column {stored.columns[k]}: {float(stored.iloc[row, k])} "
                     f"differs from the draws, {float(recomputed.iloc[row, k])}")
               for row, name in enumerate(stored.index) for k in np.flatnonzero(~same[row])]
+    if told := list(changes.told_of_summary(record.content, (record.folder / TABLE).read_bytes())):
+        faults.append(Fault(str(record.folder / JSON), changes.some(told)))
     try:
         verdict = verdict_of(record.spec, recomputed, record.content["sampler"], record.content["certificate"])
     except (KeyError, TypeError, ValueError):
