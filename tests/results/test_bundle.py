@@ -243,6 +243,7 @@ def test_individual_parameters_are_typical_value_times_effect(made, record):
     found = pd.read_csv(made.folder / "tiny/datasets/indpar.csv")
     assert found["PARAM"].tolist() == ["x0"] * 4 and found["PARAMU"].tolist() == ["cell/uL"] * 4
     assert found["MEAN"].to_numpy() == pytest.approx(own.mean(axis=0), rel=1e-12)
+    assert found["SD"].to_numpy() == pytest.approx(own.std(axis=0, ddof=1), rel=1e-12)
     assert found["Q95"].to_numpy() == pytest.approx(np.quantile(own, 0.95, axis=0), rel=1e-12)
 
 
@@ -261,7 +262,8 @@ def test_draws_and_quantities_are_the_records_own(made, record):
     chain, draw = draws["CHAIN"].astype(int) - 1, draws["DRAW"].astype(int) - 1
     assert np.array_equal(draws["OMEGA_X0"], kept["omega_x0"].values[chain, draw]) and len(draws) == 40
     quantities = pd.read_csv(made.folder / "tiny/datasets/quants.csv", keep_default_na=False)
-    table = load_record(record).table
+    table, unit = load_record(record).table, dict(zip(quantities["QUANTITY"], quantities["UNIT"], strict=True))
+    assert (unit["x0"], unit["k"], unit["back.median[dosed]"]) == ("cell/uL", "1/day", "day")
     for row, name in zip(quantities.to_dict("records"), table.index, strict=True):
         wanted = float(table.loc[name, "median"])
         assert row["QUANTITY"] == name

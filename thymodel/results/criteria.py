@@ -39,7 +39,7 @@ from thymodel.results import extrapolation
 from thymodel.results.extrapolation import Level
 from thymodel.results.planning import matching
 from thymodel.results.prior_sensitivity import check_priors
-from thymodel.results.record import FitRecord, draws_in
+from thymodel.results.record import FitRecord, draws_in, is_number
 
 MET, NOT_MET, SPONSOR, OPEN = "met", "not met", "for the sponsor", "not evaluated"
 _CHECKS = "checks.json"
@@ -137,10 +137,10 @@ def _as_checks(found: Mapping[str, Any]) -> bool:
     """Whether it has the parts that are read below."""
     try:
         observables = all(isinstance(row["count"], int) and all(
-            value is None or _is_number(value) for value in row["inside"]["posterior"].values())
+            value is None or is_number(value) for value in row["inside"]["posterior"].values())
             for row in found["observables"].values())
-        return observables and _is_number(found["together"]) and all(
-            _is_number(value) and all(map(_is_number, band)) and len(band) == 3
+        return observables and is_number(found["together"]) and all(
+            is_number(value) and all(map(is_number, band)) and len(band) == 3
             for row in found["endpoints"].values() for arm in row["arms"].values()
             for value, band in zip(arm["observed"], arm["posterior"], strict=True))
     except (AttributeError, KeyError, TypeError, ValueError):
@@ -150,11 +150,7 @@ def _as_checks(found: Mapping[str, Any]) -> bool:
 def _as_scores(row: Mapping[str, Any]) -> bool:
     units = row.get("units")
     return isinstance(units, list) and all(isinstance(u, dict) and {"unit", "pareto_k"} <= set(u) and (
-        u["pareto_k"] is None or _is_number(u["pareto_k"])) for u in units)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, float | int) and not isinstance(value, bool)
+        u["pareto_k"] is None or is_number(u["pareto_k"])) for u in units)
 
 
 def evaluate(name: str, criterion: Criterion, evidence: Evidence) -> Finding:
