@@ -314,6 +314,12 @@ def test_every_measurement_and_dose_is_in_both_data_files(exports):
                 assert own[0]["TIME"] == 0.0
 
 
+@pytest.mark.parametrize(("language", "heading", "code"), [("nonmem", "LOWER", 2), ("r", "LIMIT", 1)])
+def test_the_other_limit_of_an_interval_is_in_the_column_that_its_tool_reads(exports, language, heading, code):
+    rows = records(data_text(exports["pool"], language, {}))
+    assert [(row["DV"], row["CENS"]) for row in rows if row[heading] == 4.0] == [(9.0, code)]
+
+
 def test_the_commands_write_files_and_write_over_none(tmp_path, exports):
     spec = str(exports["homing_wave"].spec.path)
     for command, kinds in (("nonmem", ".ctl .csv"), ("rxode2", ".R .csv")):
