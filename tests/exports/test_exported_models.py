@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -107,7 +108,7 @@ A,5,0,.,.,.,left,9,1,4,1,80
 A,5,0,.,.,.,made,20,-1,.,1,80
 A,5,1,oral,20,.,.,.,.,.,1,80
 A,8,0,.,.,.,made,10,1,.,0,80
-A,8,0,.,.,.,left,12,0,.,0,80
+A,8,0,.,.,.,left,12,-1,.,0,80
 B,0,0,.,.,.,left,4,0,.,0,60
 B,4,0,.,.,.,made,3,1,1,0,60
 """
@@ -291,6 +292,16 @@ def test_values_of_a_record_are_its_posterior_medians(exports):
     assert math.exp(function.value("l_f_th")) == pytest.approx(median["f_th"], rel=1e-12)
     assert function.value("sigma_cd4") == median["sigma_cd4"]
     assert function.value("eta_f_th") == median["omega_f_th"]**2
+
+
+def test_correlated_effects_have_their_covariance(exports):
+    found = exports["one_factor"]
+    own = {**found.values, "omega_k": 0.5, "omega_half": 0.25, "corr_k_half": -0.5}
+    assert own.keys() == found.values.keys()
+    stream = ControlStream(control_stream(replace(found, values=own)))
+    rows = [line.partition(";")[0].split() for line in stream.blocks["OMEGA"]]
+    assert ["0.25"] in rows and ["-0.0625", "0.0625"] in rows
+    assert "eta_k + eta_half ~ c(0.25, -0.0625, 0.0625)" in rxode_model(replace(found, values=own))
 
 
 @pytest.mark.parametrize("df", [1, 2, 3, 4, 5, 8, 9])
