@@ -105,6 +105,64 @@ def test_every_order_of_a_date_is_the_same_day(heading, text):
     assert days_of_date(text, heading) - days_of_date("2024-02-28", "DATE") == 2
 
 
+@pytest.mark.parametrize("clock", [False, True])
+def test_the_first_record_is_the_earliest_where_the_order_of_rows_means_nothing(tmp_path, clock):
+    dated = "ID,DAT2,TIME,DVID,DV\n1,2024-03-01,09:00,cp,5\n1,2024-03-01,08:00,cp,4\n"
+    text = dated if clock else "ID,TIME,DVID,DV\n1,9,cp,5\n1,8,cp,4\n"
+    found = imported(tmp_path, text, 'sort = true\ntime_zero = "first_record"\n')
+    assert column(found, "TIME") == ["0", "1"] and column(found, "DV") == ["4", "5"]
+
+
+def test_a_date_without_marks_between_its_parts_is_no_count_of_days():
+    assert days_of_date("23101", "ADT") - days_of_date("23071.0", "ADT") == 30
+    assert days_of_date("20240201", "DATE") - days_of_date("20240131", "DATE") == 1
+
+
+def test_a_time_of_day_without_a_colon_is_not_guessed_at(tmp_path):
+    told = refusals(tmp_path, "ID,DAT2,TIME,DVID,DV\n1,2024-01-31,0015,cp,5\n1,2024-01-31,8.5,cp,4\n")
+    assert [where for where, _ in told] == ["row 2, column TIME"]
+
+
+def test_numbers_beside_a_date_of_adam_are_not_guessed_at(tmp_path):
+    rows_ = "1,23000,{0},cp,5\n1,23001,{1},cp,4\n"
+    told = refusals(tmp_path, "ID,ADT,TIME,DVID,DV\n" + rows_.format(8, 24))
+    assert [where for where, _ in told] == ["row 2, column TIME", "row 3, column TIME"]
+    of_sas = imported(tmp_path, "ID,ADT,ATM,DVID,DV\n" + rows_.format(28800, 43200))  # seconds since midnight
+    assert column(of_sas, "TIME") == ["0", "28"]
+
+
+def test_a_clock_whose_unit_the_map_calls_another_is_refused(tmp_path):
+    text = "ID,TIME,EVID,CMT,AMT,RATE,DVID,DV\n1,08:00,1,oral,100,10,,\n1,20:00,0,,,,cp,4\n"
+    told = refusals(tmp_path, text, 'units.TIME = { from = "day", to = "day" }')
+    assert [where for where, _ in told] == ["row 2, column TIME"]
+    assert column(imported(tmp_path, text, 'units.TIME = { to = "day" }'), "RATE")[0] == "240"
+
+
+def test_a_row_is_not_parted_at_marks_that_end_no_line(tmp_path):
+    found = imported(tmp_path, "ID,TIME,DVID,DV,ROOM\r\n1,1,cp,5,a\x0cb\r\n1,2,cp,6,a\u2028b\r\n")
+    assert [row.source for row in found.rows] == [2, 3]
+
+
+def test_times_between_doses_and_both_limits_are_converted_too(tmp_path):
+    text = "ID,TIME,AMT,ADDL,II,DVID,DV,CENS,LIMIT\n1,24,10,2,12,,,,\n1,48,,,,cp,5,1,2\n"
+    found = imported(tmp_path, text, 'units.TIME = { from = "hour", to = "day" }\nunits.cp = { from = "g", to = "mg" }')
+    assert column(found, "TIME") == ["1", "1.5", "2", "2"]
+    assert column(found, "DV")[-1] == "5000" and column(found, "LIMIT")[-1] == "2000"
+
+
+def test_an_lloq_of_the_map_keeps_its_digits_and_stands_for_a_blank(tmp_path):
+    text = "ID,TIME,DVID,DV,CENS\n1,1,cp,BLQ,\n1,2,cp,.,1\n"
+    found = imported(tmp_path, text, "[lloq]\ncp = 1234.5678\n")
+    assert column(found, "DV") == ["1234.5678", "1234.5678"] and column(found, "CENS") == ["1", "1"]
+    told = refusals(tmp_path, text + "1,3,pd,.,1\n", "[lloq]\ncp = 1234.5678\n")
+    assert [where for where, _ in told] == ["row 4, column DV"]
+
+
+def test_a_sign_and_a_flag_that_contradict_one_another_are_refused(tmp_path):
+    told = refusals(tmp_path, "ID,TIME,DVID,DV,CENS\n1,1,cp,<5,-1\n1,2,cp,<5,1\n1,3,cp,>5,0\n")
+    assert [where for where, _ in told] == ["row 2, column CENS"]
+
+
 def test_a_clock_is_hours():
     assert hours_of_clock("13:45") == 13.75
     assert hours_of_moment("2024-03-01T06:00") - hours_of_moment("2024-02-29 18:00") == 12

@@ -1,6 +1,7 @@
 """Exported control streams and R functions say the same equations, doses and likelihood: read back, solved by SciPy."""
 
 import math
+from dataclasses import replace
 
 import jax.numpy as jnp
 import numpy as np
@@ -22,6 +23,7 @@ from thymodel.results.simulation import simulate
 pytestmark = pytest.mark.requirement("REQ-EXC-02", "REQ-EXC-03")
 
 SAME = 1e-6  # relative, of the largest value of an observable: our solver's tolerance is 1e-8
+
 
 
 def our_course(found, number):
@@ -69,6 +71,16 @@ def test_a_control_stream_follows_the_same_course_with_the_same_likelihood(name,
         assert log_of(here) == pytest.approx(expected, abs=1e-4)
 
 
+def test_bounds_keep_their_digits(tmp_path):
+    """With six digits the bounds would lie on the value that they hold, 0.6."""
+    bounds = '[override.share]\nprior = "uniform(lower=0.59999998, upper=0.60000002)"\nreason = "made up"\n'
+    spec = POOL_SPEC.replace('share = { sd = "halfnormal(sd=0.5)", scale = "logit", source = "made up" }\n', "")
+    spec = spec.replace("[between_subject]", bounds + "[between_subject]")
+    found = load_population_model(written(tmp_path, spec, POOL_DATA, POOL.replace(', x = "amount/2"', "")))
+    assert "(0.59999998, 0.6, 0.60000002)  ; share" in control_stream(found)
+    assert "tv_share <- c(0.59999998, 0.6, 0.60000002)" in rxode_model(found)
+
+
 def log_of(here):
     """Log likelihood of one record, as NONMEM takes Y."""
     if here["F_FLAG"] == 0:
@@ -113,6 +125,16 @@ def test_values_of_a_record_are_its_posterior_medians(exports):
     assert function.value("eta_f_th") == median["omega_f_th"]**2
 
 
+def test_correlated_effects_have_their_covariance(exports):
+    found = exports["one_factor"]
+    own = {**found.values, "omega_k": 0.5, "omega_half": 0.25, "corr_k_half": -0.5}
+    assert own.keys() == found.values.keys()
+    stream = ControlStream(control_stream(replace(found, values=own)))
+    rows = [line.partition(";")[0].split() for line in stream.blocks["OMEGA"]]
+    assert ["0.25"] in rows and ["-0.0625", "0.0625"] in rows
+    assert "eta_k + eta_half ~ c(0.25, -0.0625, 0.0625)" in rxode_model(replace(found, values=own))
+
+
 @pytest.mark.parametrize("df", [1, 2, 3, 4, 5, 8, 9])
 def test_the_closed_form_of_students_distribution(df):
     text = _student_cdf("Z", df).replace("SQRT", "math.sqrt").replace("ATAN", "math.atan")
@@ -132,6 +154,12 @@ def test_every_measurement_and_dose_is_in_both_data_files(exports):
                 assert sum(row["EVID"] == 1 for row in own) == states
                 assert [row["TIME"] for row in own] == sorted(row["TIME"] for row in own)
                 assert own[0]["TIME"] == 0.0
+
+
+@pytest.mark.parametrize(("language", "heading", "code"), [("nonmem", "LOWER", 2), ("r", "LIMIT", 1)])
+def test_the_other_limit_of_an_interval_is_in_the_column_that_its_tool_reads(exports, language, heading, code):
+    rows = records(data_text(exports["pool"], language, {}))
+    assert [(row["DV"], row["CENS"]) for row in rows if row[heading] == 4.0] == [(9.0, code)]
 
 
 def test_the_commands_write_files_and_write_over_none(tmp_path, exports):

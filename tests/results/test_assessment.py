@@ -225,6 +225,51 @@ def test_checks_and_scores_of_this_record_are_taken(record, checks, scores, tmp_
     assert found.checks == checks and found.scores == (scores,)
 
 
+@pytest.mark.parametrize("part", [
+    {"observables": {"rte4": {"count": 200}}},
+    {"observables": {"rte4": {"count": 2, "inside": {"posterior": {"90": "x"}}}}},
+    {"observables": {"rte4": [1]}}, {"together": True},
+    {"endpoints": {"rte4_2": {"arms": {"control": {"observed": [0, 1], "posterior": [[0, 0, 1]]}}}}},
+    {"endpoints": {"rte4_2": {"arms": {"control": {"observed": [0], "posterior": [3]}}}}}])
+def test_damaged_checks_of_this_record_are_refused(record, checks, tmp_path, part):
+    (tmp_path / "checks.json").write_text(json.dumps(checks | part), encoding="utf-8")
+    with pytest.raises(InputError, match="not the checks of this record"):
+        load_evidence(record, tmp_path)
+
+
+def test_a_pareto_k_that_is_no_number_is_refused(record, scores, tmp_path):
+    odd = scores | {"units": [{"unit": "1", "pareto_k": "low"}]}
+    (tmp_path / "scores.json").write_text(json.dumps({"records": [odd]}), encoding="utf-8")
+    with pytest.raises(InputError, match="no scores of this record"):
+        load_evidence(record, None, tmp_path / "scores.json")
+
+
+def test_what_check_fit_writes_is_taken(tiny_fit, tmp_path):
+    from thymodel.results.checks import check_fit
+
+    written = check_fit(tiny_fit, tiny_fit.folder / "study.csv").content
+    (tmp_path / "checks.json").write_text(json.dumps(written), encoding="utf-8")
+    assert load_evidence(tiny_fit, tmp_path).checks == written
+
+
+@pytest.mark.parametrize("inside", [None, float("nan")])
+def test_an_observable_without_a_measurement_is_not_evaluated(evidence, checks, inside):
+    empty = {"observables": {"rte4": {"count": 0, "inside": {"posterior": {"50": inside, "90": inside}}}}}
+    found = judged(replace(evidence, checks=checks | empty), "predictive", of="rte4", share_at_least=0.1)
+    assert found.result == OPEN and found.found == "no value of it was measured"
+
+
+def test_a_probability_says_its_monte_carlo_error(evidence, record):
+    import arviz as az
+
+    held = load_group(record.folder / "derived.nc")["rte4_2.by_100"].sel(arm="dose_9").values > 0.8
+    error = float(az.mcse(held.astype(float), method="mean"))
+    found = judged(evidence, "probability", quantity="rte4_2.by_100[dose_9]", above=0.8, at_least=0.5).found
+    assert found == f"{held.mean():.3g} (Monte-Carlo error {error:.1g})"
+    sure = judged(evidence, "probability", quantity="rte4_2.by_100[dose_9]", above=-1.0, at_least=0.5).found
+    assert sure == "1"
+
+
 # --- tables --------------------------------------------------------------------------------------------------
 
 ORDER = ["Question of interest", "Context of use", "Model influence", "Consequence of a wrong decision", "Model risk",

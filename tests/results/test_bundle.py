@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from thymodel import cli
 from thymodel.errors import InputError, RecordError
 from thymodel.results import bundle as bundles
 from thymodel.results import rebuilding
+from thymodel.results.define import Defined, define_xml
 from thymodel.results.record import load_group, load_record
 from thymodel.results.transport import (
     LARGEST,
@@ -140,6 +142,18 @@ def test_long_text_goes_on_in_further_variables():
         "a" * 200 + "b" * 200 + "c", "short"]
 
 
+def test_a_long_text_with_a_blank_where_it_is_parted_and_ends_of_lines_come_back(tmp_path):
+    """The format drops blanks at the end of a value, and programs part a CSV at some characters."""
+    long = "x" * 199 + " " + "y" * 201 + "  z"
+    data = some_set(T=[long, "a\rb\x0bc", "one\ntwo", " lead"])
+    (tmp_path / "some.csv").write_bytes(csv_bytes(data))
+    save_xpt(data, tmp_path / "some.xpt")
+    assert differences(tmp_path / "some.csv", tmp_path / "some.xpt") == []
+    found = pd.read_sas(tmp_path / "some.xpt", format="xport", encoding="ascii")
+    assert "".join(found.iloc[0][["T", "T2", "T3"]]) == long
+    assert found["T"].tolist()[1:] == ["a\\rb\\x0bc", "one\\ntwo", " lead"]
+
+
 def test_infinity_is_missing_and_said_beside():
     number, beside = numbers("MEDIAN", "Median", [1.0, np.inf, np.nan])
     assert np.array_equal(number.values, [1.0, np.nan, np.nan], equal_nan=True)
@@ -230,6 +244,7 @@ def test_individual_parameters_are_typical_value_times_effect(made, record):
     found = pd.read_csv(made.folder / "tiny/datasets/indpar.csv")
     assert found["PARAM"].tolist() == ["x0"] * 4 and found["PARAMU"].tolist() == ["cell/uL"] * 4
     assert found["MEAN"].to_numpy() == pytest.approx(own.mean(axis=0), rel=1e-12)
+    assert found["SD"].to_numpy() == pytest.approx(own.std(axis=0, ddof=1), rel=1e-12)
     assert found["Q95"].to_numpy() == pytest.approx(np.quantile(own, 0.95, axis=0), rel=1e-12)
 
 
@@ -248,7 +263,8 @@ def test_draws_and_quantities_are_the_records_own(made, record):
     chain, draw = draws["CHAIN"].astype(int) - 1, draws["DRAW"].astype(int) - 1
     assert np.array_equal(draws["OMEGA_X0"], kept["omega_x0"].values[chain, draw]) and len(draws) == 40
     quantities = pd.read_csv(made.folder / "tiny/datasets/quants.csv", keep_default_na=False)
-    table = load_record(record).table
+    table, unit = load_record(record).table, dict(zip(quantities["QUANTITY"], quantities["UNIT"], strict=True))
+    assert (unit["x0"], unit["k"], unit["back.median[dosed]"]) == ("cell/uL", "1/day", "day")
     for row, name in zip(quantities.to_dict("records"), table.index, strict=True):
         wanted = float(table.loc[name, "median"])
         assert row["QUANTITY"] == name
@@ -280,6 +296,15 @@ def test_the_define_file_tells_every_variable_and_every_reference_is_kept(made):
     assert len(rows) == len(items)
     [arm] = [row for row in rows if row["data set"] == "EVENTS" and row["variable"] == "CENS"]
     assert arm["codes"] == "0: measured; 1: below DV, the lower limit" and arm["origin"] == "Derived"  # simulated
+
+
+def test_the_define_file_is_xml_whatever_a_heading_holds():
+    data = some_set(X=np.array([1.5, 2.5]))
+    odd = replace(data, comment="column \x01<b> & \ufffe", variables=tuple(
+        replace(one, comment="column NO\x01TE of the file") for one in data.variables))
+    root = ET.fromstring(define_xml("s", "d", "2026-01-01T00:00:00", [Defined(odd, "tiny", "tiny/some.xpt")]))
+    told = [element.text for element in root.iter() if element.tag.endswith("TranslatedText")]
+    assert "column \ufffd<b> & \ufffd" in told and any("NO\ufffdTE" in str(text) for text in told)
 
 
 def test_the_guide_says_simulated_what_was_left_out_and_how_to_rebuild(made):
@@ -398,6 +423,23 @@ def test_a_changed_record_is_not_bundled(tmp_path, record):
     with pytest.raises(RecordError, match="table.csv"):
         bundles.save_bundle([changed], tmp_path / "out")
     assert leftovers(tmp_path) == ["changed"]
+
+
+def test_links_to_files_elsewhere_do_not_travel(tmp_path, record):
+    """A record from a stranger may name a file of this machine: what it names would leave with the bundle."""
+    (tmp_path / "secret").write_text("title = 'mine alone'\n")
+    linked = shutil.copytree(record, tmp_path / "linked", ignore=shutil.ignore_patterns("report.html", "scenarios"))
+    (linked / "scenarios").mkdir()
+    for name in ("design.toml", "report.html", "scenarios/other.toml"):
+        (linked / name).unlink(missing_ok=True)
+        (linked / name).symlink_to(tmp_path / "secret")
+    made = bundles.save_bundle([linked], tmp_path / "out")
+    assert not [path for path in made.folder.rglob("*") if path.is_file() and b"mine alone" in path.read_bytes()]
+
+
+@pytest.mark.parametrize("name", ["../../x.csv", "a./../b", "a.csv/../../b", "C:\\a.csv", "", ".", "..", "a./b"])
+def test_a_name_of_data_is_a_name_in_its_folder(tmp_path, name):
+    assert (tmp_path / bundles._plain(name)).parent == tmp_path and bundles._plain(name) not in (".", "..")
 
 
 def test_a_pulled_plug_leaves_nothing_half(tmp_path, record, monkeypatch):

@@ -1,11 +1,14 @@
 """Change one digit anywhere: `verify` names the file and what changed in it, and `quote` refuses."""
 
+import io
 import json
 import shutil
 from pathlib import Path
 
 import h5py
+import numpy as np
 import pytest
+import xarray as xr
 
 from thymodel.documents.toml import digest
 from thymodel.errors import InputError, RecordError
@@ -248,3 +251,11 @@ def test_no_fingerprints_of_data_without_columns_or_of_very_many_lines():
     assert changes.data_fingerprints(b"\xff\xfe\x00") is None
     assert changes.data_fingerprints(b"ID,DV\n" + b"1,2\n" * 20_000) is None
     assert changes.data_fingerprints(b"ID,DV\n1,2\n")["columns"].keys() == {"ID", "DV"}
+
+
+def test_the_same_bytes_in_another_shape_are_another_variable():
+    def of(shape: tuple[int, int]) -> dict[str, str]:
+        values = np.arange(6.0).reshape(shape)
+        return changes.array_digests(io.BytesIO(records.netcdf_bytes({None: xr.Dataset({"z": (("a", "b"), values)})})))
+
+    assert of((2, 3))["z"] == of((2, 3))["z"] != of((3, 2))["z"]

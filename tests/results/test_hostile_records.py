@@ -41,6 +41,17 @@ def content_of(folder: Path) -> dict:
     return json.loads((folder / "record.json").read_text(encoding="utf-8"))
 
 
+@pytest.mark.parametrize("value", [None, 0.5])
+def test_a_summary_that_was_forged_and_signed_again_is_not_that_of_the_table(folder, value):
+    """Other programs read the numbers in record.json: its own digest would hold for any of them."""
+    content = content_of(folder)
+    name = next(iter(content["summary"]))
+    content["summary"][name]["median"] = value
+    sign(folder, content)
+    told = [fault.what for fault in records.verify(records.load_record(folder)).faults]
+    assert len(told) == 1 and told[0].startswith(f"summary.{name}.median: {value!r}, table.csv has ")
+
+
 def test_the_copy_is_intact(folder):
     """Else the tests below would say nothing."""
     records.intact(records.load_record(folder))

@@ -69,6 +69,13 @@ def test_a_record_says_how_its_draws_were_made_if_not_in_the_usual_way(tiny_fit)
     assert verdict.passed and verdict.sentences[-1] == "note: plain NUTS"
 
 
+def test_a_log_density_that_is_no_number_is_not_the_recorded_one(tiny_fit, monkeypatch):
+    """No comparison with it holds, so that a careless one would let it pass."""
+    monkeypatch.setattr(records, "_log_densities", lambda *_: [float("nan")] * 3)
+    told = [fault.what for fault in verify(load_record(tiny_fit.folder)).faults]
+    assert [text.split(",")[0] for text in told] == [f"log density at fixed point {k} is nan" for k in (1, 2, 3)]
+
+
 def test_an_intact_record_verifies(tiny_fit):
     found = verify(load_record(tiny_fit.folder))
     assert found.faults == () and any("log density recomputed at 3 points" in note for note in found.notes)

@@ -81,6 +81,20 @@ def test_a_time_that_is_never_reached_any_more_is_seen(tiny_fit):
     assert any("fitted again, t, " in fault.what for fault in judge(tiny_fit, first, second, False).faults)
 
 
+@pytest.mark.parametrize("old", ["never", "one value", "mostly never", "not a number", "some not a number"])
+def test_what_lies_below_a_recorded_end_is_no_agreement(tiny_fit, old):
+    """A recorded quantile that is infinite, or the only value, has every draw of another posterior below it."""
+    random = np.random.default_rng(4)
+    normal, other = random.normal(size=(4, 100)), random.normal(5.0, 1.0, size=(4, 100))
+    few, many = (random.uniform(size=(4, 100)) < share for share in (0.02, 0.96))
+    recorded = {"never": np.full((4, 100), np.inf), "one value": np.full((4, 100), 20.0),
+                "mostly never": np.where(many, np.inf, normal), "not a number": np.full((4, 100), np.nan),
+                "some not a number": np.where(few, np.nan, normal)}[old]
+    again = np.where(random.uniform(size=(4, 100)) < 0.96, np.inf, normal) if old == "mostly never" else recorded
+    assert judge(tiny_fit, {"a": recorded}, {"a": again}, False).faults == ()
+    assert judge(tiny_fit, {"a": recorded}, {"a": other}, False).faults
+
+
 def test_a_quantity_that_only_one_has_is_a_fault(tiny_fit):
     rows = draws_in(tiny_fit.folder)
     fewer = {name: values for name, values in rows.items() if name != "k"}

@@ -8,10 +8,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from thymodel.errors import InputError
+from thymodel.errors import InputError, RecordError
 from thymodel.results import report, report_tables, tables
 from thymodel.results.document import Grid
-from thymodel.results.record import POSTERIOR, FitRecord, load_group, load_record
+from thymodel.results.record import POSTERIOR, TABLE, FitRecord, load_group, load_record
 
 pytestmark = pytest.mark.requirement("REQ-REP-01")
 
@@ -145,6 +145,17 @@ def test_the_saved_report_is_the_same_each_time(tiny_fit, tmp_path):
     shutil.copytree(tiny_fit.folder, folder)
     path = report.save_report(load_record(folder))
     assert path == folder / "report.html" and path.read_text() == report.report_html(load_record(folder))
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_no_report_is_made_of_a_record_whose_files_changed(tiny_fit, tmp_path, quick):
+    folder = shutil.copytree(tiny_fit.folder, tmp_path / "copy", ignore=shutil.ignore_patterns("report.*"))
+    lines = (folder / TABLE).read_text().splitlines()
+    lines[1] = lines[1].replace(lines[1].split(",")[1], "9.87654", 1)
+    (folder / TABLE).write_text("\n".join(lines) + "\n")
+    with pytest.raises(RecordError, match="table.csv: changed since the fit"):
+        report.save_report(load_record(folder)) if quick else report.compute(load_record(folder))
+    assert not (folder / "report.html").exists()
 
 
 def test_the_parameter_table_says_what_was_learned_beyond_the_prior(tiny_fit, text):

@@ -211,6 +211,19 @@ def test_lines_written_at_once_are_all_there_and_in_one_chain(tmp_path):
     assert log.faults == () and {line["run"] for line in log.lines} == {str(k) for k in range(60)}
 
 
+def test_a_line_is_on_the_disk_before_the_run_goes_on(tmp_path, monkeypatch):
+    """A power failure after the fit must not take its line."""
+    synced, sync = [], run_log.os.fsync
+
+    def watch(number: int) -> None:
+        sync(number)
+        synced.append((tmp_path / LOG).read_bytes())
+
+    monkeypatch.setattr(run_log.os, "fsync", watch)
+    append(tmp_path / LOG, LINE)
+    assert synced == [(tmp_path / LOG).read_bytes()] and synced[0].endswith(b"\n")
+
+
 def test_a_torn_last_line_is_told_and_the_next_run_goes_on(tmp_path):
     for _ in range(3):
         append(tmp_path / LOG, LINE)

@@ -10,7 +10,7 @@ _CLOCK = re.compile(r"(\d{1,2}):(\d{2})(?::(\d{2}(?:\.\d+)?))?(?:\s*([AaPp])\.?[
 _PARTS = re.compile(r"(\d{1,4})[-/.](\d{1,2})[-/.](\d{1,4})")
 _NAMED = re.compile(r"(\d{1,2})[- ]?([A-Za-z]{3})[- ]?(\d{2,4})")
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)")
+_HOURS = re.compile(r"\d{1,2}(\.\d*)?|\.\d+")
 _SAS_MOMENT = re.compile(r"(\d{1,2}[A-Za-z]{3}\d{2,4}):(\d.*)")
 _MOST_DAYS = 100_000  # a count of days; more is a date without marks, and no difference of such is a number of days
 
@@ -40,7 +40,7 @@ def hours_of_clock(text: str) -> float:
     """
     found = _CLOCK.fullmatch(text.strip())
     if found is None:
-        if _NUMBER.fullmatch(text.strip()) and 0 <= float(text) <= 24:  # 0800 would be 800 hours
+        if _HOURS.fullmatch(text.strip()) and float(text) <= 24:  # 0015 may be a quarter past midnight
             return float(text)
         raise ValueError(f"'{text[:40]}' is not a time of day such as 13:45, or hours up to 24")
     hours, minutes, seconds = int(found[1]), int(found[2]), float(found[3] or 0)

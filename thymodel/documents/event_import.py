@@ -433,7 +433,7 @@ class _Import:
                        "others are not", "write all in one way")
         if clocked or self.map.time_zero == "first_record":
             known = [value for value in values if not math.isnan(value)]
-            zero = 0.0 if not known else min(known) if self.map.sort else known[0]
+            zero = (min(known) if self.map.sort else known[0]) if known else 0.0
             values = [value - zero for value in values]
             if clocked:
                 self.counted["clock times: hours since the subject's first record"] += len(values)
@@ -446,6 +446,9 @@ class _Import:
         if unit.source is None and not clocked:
             self.fault(None, "TIME", "the unit of TIME is not known", 'say units.TIME = { from = "hour", to = "day" }')
             return values
+        if clocked and unit.source and convert_factor(unit.source, "hour") != 1.0:  # RATE and II would be read by it
+            self.fault(group[0].row, "TIME", f"clock times count in hours, and the map reads TIME in {unit.source}",
+                       'say units.TIME = { to = "day" }: RATE and II then count in hours too')
         factor = convert_factor("hour" if clocked else unit.source or "", unit.to)
         return [value * factor for value in values]
 
@@ -474,8 +477,10 @@ class _Import:
                 if _AMBIGUOUS.fullmatch(day) and not self.map.date_order and heading.upper() == "DATE":
                     self.counted[f"dates of {heading} were read as month/day/year; date_order of the map can say "
                                  "otherwise"] += 1
-                if heading.upper() == "ADT" and re.fullmatch(r"\d+(\.0*)?", at or "x"):
-                    at = f"{float(at) / 3600:.12g}"  # SAS counts seconds
+                if heading.upper() == "ADT" and _NUMBER.fullmatch(at):
+                    if "CLOCK" not in self.roles:
+                        raise ValueError("numbers beside ADT may be hours of a day, seconds of it, or since a dose")
+                    at = f"{float(at) / 3600:.12g}" if re.fullmatch(r"\d+(\.0*)?", at) else at  # SAS counts seconds
                 days = days_of_date(day, heading, self.map.date_order or "")
                 return 24.0 * days + (hours_of_clock(at) if at else 0.0), True
             if is_clock(text):
@@ -747,16 +752,18 @@ class _Import:
 
     def _censoring(self, cells: _Cells, name: str, text: str, column: str) -> tuple[int, str]:
         """CENS of a measurement and its text without < or >; where only a flag says it, the LLOQ is the value."""
-        if found := _LIMITED.fullmatch(text):
-            if _NUMBER.fullmatch(found[2]):
-                return (1 if found[1] == "<" else -1), found[2]
         flag = cells.get("CENS")
+        if (found := _LIMITED.fullmatch(text)) and _NUMBER.fullmatch(found[2]):
+            side = 1 if found[1] == "<" else -1
+            if _whole(flag) in ("1", "-1") and _whole(flag) != str(side):
+                self.fault(cells.row, "CENS", f"CENS {flag} beside '{shorten(text)}'", "1 is below DV, -1 above it")
+            return side, found[2]
         if flag and _whole(flag) not in ("0", "1", "-1"):
             self.fault(cells.row, "CENS", f"CENS '{shorten(flag)}', 0, 1 or -1 was expected")
         told = _yes(cells.get("BLQ")) and _whole(flag) in ("", "0") or _whole(flag) == "1" and not text
+        limit = cells.get("LLOQ") or (f"{self.map.lloq[name]:.15g}" if name in self.map.lloq else "")
         if not told and text.upper() not in _BLQ_WORDS:
             return int(float(flag)) if _NUMBER.fullmatch(flag) and _whole(flag) in ("1", "-1") else 0, text
-        limit = cells.get("LLOQ") or (f"{self.map.lloq[name]:g}" if name in self.map.lloq else "")
         if not limit:
             self.fault(cells.row, column, "a value below the LLOQ, and no LLOQ",
                        f"say [lloq] {name} = ... in the map" if name else

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from thymodel.documents.spec import GatesTable
 
@@ -61,6 +61,17 @@ def bulk_ess(values: Float[np.ndarray, "chain draw"]) -> float:
     if not np.isfinite(values).all() or np.ptp(values) == 0.0:
         return float("nan")
     return float(az.ess(values, method="bulk"))
+
+
+def share_error(held: Bool[np.ndarray, "chain draw"]) -> float:
+    """Monte-Carlo standard error of the share of draws in which something holds; NaN where it does in all or in none.
+
+    Source: sqrt(p (1 - p)/ESS), Vehtari et al. 2021, Bayesian Anal 16:667, section 4.
+    """
+    share = float(held.mean())
+    if not 0.0 < share < 1.0:
+        return float("nan")
+    return float(np.sqrt(share * (1.0 - share) / az.ess(held.astype(float), method="mean")))
 
 
 def energy_fraction(energy: Float[np.ndarray, "chain draw"]) -> np.ndarray:

@@ -146,6 +146,7 @@ def _installed(package: str) -> bool:
 def _plain(name: str) -> str:
     """Lower case, without spaces, as names in a submission are; the ending stays."""
     stem, dot, ending = name.lower().rpartition(".")
+    ending = re.sub(r"[^a-z0-9]+", "-", ending) if dot else ending
     return (re.sub(r"[^a-z0-9]+", "-", stem if dot else ending).strip("-") or "file") + (f".{ending}" if dot else "")
 
 
@@ -172,14 +173,14 @@ def _bundle_record(record: FitRecord, name: str, built: Path, data: str | Path |
     """The record as it is, what people wrote, and all that is computed from these in the bundle itself."""
     place, bundled = built / name, Bundled(record, name)
     stage(f"{name}: copying")
-    for file in (*record.content["files"], JSON, *([REPORT] if (record.folder / REPORT).is_file() else [])):
+    for file in (*record.content["files"], JSON, *([REPORT] if _lies_in(record.folder, REPORT) else [])):
         _copy(record.folder / file, place / RECORD / file)
     _copy_data(bundled, place, data)
     _copy(record.folder / "spec.toml", place / PROGRAMS / "spec.toml")
     model = f"{record.content['model']['name']}.toml"
     _copy(record.folder / model, place / PROGRAMS / model)
     for file in _BESIDE:
-        if (record.folder / file).is_file():
+        if _lies_in(record.folder, file):
             _copy(record.folder / file, place / PROGRAMS / file)
     _copy_scenarios(bundled, place)
     for path, content, made in rebuilding.recompute(place):
@@ -221,7 +222,7 @@ def _copy_account(record: FitRecord, data: Path, place: Path) -> None:
 def _copy_scenarios(bundled: Bundled, place: Path) -> None:
     """Scenarios beside the record, those that can be run from the bundle alone."""
     for path in sorted((bundled.record.folder / "scenarios").glob("*.toml")):
-        if path.name.startswith("."):
+        if path.name.startswith(".") or not _lies_in(bundled.record.folder, f"scenarios/{path.name}"):
             continue
         if bundled.record.reservation:
             bundled.left_out.append(f"scenario {path.name}: {bundled.record.reservation}")
@@ -234,6 +235,12 @@ def _copy_scenarios(bundled: Bundled, place: Path) -> None:
             copied.unlink()
             told = "; ".join(f"{fault.where.split('/')[-1]}: {fault.what}" for fault in error.faults)
             bundled.left_out.append(f"scenario {path.name}, which cannot be run from here: {told}")
+
+
+def _lies_in(folder: Path, name: str) -> bool:
+    """Whether it is a file there, and no link to one that lies elsewhere: that would travel unseen."""
+    path = folder / name
+    return path.is_file() and path.resolve().is_relative_to(folder.resolve())
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -377,13 +377,7 @@ def _contradictions(kept: Kept) -> Iterator[str]:
     sound = {name for name, wanted in kept.content["files"].items()
              if (kept.folder / name).is_file() and digest((kept.folder / name).read_bytes()) == wanted}
     if "table.csv" in sound:
-        rows = _rows((kept.folder / "table.csv").read_bytes()) or [[]]
-        table = {row[0]: dict(zip(rows[0][1:], row[1:], strict=False)) for row in rows[1:] if row}
-        for name, row in kept.content.get("summary", {}).items():
-            for column, value in (row.items() if isinstance(row, Mapping) else ()):
-                text = table.get(name, {}).get(column)
-                if text is None or value is not None and text != repr(float(value)):
-                    yield f"summary.{name}.{column}: {value!r}, table.csv has {text}"
+        yield from told_of_summary(kept.content, (kept.folder / "table.csv").read_bytes())
     for name, keys in (kept.content.get("documents") or {}).items():
         if name in sound:
             now = plain_keys(flat_keys((kept.folder / name).read_bytes().decode("utf-8-sig"), name))
@@ -395,6 +389,18 @@ def _contradictions(kept: Kept) -> Iterator[str]:
             yield f"{key}.sha256: {said}, the file has {wanted}"
     if all(name in sound for name in kept.content["files"] if name.endswith(".toml")):
         yield from (f"{text} by the documents" for text in _told_of_resolved(kept))
+
+
+def told_of_summary(content: Mapping[str, Any], table_csv: bytes) -> Iterator[str]:
+    """Where the summary in `record.json` is not what table.csv says; null there stands for what JSON cannot hold."""
+    rows = _rows(table_csv) or [[]]
+    table = {row[0]: dict(zip(rows[0][1:], row[1:], strict=False)) for row in rows[1:] if row}
+    for name, row in content.get("summary", {}).items():
+        for column, value in (row.items() if isinstance(row, Mapping) else ()):
+            text = table.get(name, {}).get(column)
+            number = _float(text or "nan")
+            if number is None or (value != number if math.isfinite(number) else value is not None) or text is None:
+                yield f"summary.{name}.{column}: {value!r}, table.csv has {text}"
 
 
 def told_of_data(data: bytes, content: Mapping[str, Any]) -> list[str]:

@@ -28,6 +28,7 @@ from thymodel.documents.analysis_plan import (
     PriorSensitivityCriterion,
     ProbabilityCriterion,
 )
+from thymodel.documents.limits import LARGEST_RECORD, read_bytes
 from thymodel.documents.spec import GatesTable
 from thymodel.errors import Fault, InputError, RecordError
 from thymodel.inference import diagnostics
@@ -38,7 +39,7 @@ from thymodel.results import extrapolation
 from thymodel.results.extrapolation import Level
 from thymodel.results.planning import matching
 from thymodel.results.prior_sensitivity import check_priors
-from thymodel.results.record import DERIVED, POSTERIOR, FitRecord, load_group, named_draws
+from thymodel.results.record import FitRecord, draws_in, is_number
 
 MET, NOT_MET, SPONSOR, OPEN = "met", "not met", "for the sponsor", "not evaluated"
 _CHECKS = "checks.json"
@@ -59,11 +60,7 @@ class Evidence:
 
     @cached_property
     def draws(self) -> dict[str, np.ndarray]:
-        found: dict[str, np.ndarray] = {}
-        for path, group in ((POSTERIOR, "posterior"), (DERIVED, None)):
-            if (self.record.folder / path).exists():
-                found |= named_draws(load_group(self.record.folder / path, group))
-        return found
+        return draws_in(self.record.folder)
 
     @cached_property
     def learned(self) -> dict[str, float]:
@@ -123,9 +120,9 @@ def load_evidence(record: FitRecord, checks: Path | None = None, scores: Path | 
 
 def _read(path: Path, made_by: str, faults: list[Fault]) -> dict[str, Any] | None:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        faults.append(Fault(str(path), f"cannot be read: {error.strerror}", f"write it: {made_by}"))
+        found = json.loads(read_bytes(path, LARGEST_RECORD, f"what {made_by} writes"))
+    except InputError as error:
+        faults += error.faults
         return None
     except (ValueError, RecursionError) as error:
         faults.append(Fault(str(path), f"not JSON: {error}", f"write it again: {made_by}"))
@@ -138,13 +135,22 @@ def _read(path: Path, made_by: str, faults: list[Fault]) -> dict[str, Any] | Non
 
 def _as_checks(found: Mapping[str, Any]) -> bool:
     """Whether it has the parts that are read below."""
-    return all(isinstance(found.get(key), dict) for key in ("observables", "endpoints")) and isinstance(
-        found.get("together"), float | int)
+    try:
+        observables = all(isinstance(row["count"], int) and all(
+            value is None or is_number(value) for value in row["inside"]["posterior"].values())
+            for row in found["observables"].values())
+        return observables and is_number(found["together"]) and all(
+            is_number(value) and all(map(is_number, band)) and len(band) == 3
+            for row in found["endpoints"].values() for arm in row["arms"].values()
+            for value, band in zip(arm["observed"], arm["posterior"], strict=True))
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return False
 
 
 def _as_scores(row: Mapping[str, Any]) -> bool:
     units = row.get("units")
-    return isinstance(units, list) and all(isinstance(u, dict) and {"unit", "pareto_k"} <= set(u) for u in units)
+    return isinstance(units, list) and all(isinstance(u, dict) and {"unit", "pareto_k"} <= set(u) and (
+        u["pareto_k"] is None or is_number(u["pareto_k"])) for u in units)
 
 
 def evaluate(name: str, criterion: Criterion, evidence: Evidence) -> Finding:
@@ -251,17 +257,20 @@ def _predictive(criterion: PredictiveCriterion, evidence: Evidence) -> tuple[str
     checks, name = _checks_of(evidence), criterion.of
     if name in checks["observables"]:
         row = checks["observables"][name]
-        share = float(row["inside"]["posterior"][str(criterion.interval)])
+        inside = row["inside"]["posterior"].get(str(criterion.interval))
+        if not row["count"] or inside is None or math.isnan(inside):
+            raise _Missing("no value of it was measured")
+        share = float(inside)
         found = f"{_share(share)} of {row['count']} values"
     elif name in checks["endpoints"]:
         if criterion.interval != 90:
             raise _Missing("check-fit keeps the 90% band of endpoints only")
-        inside = [low <= value <= high for arm in checks["endpoints"][name]["arms"].values()
-                  for value, (low, _, high) in _steps(arm)]
-        if not inside:
+        steps = [low <= value <= high for arm in checks["endpoints"][name]["arms"].values()
+                 for value, (low, _, high) in _steps(arm)]
+        if not steps:
             raise _Missing("no patient was seen to reach it")
-        share = sum(inside) / len(inside)
-        found = f"{_share(share)} of {len(inside)} steps of the Kaplan-Meier curves"
+        share = sum(steps) / len(steps)
+        found = f"{_share(share)} of {len(steps)} steps of the Kaplan-Meier curves"
     else:
         raise _Missing(f"check-fit says nothing of {name}")
     return found, criterion.share_at_least <= share <= criterion.share_at_most
@@ -311,13 +320,15 @@ def _probability(criterion: ProbabilityCriterion, evidence: Evidence) -> tuple[s
     if evidence.record.method == "map":
         raise _Missing("a single point has no probabilities")
     names = _asked([criterion.quantity], evidence.draws, "the record has")
-    found = {}
+    found, told = [], []
     for name in names:
         values = evidence.draws[name]
         held = values > criterion.above if criterion.above is not None else values < float(criterion.below or 0.0)
-        found[name] = float(held.mean())
-    told = "; ".join(f"{name} {value:.3g}" if len(found) > 1 else f"{value:.3g}" for name, value in found.items())
-    return told, min(found.values()) >= criterion.at_least
+        found.append(float(held.mean()))
+        error = diagnostics.share_error(held)
+        told.append((f"{name} " if len(names) > 1 else "") + f"{found[-1]:.3g}"
+                    + (f" (Monte-Carlo error {error:.1g})" if error > 0.0 else ""))
+    return "; ".join(told), min(found) >= criterion.at_least
 
 
 def _extrapolation(criterion: ExtrapolationCriterion, evidence: Evidence) -> tuple[str, bool]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from thymodel.results.document import xml_text
 from thymodel.results.titled_table import TitledTable
 from thymodel.results.transport import DataSet, Variable
 
@@ -72,6 +73,9 @@ def define_xml(study: str, description: str, created: str, everything: Sequence[
             _code_list(version, defined, variable)
     for oid, text in _comments(everything):
         _description(_sub(version, "CommentDef", _DEF, OID=oid), text)
+    for element in root.iter():
+        element.text = element.text and xml_text(element.text)
+        element.attrib.update({key: xml_text(value) for key, value in element.attrib.items()})
     ET.indent(root, " ")
     return ET.tostring(root, encoding="utf-8", xml_declaration=True) + b"\n"
 

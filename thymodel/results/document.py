@@ -5,12 +5,14 @@ and of numbers, each number with the field of the record that it was taken from,
 the record without being caught.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from thymodel.results.titled_table import TitledTable
 
+_NOT_IN_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 Style = Literal["text", "result", "note", "bullet", "code"]
 Mood = Literal["simulated", "failed", "passed", "warned"]
 
@@ -49,6 +51,11 @@ def pieces_of(text: str) -> tuple[tuple[str, str], ...]:
 def say(*parts: str) -> Cited:
     """Parts as one text that keeps the fields of each."""
     return Cited([piece for part in parts for piece in pieces_of(part) if piece[0]])
+
+
+def xml_text(text: str) -> str:
+    """Text as XML can hold it: a character that it cannot is replaced by the mark for an unknown one."""
+    return _NOT_IN_XML.sub("\ufffd", str(text))
 
 
 @dataclass(frozen=True)

@@ -19,14 +19,13 @@ from docx.oxml import parse_xml
 from docx.oxml.ns import nsdecls, qn
 from docx.shared import Mm, Pt, RGBColor
 
-from thymodel.results.document import Banner, Block, Document, Grid, Paragraph, Picture, numeric, wide, widths
+from thymodel.results.document import Banner, Block, Document, Grid, Paragraph, Picture, numeric, wide, widths, xml_text
 from thymodel.results.raster import png_of
 
 _PAGE, _SIDE, _TOP = (210, 297), 18, 20  # A4 and its margins, in mm
 _WIDE_FIGURE = 9.0  # inches, from which a figure asks for a page on its side
 _CAPTION_ROOM = 32  # mm that a figure leaves on its page
 _COLOURS = {"simulated": "A34700", "warned": "A34700", "failed": "B00000", "passed": "00664B"}
-_ILLEGAL = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # what XML cannot hold
 
 
 def docx_bytes(document: Document) -> bytes:
@@ -54,10 +53,6 @@ def _undated(made: io.BytesIO) -> bytes:
         for entry in old.infolist():
             new.writestr(zipfile.ZipInfo(entry.filename, (1980, 1, 1, 0, 0, 0)), old.read(entry), zipfile.ZIP_DEFLATED)
     return out.getvalue()
-
-
-def _clean(text: str) -> str:
-    return _ILLEGAL.sub("\ufffd", str(text))
 
 
 # --- styles and pages ----------------------------------------------------------------------------------------
@@ -110,7 +105,7 @@ def _room(on_side: bool) -> tuple[float, float]:
 def _set_properties(file: Any, document: Document) -> None:
     made = datetime.fromisoformat(document.created)
     properties = file.core_properties
-    properties.title, properties.author = _clean(document.title)[:255], "thymodel"
+    properties.title, properties.author = xml_text(document.title)[:255], "thymodel"
     properties.subject = "SIMULATED data" if document.simulated else ""
     properties.comments = f"record {document.digest}"
     properties.created = properties.modified = made.replace(tzinfo=None)
@@ -119,15 +114,15 @@ def _set_properties(file: Any, document: Document) -> None:
 def _head_and_foot(file: Any, document: Document) -> None:
     section = file.sections[0]
     head = section.header.paragraphs[0]
-    head.style, head.text = file.styles["Note"], _clean(document.title)
+    head.style, head.text = file.styles["Note"], xml_text(document.title)
     for text in document.running:
         line = section.header.add_paragraph(style="Banner")
-        run = line.add_run(_clean(text))
+        run = line.add_run(xml_text(text))
         run.font.size, run.font.color.rgb = Pt(9), RGBColor.from_string(_COLOURS["simulated"])
         line.paragraph_format.space_after = Pt(0)
     foot = section.footer.paragraphs[0]
     foot.style = file.styles["Note"]
-    foot.add_run(_clean(f"{document.name}, record {document.digest[:16]}, page "))
+    foot.add_run(xml_text(f"{document.name}, record {document.digest[:16]}, page "))
     _add_field(foot, "PAGE", "1")
     foot.add_run(" of ")
     _add_field(foot, "NUMPAGES", "1")
@@ -149,8 +144,8 @@ class _Writer:
         self.file, self.document, self.on_side, self.marks = file, document, False, 0
 
     def front(self) -> None:
-        self.file.add_paragraph(_clean(self.document.title), style="Title")
-        self.file.add_paragraph(_clean(f"Record {self.document.name}, made {self.document.created}, digest "
+        self.file.add_paragraph(xml_text(self.document.title), style="Title")
+        self.file.add_paragraph(xml_text(f"Record {self.document.name}, made {self.document.created}, digest "
                                        f"{self.document.digest}"), style="Note")
         for banner in self.document.banners:
             self.block(banner)
@@ -158,7 +153,7 @@ class _Writer:
             entry = self.file.add_paragraph(style="Contents Entry")
             entry._p.append(parse_xml(
                 f'<w:hyperlink {nsdecls("w")} w:anchor="{_anchor(section.key)}" w:history="1"><w:r><w:t>'
-                f"{escape(_clean(section.title))}</w:t></w:r></w:hyperlink>"))
+                f"{escape(xml_text(section.title))}</w:t></w:r></w:hyperlink>"))
 
     def turn(self, on_side: bool) -> None:
         if on_side != self.on_side:
@@ -167,7 +162,7 @@ class _Writer:
 
     def heading(self, title: str, key: str) -> None:
         self.turn(False)
-        heading = self.file.add_heading(_clean(title), 1)
+        heading = self.file.add_heading(xml_text(title), 1)
         self._mark(heading, key)
 
     def _mark(self, paragraph: Any, key: str) -> None:
@@ -191,7 +186,7 @@ class _Writer:
     def _banner(self, banner: Banner) -> None:
         paragraph = self.file.add_paragraph(style="Banner")
         colour = _COLOURS[banner.mood]
-        paragraph.add_run(_clean(banner.text)).font.color.rgb = RGBColor.from_string(colour)
+        paragraph.add_run(xml_text(banner.text)).font.color.rgb = RGBColor.from_string(colour)
         sides = "".join(f'<w:{side} w:val="single" w:sz="12" w:space="4" w:color="{colour}"/>'
                         for side in ("top", "left", "bottom", "right"))
         paragraph._p.get_or_add_pPr().append(parse_xml(f'<w:pBdr {nsdecls("w")}>{sides}</w:pBdr>'))
@@ -201,14 +196,14 @@ class _Writer:
         style = {"text": "Normal", "result": "Result", "note": "Note", "bullet": "List Bullet", "code": "Code"}
         if block.style == "code":
             self.turn(False)
-        self.file.add_paragraph(_clean(block.text), style=style[block.style])
+        self.file.add_paragraph(xml_text(block.text), style=style[block.style])
 
     def _caption(self, label: str, text: str) -> Any:
         """"Table 3. ..." whose number is a field, so that Word can list and renumber."""
         kind, _, number = label.partition(" ")
         paragraph = self.file.add_paragraph(f"{kind} ", style="Caption")
         _add_field(paragraph, rf"SEQ {kind} \* ARABIC", number)
-        paragraph.add_run(_clean(f". {text}"))
+        paragraph.add_run(xml_text(f". {text}"))
         return paragraph
 
     def _grid(self, block: Grid) -> None:
@@ -218,7 +213,7 @@ class _Writer:
         self.file.element.body.insert_element_before(_table(block, _room(self.on_side)[0]), "w:sectPr")
         notes = block.table.notes or ("",)  # two tables without a paragraph between them would be one
         for note in notes:
-            self.file.add_paragraph(_clean(note), style="Note")
+            self.file.add_paragraph(xml_text(note), style="Note")
 
     def _picture(self, block: Picture) -> None:
         self.turn(block.width > _WIDE_FIGURE and block.width > 1.1 * block.height)
@@ -229,7 +224,7 @@ class _Writer:
         paragraph = self.file.add_paragraph()
         paragraph.alignment, paragraph.paragraph_format.keep_with_next = WD_ALIGN_PARAGRAPH.CENTER, True
         shape = paragraph.add_run().add_picture(io.BytesIO(png_of(block)), width=Mm(width))
-        shape._inline.docPr.set("descr", _clean(block.alt))
+        shape._inline.docPr.set("descr", xml_text(block.alt))
         shape._inline.docPr.set("title", block.label)
         self._caption(block.label, block.caption)
 
@@ -266,6 +261,6 @@ def _row(cells: Sequence[str], sizes: Sequence[int], right: Sequence[bool], head
     made = "".join(
         f'<w:tc><w:tcPr><w:tcW w:w="{size}" w:type="dxa"/>{shade}</w:tcPr><w:p><w:pPr><w:pStyle w:val="TableText"/>'
         f'{_RIGHT if to_right else ""}</w:pPr><w:r>{bold}<w:t xml:space="preserve">'
-        f"{escape(_clean(cell))}</w:t></w:r></w:p></w:tc>"
+        f"{escape(xml_text(cell))}</w:t></w:r></w:p></w:tc>"
         for cell, size, to_right in zip(cells, sizes, right, strict=True))
     return f"<w:tr><w:trPr><w:cantSplit/>{repeat}</w:trPr>{made}</w:tr>"

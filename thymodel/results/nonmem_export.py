@@ -264,9 +264,10 @@ class _Stream:
         low, high = self._support(name)
         if self.found.values[name] == 0 and low < 0:
             value = number_text(_NEAR_ZERO, "nonmem")
-        if math.isfinite(high):
-            return f"({low if math.isfinite(low) else -1e6:g}, {value}, {high:g})"
-        return f"({low:g}, {value})" if math.isfinite(low) else value
+        below, above = (number_text(bound, "nonmem") if math.isfinite(bound) else "" for bound in (low, high))
+        if above:
+            return f"({below or '-INF'}, {value}, {above})"
+        return f"({below}, {value})" if below else value
 
     def _support(self, name: str) -> tuple[float, float]:
         if name in self.spec.estimate:

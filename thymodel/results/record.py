@@ -194,13 +194,14 @@ def _shape_faults(path: Path, content: Mapping[str, Any]) -> list[Fault]:
     good = {key: all(isinstance(item, str) for item in items) for key, items in texts.items()}
     good["model.name"] = Path(content["model"]["name"]).name == content["model"]["name"]
     good["published"] = all(isinstance(item, dict) and isinstance(item.get("file"), str) for item in tables)
-    good["fixed_points"] = all(isinstance(point, dict) and _is_number(point.get("log_density")) and isinstance(
-        point.get("z"), list) and all(map(_is_number, point["z"])) for point in content["fixed_points"])
+    good["fixed_points"] = all(isinstance(point, dict) and is_number(point.get("log_density")) and isinstance(
+        point.get("z"), list) and all(map(is_number, point["z"])) for point in content["fixed_points"])
     return [Fault(f"{path}: {key}", "not what a record holds there", "take the record from its source again")
             for key, fine in good.items() if not fine]
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Of what JSON gives: a truth value is a whole number to Python."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
@@ -453,6 +454,8 @@ def _check_table(record: FitRecord) -> list[Fault]:
     faults = [Fault(str(record.folder / TABLE), f"row {name}, column {stored.columns[k]}: {float(stored.iloc[row, k])} "
                     f"differs from the draws, {float(recomputed.iloc[row, k])}")
               for row, name in enumerate(stored.index) for k in np.flatnonzero(~same[row])]
+    if told := list(changes.told_of_summary(record.content, (record.folder / TABLE).read_bytes())):
+        faults.append(Fault(str(record.folder / JSON), changes.some(told)))
     try:
         verdict = verdict_of(record.spec, recomputed, record.content["sampler"], record.content["certificate"])
     except (KeyError, TypeError, ValueError):

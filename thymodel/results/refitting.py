@@ -26,6 +26,7 @@ ALARM = 0.01  # at most so often is a right record refused: Bonferroni's bound o
 _SAME = 1e-6  # relative: values that do not vary from draw to draw, between machines
 _LEAST_ESS = 4.0  # fewer degrees of freedom have no tail worth a comparison
 _SHARES = ((0.05, "q05"), (0.5, "median"), (0.95, "q95"))
+_ODD = {"infinite": np.isinf, "not a number": np.isnan}  # at or below infinity are the draws of any posterior
 Rows = Mapping[str, Float[np.ndarray, "chain draw"]]
 
 
@@ -34,7 +35,8 @@ class Comparison:
     """One column of one quantity in both fits. `error` is the Monte-Carlo error of the difference; `p` is two-sided.
 
     Of a quantile both values are shares of draws at or below the recorded quantile, which exist for times that are
-    never reached too.
+    never reached too. "infinite" and "not a number" are shares of such draws; "same" is the share with a recorded value
+    that does not vary.
     """
 
     name: str
@@ -105,7 +107,8 @@ def _note(identical: bool, found: list[Comparison], bound: float) -> str:
 
 
 def _told(each: Comparison) -> str:
-    what = {column: f"share of draws at or below the recorded {column}" for _, column in _SHARES}
+    what = {column: f"share of draws at or below the recorded {column}" for _, column in _SHARES} | {
+        what: f"share of draws that are {what}" for what in _ODD} | {"same": "share of draws with the recorded value"}
     return (f"{each.name}, {what.get(each.column, each.column)}: recorded {each.recorded:.6g}, now {each.refitted:.6g} "
             f"(Monte-Carlo error of the difference {each.error:.2g})")
 
@@ -123,17 +126,24 @@ def _compare(name: str, old: np.ndarray, new: np.ndarray) -> list[Comparison]:
         found += [_difference(name, key, rows[0][key], rows[1][key],
                               math.hypot(rows[0][f"mcse_{key}"], rows[1][f"mcse_{key}"]), freedom)
                   for key in ("mean", "sd")]
-    return found + [_share(name, column, np.quantile(old, level, method="inverted_cdf"), old, new)
-                    for level, column in _SHARES]
+    odd = [(what, of(old), of(new)) for what, of in _ODD.items() if of(old).any() or of(new).any()]
+    if _constant(old) and not odd:  # every draw of a wholly other posterior may lie below it
+        odd = [("same", old == old.flat[0], new == old.flat[0])]
+    elif np.isfinite(old).any():
+        at = np.quantile(old[~np.isnan(old)], [level for level, _ in _SHARES], method="inverted_cdf")
+        found += [_share(name, column, old <= value, new <= value)
+                  for value, (_, column) in zip(at, _SHARES, strict=True) if np.isfinite(value)]
+    return found + [_share(name, what, *held) for what, *held in odd]
 
 
 def _constant(values: np.ndarray) -> bool:
     return bool((values == values.flat[0]).all()) or bool(np.isnan(values).all())
 
 
-def _share(name: str, column: str, at: float, old: np.ndarray, new: np.ndarray) -> Comparison:
-    """The share below a quantile that was itself estimated: the error is that of both sets of draws."""
-    shares = [np.asarray(values <= at, float) for values in (old, new)]
+def _share(name: str, column: str, old: np.ndarray, new: np.ndarray) -> Comparison:
+    """The share of draws in which something holds, such as to lie below a quantile that was itself estimated: the error
+    is that of both sets of draws."""
+    shares = [np.asarray(held, float) for held in (old, new)]
     a, b = (float(values.mean()) for values in shares)
     worth = [float(diagnostics.az.ess(values, method="mean")) if 0.0 < values.mean() < 1.0 else math.nan
              for values in shares]

@@ -47,7 +47,7 @@ from thymodel.results.frames import png_bytes
 from thymodel.results.html_report import html_page
 from thymodel.results.latex_report import latex_files
 from thymodel.results.prior_sensitivity import METHOD, PriorSensitivity, check_priors, sensitivity_rows, told
-from thymodel.results.record import FitRecord, find_data, write_file
+from thymodel.results.record import FitRecord, find_data, untouched, write_file
 from thymodel.results.run_log import run_log_table
 from thymodel.results.scenarios import Scenario, run_scenario
 from thymodel.results.titled_table import TitledTable
@@ -85,7 +85,9 @@ def save_report(record: FitRecord, data: Path | None = None, show_data: bool | N
 
     Raises:
         InputError: `data` are not those of the record, or the file cannot be written.
+        RecordError: a file of the record changed: its numbers may not go into a document.
     """
+    untouched(record)
     path = record.folder / f"report{SUFFIX[to]}" if out is None else out
     refuse_out(path, to)
     document = report_document(record, data, show_data=show_data, computed=computed)
@@ -161,7 +163,9 @@ def compute(record: FitRecord, data: Path | None = None, show_data: bool | None 
 
     Raises:
         InputError: other data than the record's, or every fault of a scenario that was asked for by name.
+        RecordError: a file of the record changed.
     """
+    untouched(record)
     why: dict[str, tuple[str, str]] = {}
     tell("predictive checks")
     checks = _checks(record, data, show_data, why)

@@ -107,7 +107,8 @@ class _Function:
         low, high = support(self.spec.estimate[name].prior) if name in self.spec.estimate else (-math.inf, math.inf)
         if math.isinf(low) and math.isinf(high):
             return value
-        bounds = ["-Inf" if math.isinf(low) else f"{low:g}", value, *([f"{high:g}"] if math.isfinite(high) else [])]
+        bounds = ["-Inf" if math.isinf(low) else number_text(low, "r"), value,
+                  *([number_text(high, "r")] if math.isfinite(high) else [])]
         return f"c({', '.join(bounds)})"
 
     def _df(self, observable: str) -> str:

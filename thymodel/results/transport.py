@@ -25,6 +25,7 @@ LONGEST_NAME, LONGEST_LABEL, LONGEST_TEXT = 8, 40, 200  # bytes
 SMALLEST, LARGEST = 16.0**-65, 16.0**62  # the format goes to 16**63; pyreadstat 1.3 writes 2**249 and more as that
 _NAME = re.compile(r"[A-Z_][A-Z0-9_]{0,7}")
 _NOT_IN_A_NAME = re.compile(r"[^A-Z0-9_]")
+_CONTROL = re.compile("[\x00-\x1f\x7f]")  # ends of lines among them, at which programs part a CSV
 _CARD = 80  # bytes: readers cannot count rows that fit into one where they end in blanks
 
 
@@ -98,7 +99,7 @@ def short_names(names: Iterable[str], taken: Iterable[str] = ()) -> dict[str, st
 
 def short_label(text: str) -> str:
     """Cut to what a label may hold."""
-    plain = ascii_text(text)
+    plain = _CONTROL.sub(_escaped, ascii_text(text))
     return plain if len(plain) <= LONGEST_LABEL else plain[:LONGEST_LABEL - 3].rstrip() + "..."
 
 
@@ -109,17 +110,30 @@ def ascii_text(text: str) -> str:
 
 def texts(name: str, label: str, values: Iterable[str], **more) -> tuple[Variable, ...]:
     """A column of text, or as many as its longest value needs at 200 bytes each, named NAME, NAME2, NAME3."""
-    plain = [ascii_text(value).rstrip() for value in values]
-    parts = max(1, math.ceil(max(map(len, plain), default=0) / LONGEST_TEXT))
+    plain = [_pieces(_CONTROL.sub(_escaped, ascii_text(value)).rstrip()) for value in values]
     found = []
-    for k in range(parts):
-        part = [value[k * LONGEST_TEXT: (k + 1) * LONGEST_TEXT] for value in plain]
+    for k in range(max(map(len, plain), default=1)):
+        part = [pieces[k] if k < len(pieces) else "" for pieces in plain]
         end = "" if k == 0 else str(k + 1)
         told = dict(more)
         if k:
             told["comment"] = f"continues {name}, whose values are longer than {LONGEST_TEXT} characters"
         found.append(Variable(name[:LONGEST_NAME - len(end)] + end, short_label(label), part, **told))
     return tuple(found)
+
+
+def _pieces(text: str) -> list[str]:
+    """A text in pieces that give it again when joined: none ends with a blank, which the format would not keep."""
+    pieces = []
+    while len(text) > LONGEST_TEXT:
+        kept = len(text[:LONGEST_TEXT].rstrip(" ")) or LONGEST_TEXT
+        pieces.append(text[:kept])
+        text = text[kept:]
+    return [*pieces, text]
+
+
+def _escaped(letter: re.Match[str]) -> str:
+    return letter.group().encode("unicode_escape").decode("ascii")
 
 
 def numbers(name: str, label: str, values: Iterable[float], **more) -> tuple[Variable, ...]:
