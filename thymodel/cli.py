@@ -536,9 +536,9 @@ def verify(
 
 def _verify_log(path: Path):
     from thymodel.results.record import Verification
-    from thymodel.results.run_log import read_log
+    from thymodel.results.run_log import check_log
 
-    found = read_log(path)
+    found = check_log(path)
     return Verification(found.faults, (f"chain of {len(found.lines)} runs", *found.notes))
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from thymodel.errors import InputError, RecordError
+from thymodel.results import changes as record_changes
 from thymodel.results import record as records
 from thymodel.results.record import load_record, quote, verify, write_record
 from thymodel.results.scenarios import run_scenario
@@ -53,6 +54,8 @@ def change(path: Path, old: bytes, new: bytes) -> None:
 def resealed(folder: Path, **changes) -> None:
     """The JSON with other content and a digest that fits it: what a careful forger would write."""
     content = json.loads((folder / "record.json").read_text(encoding="utf-8")) | changes
+    if content.get("fingerprints"):
+        content["fingerprints"] = content["fingerprints"] | {"parts": record_changes.part_digests(content)}
     content["digest"] = records._own_digest(content)
     (folder / "record.json").write_text(json.dumps(content), encoding="utf-8")
 

@@ -179,6 +179,8 @@ def _bundle_record(record: FitRecord, name: str, built: Path, data: str | Path |
         if (record.folder / file).is_file():
             _copy(record.folder / file, place / PROGRAMS / file)
     _copy_scenarios(bundled, place)
+    if not record.content.get("plan"):
+        bundled.left_out.append("criteria and deviations: no analysis plan was set down before the fit")
     for path, content, made in rebuilding.recompute(place):
         stage(f"{name}: {path}")
         _write(place / path, content)

@@ -178,7 +178,8 @@ def wide(table: TitledTable) -> bool:
 
 
 _PORTRAIT = 150  # letters that columns may ask for on an upright page
-_LETTERS, _ON_SIDE = 120.0, 1.5  # digits and capitals that a line really has room for, and how much wider it is on its side
+_LETTERS = 120.0  # digits and capitals that its line really has room for
+_ON_SIDE = 1.5  # how much longer the line of a page on its side is
 
 
 def _words(table: TitledTable) -> list[float]:

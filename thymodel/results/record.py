@@ -359,7 +359,7 @@ def verify(record: FitRecord, data: Path | None = None) -> Verification:
     if faults:
         faults = [changes.explain(kept, fault) for fault in faults] + _check_data(record, find_data(record, data))
     else:
-        faults += _check_table(record)
+        faults += changes.sealed_again(kept) + _check_table(record)
         notes.append("table and diagnostics recomputed from the draws")
         more, told = _check_prior_from(record)
         faults, notes = faults + more, notes + told

@@ -552,7 +552,8 @@ def _predictions(computed: Computed) -> list[Grid]:
                number(row["iwres"]), number(row["npde"])) for row in rows[:rt.LONGEST]]
     cut = rt.cut(len(rows), "checks.json of thymodel check-fit")
     return [Grid(TitledTable("predictions", "Predictions and residuals", (
-        "subject", "arm", f"time ({computed.checks.spec.model.time})", "marker", "measured", "censored", "PRED", "IPRED", "IWRES", "NPDE"), tuple(listed),
+        "subject", "arm", f"time ({computed.checks.spec.model.time})", "marker", "measured", "censored", "PRED",
+        "IPRED", "IWRES", "NPDE"), tuple(listed),
         ("Measured, PRED and IPRED in the unit of the marker. A censored value is the limit. PRED: typical subject; "
          "IPRED: posterior median of the individual prediction.", *([cut] if cut else []))), "Listing")]
 
