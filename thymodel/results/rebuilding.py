@@ -21,6 +21,7 @@ from thymodel.results.checks import check_fit
 from thymodel.results.criteria import Evidence
 from thymodel.results.datasets import data_sets
 from thymodel.results.describing import describe
+from thymodel.results.planning import planned_digest
 from thymodel.results.record import FitRecord, load_record, quantities_table, verify
 from thymodel.results.scenarios import run_scenario
 from thymodel.results.transport import DataSet, ascii_text, csv_bytes, differences
@@ -75,7 +76,7 @@ def _judged(record: FitRecord, data: Path | None) -> Iterator[tuple[str, list[di
     if checks is not None:
         yield "predictive-checks", question_rows(checks)
     for table in judge(Evidence(record, checks.content if checks is not None else None)):
-        if table.key in _ALWAYS or table.key in _OF_A_PLAN and record.content.get("plan"):
+        if table.key in _ALWAYS or table.key in _OF_A_PLAN and planned_digest(record.content):
             yield table.key.replace("_", "-"), [dict(zip(table.columns, row, strict=True)) for row in table.rows] or [
                 dict.fromkeys(table.columns, "none")]
 
