@@ -536,9 +536,9 @@ def verify(
 
 def _verify_log(path: Path):
     from thymodel.results.record import Verification
-    from thymodel.results.run_log import read_log
+    from thymodel.results.run_log import check_log
 
-    found = read_log(path)
+    found = check_log(path)
     return Verification(found.faults, (f"chain of {len(found.lines)} runs", *found.notes))
 
 
@@ -717,6 +717,8 @@ def report(
                                                               "default all in the record's folder scenarios")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="only what the record holds: no predictive checks, prior "
                                         "sensitivity or scenarios")] = False,
+    scores: Annotated[Path | None, typer.Option(help="file that compare --json printed, for the plan's criteria"
+                                                )] = None,
 ) -> None:
     """The report of a fit as HTML, Word or LaTeX: tables, figures and listings that a submission needs."""
     from thymodel.results.record import load_record
@@ -729,13 +731,15 @@ def report(
     refuse_out(path, form)
     if quick and scenario_files:
         raise InputError([Fault("--quick", "a quick report computes no scenario", "leave out --quick or --scenario")])
+    if quick and scores:
+        raise InputError([Fault("--quick", "a quick report takes no scores", "leave out --quick or --scores")])
     with Bars(TextColumn("{task.description}"), TimeElapsedColumn(), console=_err,
               disable=not _err.is_terminal) as bars:
 
         def tell(text: str) -> None:
             bars.add_task(text, total=None)
 
-        computed = QUICK if quick else compute(loaded, data, shown, scenario_files or (), tell)
+        computed = QUICK if quick else compute(loaded, data, shown, scenario_files or (), tell, scores)
         tell("writing")
         save_report(loaded, data, shown, form, path, computed)
     _err.print(f"written: {path}", soft_wrap=True, markup=False)

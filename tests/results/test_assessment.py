@@ -1,6 +1,7 @@
 """A record beside its plan: criteria by its numbers, tables that invent nothing, checklists that are honest."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -12,9 +13,10 @@ from typer.testing import CliRunner
 from thymodel import cli
 from thymodel.documents.analysis_plan import PlanDocument, load_plan
 from thymodel.errors import InputError, RecordError
-from thymodel.results import criteria
+from thymodel.results import criteria, report
 from thymodel.results import record as records
 from thymodel.results.assessment import as_json, assess
+from thymodel.results.checks import Checks
 from thymodel.results.criteria import MET, NOT_MET, OPEN, SPONSOR, Evidence, evaluate, load_evidence
 from thymodel.results.planning import FixedPlan, plan_content
 from thymodel.results.record import load_group, load_record
@@ -349,9 +351,28 @@ def test_checks_answer_what_only_they_answer(record, checks, tmp_path, quick):
     assert states["Performance"] == "there" and states["External validation"] == "not done"
 
 
-def test_artefacts_that_are_files_of_the_record_are_there(tables, record):
-    import re
+def test_a_report_is_judged_by_what_it_computed_itself(record, checks, scores, quick):
+    """A report with predictive checks in it that says "not evaluated: run the checks" contradicts itself."""
+    computed = report.Computed(checks=Checks(record, checks), scores=(scores,))
+    section = report._judged(record, computed)
+    found = {block.table.key: block.table for block in section.blocks}
+    results = {row[0]: row[-1] for row in found["criteria"].rows}
+    assert results["one_patient"] == NOT_MET and results["predictive_checks"] == NOT_MET  # 2 of 4; p is 0.04
+    assert results["rte_values"] == MET and results["rte_endpoint"] in (MET, NOT_MET)
+    assert {row[0]: row[3] for row in found["m15_evidence"].rows}["Performance"] == "there"
+    [said] = report._plan_sentences(section)
+    named = set(", ".join(re.findall(r"\(([^)]*)\)", said)).split(", "))
+    assert named == {name for name, result in results.items() if result != MET}
+    without = {block.table.key: block.table for block in report._judged(record, report.QUICK).blocks}
+    assert {row[-1] for row in without["criteria"].rows if row[0] in ("predictive_checks", "one_patient")} == {OPEN}
 
+
+def test_no_table_names_a_place_on_this_machine(record, tables):
+    cells = [cell for table in tables.values() for row in table.rows for cell in row]
+    assert not any(str(record.folder) in cell for cell in cells)
+
+
+def test_artefacts_that_are_files_of_the_record_are_there(tables, record):
     named = {name for key in ("barg", "robust", "m15_evidence") for row in tables[key].rows if row[3] == "there"
              for name in re.findall(r"[\w]+\.(?:json|toml|csv|nc)\b", row[2])}
     assert {"record.json", "spec.toml", "plan.toml", "posterior.nc", "thymus_core.toml"} <= named

@@ -9,6 +9,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import tomllib
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from typer.testing import CliRunner
 from thymodel import cli
 from thymodel.errors import InputError, RecordError
 from thymodel.results import bundle as bundles
-from thymodel.results import rebuilding
+from thymodel.results import criteria, rebuilding
 from thymodel.results.define import Defined, define_xml
 from thymodel.results.record import load_group, load_record
 from thymodel.results.transport import (
@@ -197,10 +198,35 @@ def test_the_tree_has_what_a_reviewer_needs(made):
         "tiny/programs/decay.toml", "tiny/programs/model.txt", "tiny/programs/spec.toml", "tiny/programs/equations.tex",
         "tiny/programs/equations.md", "tiny/programs/scenarios/one-infusion.toml",
         "tiny/outputs/6-scenario-one-infusion.csv", "tiny/outputs/3-verdict.txt", "tiny/outputs/4-verify.txt",
+        *(f"tiny/outputs/7-{name}.csv" for name in ("predictive-checks", "assumptions", "assumed-numbers",
+                                                    "credibility")),
         *(f"tiny/datasets/{name}.{kind}" for name in ("events", "indpred", "indpar", "quants", "draws")
           for kind in ("csv", "xpt"))}
     present = {path.relative_to(made.folder).as_posix() for path in made.folder.rglob("*") if path.is_file()}
     assert present == paths | {"manifest.csv"}
+
+
+def test_criteria_and_deviations_go_with_a_record_that_has_a_plan(tmp_path, monkeypatch):
+    """What was planned and what was found: a reviewer must not have to look for it in a page of figures."""
+    def refuse(record):
+        raise RecordError("power-scaling has tests of its own")
+
+    monkeypatch.setattr(criteria, "check_priors", refuse)
+    monkeypatch.setattr(rebuilding, "check_fit", lambda record, data: None)
+    record = load_record(ROOT / "fits" / "reset02_design")
+    made = dict(rebuilding._judged(record, None))
+    planned = tomllib.loads((record.folder / "plan.toml").read_text(encoding="utf-8"))
+    assert [row["criterion"] for row in made["criteria"]] == list(planned["criteria"])
+    assert {"met", "not met", "not evaluated"} <= {row["result"] for row in made["criteria"]}
+    assert made["deviations"] == [dict.fromkeys(("what", "planned", "done", "reason"), "none")]
+    assert made["m15-assessment"][0] == {"item": "Question of interest", "content": planned["question"]}
+
+
+def test_a_draw_says_its_unit_in_its_label(made, record):
+    labels = {row["variable"]: row["label"] for row in csv.DictReader(
+        (made.folder / "define.csv").read_text(encoding="utf-8").splitlines())
+              if row["data set"] == "DRAWS"}
+    assert labels["X0"] == "x0 (cell/uL)" and labels["K"] == "k (1/day)"
 
 
 def test_nothing_private_or_unfinished_is_in_it(made, record):
@@ -314,6 +340,9 @@ def test_the_guide_says_simulated_what_was_left_out_and_how_to_rebuild(made):
     assert "scenario elsewhere.toml, which cannot be run from here" in text
     assert made.left_out["tiny"][0].startswith("scenario elsewhere.toml")
     assert "python rebuild.py" in text and "| 6 scenarios |" in text
+    assert "criteria and deviations: no analysis plan was set down before the fit" in made.left_out["tiny"]
+    assert "`env/bin/thymodel verify tiny/record --data tiny/data/study.csv`" in text
+    assert not [line for line in text.splitlines() if line.startswith("| ") and line.endswith("|  |")]  # no file unsaid
     assert "<script>" not in page and "&lt;script&gt;" in page
 
 

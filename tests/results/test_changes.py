@@ -199,6 +199,43 @@ def test_a_changed_digest_is_told_from_a_changed_content(designs, tmp_path):
     assert told(folder, "record.json").endswith("no other key than `digest` or `fingerprints`")
 
 
+def sealed_anew(folder: Path, **parts) -> str:
+    """What verify says of a record.json whose digest was computed again after a change."""
+    path = folder / "record.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    for key, value in parts.items():
+        content[key] = content[key] | value if isinstance(value, dict) else value
+    content["digest"] = records._own_digest(content)
+    path.write_text(json.dumps(content), encoding="utf-8")
+    faults = verify(load_record(folder)).faults
+    assert {Path(fault.where).name for fault in faults} == {"record.json"}
+    return "; ".join(fault.what for fault in faults)
+
+
+def test_a_digest_made_anew_does_not_hide_that_the_documents_say_otherwise(copy):
+    said = sealed_anew(copy, simulated=False)
+    assert "its digest computed anew" in said and "simulated: recorded false, now true by the documents" in said
+
+
+@pytest.mark.parametrize("key, value", [("warnings", []), ("created", "2025-01-01T00:00:00+00:00"),
+                                        ("environment", {"platform": "another"})])
+def test_a_digest_made_anew_does_not_fool_the_fingerprints(designs, tmp_path, key, value):
+    folder = Path(shutil.copytree(designs[2], tmp_path / "copy"))
+    assert f"its digest computed anew: key {key} differs" in sealed_anew(folder, **{key: value})
+
+
+def test_line_ends_are_told_from_values(copy, schema):
+    table, data = copy / "table.csv", copy / "cohort.csv"
+    before = table.read_bytes()
+    table.write_bytes(before.replace(b"\n", b"\r\n"))
+    assert told(copy, "table.csv").endswith("no number, but its order, its line ends or how it is laid out")
+    table.write_bytes(before)
+    data.write_bytes(data.read_bytes().replace(b"\n", b"\r\n"))
+    if schema == 2:
+        said = changes.told_of_data(data.read_bytes(), load_record(copy).content)
+        assert said[1:] == ["no line, but the line ends or what follows the last one"]
+
+
 def test_a_digit_of_the_data_is_named_with_what_it_does_to_the_log_density(designs, tmp_path):
     folder = Path(shutil.copytree(designs[2], tmp_path / "copy"))
     change(folder / "cohort.csv", ",30.15,", ",30.16,")

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from thymodel.errors import InputError, RecordError
+from thymodel.results import changes as record_changes
 from thymodel.results import record as records
 from thymodel.results.record import load_record, quote, verify, write_record
 from thymodel.results.scenarios import run_scenario
@@ -35,8 +36,12 @@ def failed_fit(tiny_fit, tmp_path_factory) -> Path:
     """The record that the tiny fit would have left under a gate that no fit passes."""
     folder = Path(shutil.copytree(tiny_fit.folder, tmp_path_factory.mktemp("failed") / "copy"))
     change(folder / "spec.toml", b"rhat = 100", b"rhat = 0.5")
-    files = tiny_fit.content["files"] | {"spec.toml": records.digest((folder / "spec.toml").read_bytes())}
-    resealed(folder, files=files, verdict={"passed": False, "sentences": ["FAIL: rhat"]})
+    spec = (folder / "spec.toml").read_bytes()
+    content = tiny_fit.content
+    resealed(folder, files=content["files"] | {"spec.toml": records.digest(spec)},
+             spec=content["spec"] | {"sha256": records.digest(spec)},
+             documents=content["documents"] | record_changes.documents_of({"spec.toml": spec}),
+             verdict={"passed": False, "sentences": ["FAIL: rhat"]})
     return folder
 
 
@@ -53,6 +58,8 @@ def change(path: Path, old: bytes, new: bytes) -> None:
 def resealed(folder: Path, **changes) -> None:
     """The JSON with other content and a digest that fits it: what a careful forger would write."""
     content = json.loads((folder / "record.json").read_text(encoding="utf-8")) | changes
+    if content.get("fingerprints"):
+        content["fingerprints"] = content["fingerprints"] | {"parts": record_changes.part_digests(content)}
     content["digest"] = records._own_digest(content)
     (folder / "record.json").write_text(json.dumps(content), encoding="utf-8")
 
@@ -79,6 +86,18 @@ def test_a_log_density_that_is_no_number_is_not_the_recorded_one(tiny_fit, monke
 def test_an_intact_record_verifies(tiny_fit):
     found = verify(load_record(tiny_fit.folder))
     assert found.faults == () and any("log density recomputed at 3 points" in note for note in found.notes)
+
+
+def test_what_no_digest_covers_is_named(tiny_fit, tmp_path):
+    """A report whose number was changed lies beside a record that verifies: its reader has to know."""
+    folder = shutil.copytree(tiny_fit.folder, tmp_path / "copy")
+    (folder / "letter.txt").write_text("x", encoding="utf-8")
+    (folder / "scenarios").mkdir(exist_ok=True)
+    found = verify(load_record(folder))
+    [told] = [note for note in found.notes if note.startswith("no digest covers ")]
+    named = set(told.removeprefix("no digest covers ").split(", "))
+    assert found.faults == () and {"letter.txt", "scenarios/"} <= named, named
+    assert not {"record.json", "spec.toml", "table.csv", "study.csv"} & named
 
 
 def test_a_copy_elsewhere_verifies(copy):

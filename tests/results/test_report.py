@@ -33,7 +33,8 @@ def _rows(text: str, table: str) -> list[list[str]]:
 
 
 @pytest.mark.parametrize("numbers, told", [
-    ([7], "Table 7"), ([9, 10], "Table 9 to 10"), ([7, 8, 24], "Table 7 to 8, 24"), ([24, 11], "Table 11, 24")])
+    ([7], "Table 7"), ([9, 10], "Table 9 and 10"), ([7, 8, 24], "Table 7, 8 and 24"), ([24, 11], "Table 11 and 24"),
+    ([4, 6, 5, 9], "Table 4 to 6 and 9")])
 def test_a_reference_names_no_table_that_lies_between(numbers, told):
     blocks = [replace(Grid(report.TitledTable("t", "", ("a",), ())), number=number) for number in numbers]
     assert report._labels(blocks) == told

@@ -21,6 +21,7 @@ import xarray as xr
 from thymodel import cli
 from thymodel.errors import InputError
 from thymodel.results import report
+from thymodel.results.describing import tex
 from thymodel.results.document import (
     Banner,
     Cited,
@@ -32,6 +33,7 @@ from thymodel.results.document import (
     numbered,
     pieces_of,
     say,
+    widths,
 )
 from thymodel.results.html_report import html_page
 from thymodel.results.latex_report import latex_files
@@ -262,6 +264,43 @@ def test_the_minimum_set_is_there_or_named_as_absent_with_a_reason(document):
             "code: model and spec"} <= present
 
 
+def test_the_minimum_set_names_just_the_tables_that_answer_it(document):
+    numbers = {block.key: block.number for block in document.blocks() if isinstance(block, Grid)}
+    held = {what: where for _, what, where, _ in document.sections[1].blocks[0].table.rows}
+    assert _named(held["criteria met or not"]) == {numbers["gates"], numbers["criteria"]}
+    assert _named(held["assumptions"]) == {numbers[key] for key in ("assumptions", "model-assumptions", "doubtful")
+                                           if key in numbers}
+
+
+def _named(label: str) -> set[int]:
+    """Of "Table 2, 4 to 6 and 9" the numbers 2, 4, 5, 6, 9."""
+    found: set[int] = set()
+    for part in re.split(", | and ", label.partition(" ")[2]):
+        first, _, last = part.partition(" to ")
+        found |= set(range(int(first), int(last or first) + 1))
+    return found
+
+
+def test_the_summary_says_what_became_of_the_plan(record, document):
+    said = " ".join(str(block.text) for block in document.sections[0].blocks if isinstance(block, Paragraph))
+    criteria = next(block.table for block in document.blocks() if isinstance(block, Grid) and block.key == "criteria")
+    if record.content.get("plan") is None:
+        assert "No analysis plan was set down before the fit" in said
+        return
+    missed = [row[0] for row in criteria.rows if row[-1] == "not met"]
+    assert missed and f"{len(missed)} not met ({', '.join(missed)})" in said and "Deviations from the plan:" in said
+
+
+def test_a_column_has_room_for_its_longest_word():
+    """A column of 12 letters beside long ones: narrower than its words it would break them, as "metho|d"."""
+    table = TitledTable("log", "Log", ("method", "record", *(f"text {k}" for k in range(6))),
+                        tuple(("nuts", f"a013e567ebc{k}", *("some words that say more than that " * 2,) * 6)
+                              for k in range(3)))
+    shares, letters = widths(table), 180  # what a line of a page on its side has room for
+    assert sum(shares) == pytest.approx(1)
+    assert shares[0] * letters >= len("method") and shares[1] * letters >= len("a013e567ebc0")
+
+
 def test_figures_are_there_where_they_are_drawn(tiny_fit):
     made = report.report_document(tiny_fit)
     held = {what: where for _, what, where, _ in made.sections[1].blocks[0].table.rows}
@@ -340,12 +379,31 @@ def test_a_word_file_has_styles_captions_heads_and_alternative_texts(small):
     assert content == docx_bytes(small)
 
 
+def test_a_heading_stands_on_the_page_of_its_wide_table(small):
+    pytest.importorskip("resvg_py", reason="resvg-py is not installed (extra docx)")
+    from thymodel.results.docx_report import docx_bytes
+
+    wide_one = next(block for block in small.blocks() if isinstance(block, Grid))
+    made = replace(small, sections=(Section("one", "One", (Paragraph("text"),)), Section("two", "Two", (wide_one,))))
+    body = zipfile.ZipFile(io.BytesIO(docx_bytes(made))).read("word/document.xml").decode()
+    upright, on_its_side = body.split("</w:sectPr>")[:2]
+    assert ">Two<" not in upright.partition('w:val="Heading1"')[2] and 'w:orient="landscape"' in on_its_side
+    assert on_its_side.index(">Two<") < on_its_side.index("<w:tbl>")
+
+
+def test_an_option_of_a_command_keeps_its_dashes_in_latex():
+    """LaTeX would print one long dash, and what is printed could not be typed."""
+    assert tex("thymodel report --to docx -- x") == "thymodel report -{}-to docx -{}- x"
+    assert tex("a-b") == "a-b" and tex("---") == "-{}-{}-"
+
+
 def test_latex_is_escaped_and_compiles(small, tmp_path):
     pytest.importorskip("resvg_py", reason="resvg-py is not installed (extra docx)")
     for path, content in latex_files(small, tmp_path / "report.tex").items():
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(content)
     text = (tmp_path / "report.tex").read_text(encoding="utf-8")
+    assert r"\hypersetup{pdftitle={50\%" in text and "pdfsubject={SIMULATED data}" in text
     assert r"50\% \& $<$b$>$\_x\_" in text and "[U+4E2D]" in text and r"$\alpha$" in text
     if shutil.which("pdflatex") is None:
         pytest.skip("pdflatex is not installed")
@@ -382,6 +440,8 @@ def test_the_command_writes_what_the_ending_says(call, tiny_fit, tmp_path):
     (("--to", "docx", "--out", "x.html"), "not the ending of docx"),
     (("--out", "."), "is a folder"),
     (("--quick", "--scenario", "a.toml"), "a quick report computes no scenario"),
+    (("--quick", "--scores", "a.json"), "a quick report takes no scores"),
+    (("--scores", "nowhere.json"), "nowhere.json"),
     (("--scenario", "nowhere.toml"), "nowhere.toml"),
 ])
 def test_bad_options_are_refused_before_anything_is_written(call, tiny_fit, tmp_path, monkeypatch, words, fault):

@@ -193,6 +193,21 @@ def test_a_broken_chain_is_told_and_exits_with_1(call, runs, tmp_path):
     assert call("check", runs / LOG)[0] == 0
 
 
+@pytest.mark.parametrize("old, new", [(b'"seed": 3', b'"seed": 4'), (b'"method": "map"', b'"method": "nuts"'),
+                                      (b'"verdict": "approximation"', b'"verdict": "passed"')])
+def test_the_last_line_is_held_against_its_record(call, runs, tmp_path, old, new):
+    """No line after it seals it, so that the chain alone would let it pass."""
+    place = Path(shutil.copytree(runs, tmp_path / "runs"))
+    before, _, last = (place / LOG).read_bytes().rstrip(b"\n").rpartition(b"\n")
+    assert old in last
+    (place / LOG).write_bytes(before + b"\n" + last.replace(old, new, 1) + b"\n")
+    assert read_log(place / LOG).faults == ()
+    key = old.split(b'"')[1].decode()
+    for words in (("log", place), ("verify", place / LOG)):
+        status, _, err = call(*words)
+        assert status == 1 and f"the line says otherwise than its record: {key}: " in " ".join(err.split())
+
+
 @pytest.mark.parametrize("words", [("log",), ("log", "/nowhere"), ("log", "README")])
 def test_a_directory_without_runs_is_bad_input(call, tmp_path, words):
     status, out, err = call(*words)

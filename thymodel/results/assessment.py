@@ -37,8 +37,18 @@ def assess(record: FitRecord, checks: str | Path | None = None, scores: str | Pa
         RecordError: a record whose files were changed.
         InputError: checks or scores that cannot be read or are of another record.
     """
+    return judge(load_evidence(record, None if checks is None else Path(checks),
+                               None if scores is None else Path(scores)))
+
+
+def judge(evidence: Evidence) -> list[TitledTable]:
+    """As `assess`, where what is known of the record is at hand.
+
+    Raises:
+        RecordError: a record whose files were changed.
+    """
+    record = evidence.record
     intact(record)
-    evidence = load_evidence(record, None if checks is None else Path(checks), None if scores is None else Path(scores))
     found = record_plan(record.folder, record.content)
     plan = found.document if found is not None else None
     findings = [evaluate(name, item, evidence) for name, item in plan.criteria.items()] if plan else []

@@ -27,6 +27,7 @@ from thymodel.errors import Fault, InputError
 from thymodel.results import guide, rebuilding
 from thymodel.results.define import Defined, define_table, define_xml
 from thymodel.results.guide import Bundled
+from thymodel.results.planning import planned_digest
 from thymodel.results.rebuilding import DATA, PROGRAMS, RECORD, SCENARIOS
 from thymodel.results.record import JSON, FitRecord, find_data, intact, load_record, write_file
 from thymodel.results.study import load_study
@@ -183,6 +184,8 @@ def _bundle_record(record: FitRecord, name: str, built: Path, data: str | Path |
         if _lies_in(record.folder, file):
             _copy(record.folder / file, place / PROGRAMS / file)
     _copy_scenarios(bundled, place)
+    if not planned_digest(record.content):
+        bundled.left_out.append("criteria and deviations: no analysis plan was set down before the fit")
     for path, content, made in rebuilding.recompute(place):
         stage(f"{name}: {path}")
         _write(place / path, content)

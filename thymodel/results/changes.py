@@ -25,6 +25,7 @@ from thymodel.results.array_claims import refuse_claims
 
 CHANGED = "changed since the fit (sha256 differs)"
 JSON_CHANGED = "the content does not match its own digest: it was changed"
+JSON_SEALED_AGAIN = "changed, and its digest computed anew"
 _SHORT = 16  # hexadecimal digits of a fingerprint: chance changes do not collide, and the file stays readable
 _SHORT_LINE = 8
 _MOST_LINES = 20_000  # of data, beyond which their fingerprints would be longer than the rest of the record
@@ -327,6 +328,12 @@ def _told_of_table(kept: Kept, path: Path) -> Iterator[str]:
     except (RecordError, KeyError, ValueError):
         draws = pd.DataFrame()
     wanted = [str(name) for name in draws.index] or list(summary)
+    told = list(_cells_changed(found, wanted, summary, draws))
+    yield from told or ["no number, but its order, its line ends or how it is laid out"]
+
+
+def _cells_changed(found: Mapping[str, Mapping[str, str]], wanted: list[str], summary: Mapping[str, Any],
+                   draws: pd.DataFrame) -> Iterator[str]:
     yield from (f"row {name}: taken away" for name in wanted if name not in found)
     yield from (f"row {name}: added" for name in found if name not in wanted)
     for name in wanted:
@@ -359,17 +366,31 @@ def _told_of_json(kept: Kept, path: Path) -> Iterator[str]:
     """Keys whose fingerprint differs; and what its own parts, its files and its documents contradict."""
     if path.name != "record.json":
         return
-    parts = (kept.written.get("fingerprints") or {}).get("parts")
-    now = part_digests(kept.written)
-    if isinstance(parts, Mapping):
-        yield from (f"key {key} {'added' if a is None else 'taken away' if b is None else 'differs'}"
-                    for key, a, b in differences(parts, now))
+    yield from _parts_changed(kept)
     found = list(_contradictions(kept))
     yield from found
+    parts, now = (kept.written.get("fingerprints") or {}).get("parts"), part_digests(kept.written)
     if not found and parts == now:
         yield "no other key than `digest` or `fingerprints`"
     elif not found and parts is None:
         yield "which key cannot be told of a record of this old schema"
+
+
+def sealed_again(kept: Kept) -> list[Fault]:
+    """Of a record whose every digest holds: whether record.json was changed and its digest computed anew. Its own
+    fingerprints then say otherwise, or the documents and the table beside it."""
+    try:
+        told = [*_parts_changed(kept), *_contradictions(kept)]
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError):  # forged so that it cannot be read on
+        told = ["it does not hold what a record holds"]
+    return [Fault(str(kept.folder / "record.json"), f"{JSON_SEALED_AGAIN}: {some(told)}")] if told else []
+
+
+def _parts_changed(kept: Kept) -> Iterator[str]:
+    parts = (kept.written.get("fingerprints") or {}).get("parts")
+    if isinstance(parts, Mapping):
+        yield from (f"key {key} {'added' if a is None else 'taken away' if b is None else 'differs'}"
+                    for key, a, b in differences(parts, part_digests(kept.written)))
 
 
 def _contradictions(kept: Kept) -> Iterator[str]:
@@ -415,6 +436,9 @@ def told_of_data(data: bytes, content: Mapping[str, Any]) -> list[str]:
     recorded, lines, rows = kept["lines"].split(), _lines(data), _rows(data) or []
     if len(recorded) != len(lines):
         told.append(f"{len(recorded)} lines recorded, {len(lines)} found")
+        return told
+    if all(digest(line)[:_SHORT_LINE] == old for old, line in zip(recorded, lines, strict=True)):
+        told.append("no line, but the line ends or what follows the last one")
         return told
     columns = [name for name, _, _ in differences(kept["columns"], _column_digests(rows))]
     among = f", column {' or '.join(columns)}" if columns else ""

@@ -38,7 +38,7 @@ from thymodel.inference.information import contraction
 from thymodel.results import extrapolation
 from thymodel.results.extrapolation import Level
 from thymodel.results.planning import matching
-from thymodel.results.prior_sensitivity import check_priors
+from thymodel.results.prior_sensitivity import PriorSensitivity, check_priors
 from thymodel.results.record import FitRecord, draws_in, is_number
 
 MET, NOT_MET, SPONSOR, OPEN = "met", "not met", "for the sponsor", "not evaluated"
@@ -53,6 +53,7 @@ class Evidence:
     record: FitRecord
     checks: Mapping[str, Any] | None = None
     scores: tuple[Mapping[str, Any], ...] = ()
+    priors: PriorSensitivity | None = None  # computed when it is asked for, where it is not given
 
     @cached_property
     def table(self) -> pd.DataFrame:
@@ -70,7 +71,7 @@ class Evidence:
     @cached_property
     def prior_sensitivity(self) -> dict[str, float]:
         """Power-scaling of all priors, by quantity."""
-        found = check_priors(self.record).table
+        found = (self.priors or check_priors(self.record)).table
         return dict(zip(found["quantity"].astype(str), found["prior"].astype(float), strict=True))
 
     @cached_property
@@ -289,7 +290,8 @@ def _no_departure(criterion: NoDepartureCriterion, evidence: Evidence) -> tuple[
 
 def _checks_of(evidence: Evidence) -> Mapping[str, Any]:
     if evidence.checks is None:
-        raise _Missing(f"run: thymodel check-fit {evidence.record.folder} --out FOLDER, and give it with --checks")
+        raise _Missing("run: thymodel check-fit RECORD --out FOLDER, and give it with --checks; thymodel report makes "
+                       "them itself")
     return evidence.checks
 
 
@@ -309,8 +311,7 @@ def _prior_sensitivity(criterion: PriorSensitivityCriterion, evidence: Evidence)
 def _leave_one_out(criterion: LeaveOneOutCriterion, evidence: Evidence) -> tuple[str, bool]:
     rows = next((row["units"] for row in evidence.scores if row.get("by") == criterion.by), None)
     if not rows:
-        raise _Missing(f"run: thymodel compare {evidence.record.folder} --by {criterion.by} --json > FILE, and give it "
-                       "with --scores")
+        raise _Missing(f"run: thymodel compare RECORD --by {criterion.by} --json > FILE, and give it with --scores")
     high = [row["unit"] for row in rows if not (row["pareto_k"] is not None and row["pareto_k"] <= criterion.pareto_k)]
     share = len(high) / len(rows)
     return f"{len(high)} of {len(rows)}" + (f" ({_names(high)})" if high else ""), share <= criterion.share_at_most

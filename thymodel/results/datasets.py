@@ -88,7 +88,7 @@ def event_set(record: FitRecord, path: Path, study: StudyData) -> DataSet:
     columns += [texts("EXCLFL", "Row left out of the fit", flags, codes=_FLAG,
                       comment="rows are flagged, none is deleted"),
                 texts("EXCLRSN", "Why the row was left out", [excluded.get(row, "") for row in rows])]
-    return _data_set(record, "EVENTS", "Events and measurements, as fitted", "one row a row of the data file",
+    return _data_set(record, "EVENTS", "Events and measurements, as fitted", "one record per row of the data file",
                      ("SRCROW",), columns, f"{record.content['data']['name']}, row by row and unchanged; the file "
                      "itself is in the folder data.")
 
@@ -170,7 +170,7 @@ def parameter_set(record: FitRecord) -> DataSet:
                numbers("SD", "Posterior standard deviation", [_sd(values) for _, _, values in rows]),
                numbers("MEDIAN", "Posterior median", middle), numbers("Q05", "Posterior quantile, 5%", low),
                numbers("Q95", "Posterior quantile, 95%", high)]
-    return _data_set(record, "INDPAR", "Individual parameters", "one row a subject and parameter", ("ID", "PARAM"),
+    return _data_set(record, "INDPAR", "Individual parameters", "one record per subject and parameter", ("ID", "PARAM"),
                      columns, f"Interval: {INTERVAL_NAME}, from at most {_PER_SUBJECT} draws, evenly spaced. What "
                      "covariates and occasions do to a parameter is in the model's equations, not in these values.")
 
@@ -218,7 +218,7 @@ def prediction_set(record: FitRecord, data: StudyData) -> DataSet:
                numbers("IWRES", "Individual weighted residual", np.where(censoring == 0, residual, np.nan),
                        comment="(DV - IPRED)/spread at posterior medians, on the scale of the error model; none where "
                        "DV is a limit")]
-    return _data_set(record, "INDPRED", "Predictions and residuals", "one row a measurement that was used",
+    return _data_set(record, "INDPRED", "Predictions and residuals", "one record per measurement that was used",
                      ("ID", "TIME", "DVID"), columns, "Excluded rows are in EVENTS alone.")
 
 
@@ -239,9 +239,14 @@ def quantity_set(record: FitRecord, table: pd.DataFrame) -> DataSet:
     columns = [texts("QUANTITY", "Quantity", names, origin="Assigned", comment="as thymodel quote takes it"),
                texts("UNIT", "Unit", [units.get(name.split("[")[0], "1") for name in names], origin="Assigned"),
                *(numbers(short, label, table[key]) for key, (short, label) in _COLUMNS.items())]
-    return _data_set(record, "QUANTS", "Posterior of every quantity", "one row a quantity", ("QUANTITY",), columns,
+    return _data_set(record, "QUANTS", "Posterior of every quantity", "one record per quantity", ("QUANTITY",), columns,
                      f"Interval: {INTERVAL_NAME}. A time that is not reached by the horizon is censored there: it is "
                      "missing and said to be not reached in the column of the same name that ends in C.")
+
+
+def _with_unit(name: str, unit: str) -> str:
+    """A label that says the unit, for a transport file has no other place for it."""
+    return name if unit == "1" else f"{name} ({unit})"
 
 
 def draw_set(record: FitRecord) -> DataSet:
@@ -255,8 +260,8 @@ def draw_set(record: FitRecord) -> DataSet:
     units, names = record.content["units"], short_names(drawn, ("RECORDID", "CHAIN", "DRAW"))
     columns = [numbers("CHAIN", "Chain, from 1", chain + 1, origin="Assigned"),
                numbers("DRAW", "Draw within the chain, from 1", draw + 1, origin="Assigned"),
-               *(numbers(names[name], name, values[chain, draw], unit=units.get(name, "1"),
-                         comment=f"{name} of table.csv") for name, values in drawn.items())]
-    return _data_set(record, "DRAWS", "Draws of population parameters", "one row a draw", ("CHAIN", "DRAW"), columns,
-                     f"{len(kept)} of {chains * count} draws, evenly spaced over all chains; every draw is in "
+               *(numbers(names[name], _with_unit(name, units.get(name, "1")), values[chain, draw],
+                         unit=units.get(name, "1"), comment=f"{name} of table.csv") for name, values in drawn.items())]
+    return _data_set(record, "DRAWS", "Draws of population parameters", "one record per draw", ("CHAIN", "DRAW"),
+                     columns, f"{len(kept)} of {chains * count} draws, evenly spaced over all chains; every draw is in "
                      "posterior.nc.")

@@ -425,12 +425,14 @@ _TEX |= {sup: f"$^{{{plain}}}$" for plain, sup in zip("-0123456789", "⁻⁰¹²
 _TEX |= {letter: rf"$\{name}$" for letter, name in zip("αβγδεηθκλμνπρστφχψωΔΣΩ", (
     "alpha beta gamma delta varepsilon eta theta kappa lambda mu nu pi rho sigma tau varphi chi psi omega Delta Sigma "
     "Omega").split(), strict=True)}
+_LIGATURE = re.compile(r"([-,'`])(?=\1)")  # LaTeX makes one sign of two: of --by a dash, and no option of a command
 _SET = "–—‘’“”„…•€"  # beyond Latin-1, and known to LaTeX's utf8 and T1
 
 
 def tex(text: str) -> str:
     """Text that LaTeX must leave as it is; a letter that pdflatex cannot set is spelt, or named by its number."""
-    return "".join(_TEX[letter] if letter in _TEX else _beyond(letter) for letter in str(text))
+    plain = "".join(_TEX[letter] if letter in _TEX else _beyond(letter) for letter in str(text))
+    return _LIGATURE.sub(r"\1{}", plain)
 
 
 def _beyond(letter: str) -> str:

@@ -171,7 +171,11 @@ def numeric(table: TitledTable) -> list[bool]:
 
 def widths(table: TitledTable) -> list[float]:
     """Shares of a page's width that columns need: by their longest word, and by how much they say."""
-    needs = _needs(table)
+    words, needs = _words(table), _needs(table)
+    room = _LETTERS * (_ON_SIDE if wide(table) else 1.0)
+    if sum(words) < room < sum(needs):  # what is short of room gives way, down to its longest word
+        share = (room - sum(words)) / (sum(needs) - sum(words))
+        needs = [word + share * (need - word) for word, need in zip(words, needs, strict=True)]
     return [need / sum(needs) for need in needs]
 
 
@@ -180,15 +184,18 @@ def wide(table: TitledTable) -> bool:
     return sum(_needs(table)) > _PORTRAIT
 
 
-_PORTRAIT = 150  # letters that a line of a table has room for on an upright page
+_PORTRAIT = 150  # letters that columns may ask for on an upright page
+_LETTERS = 120.0  # digits and capitals that its line really has room for
+_ON_SIDE = 1.5  # how much longer the line of a page on its side is
+
+
+def _words(table: TitledTable) -> list[float]:
+    """Letters of the longest word of each column, with the gap to the next."""
+    return [min(max((len(word) for text in (head, *(row[k] for row in table.rows)) for word in text.split()),
+                    default=1), 24) + 1.5 for k, head in enumerate(table.columns)]
 
 
 def _needs(table: TitledTable) -> list[float]:
     """Letters that each column asks for."""
-    needs = []
-    for k, head in enumerate(table.columns):
-        cells = [row[k] for row in table.rows]
-        word = max((len(word) for text in (head, *cells) for word in text.split()), default=1)
-        longest = max((len(cell) for cell in cells), default=1)
-        needs.append(max(min(word, 24), min(longest, 60) ** 0.85, 4.0) + 1.5)
-    return needs
+    longest = [max((len(row[k]) for row in table.rows), default=1) for k in range(len(table.columns))]
+    return [max(word, min(long, 60) ** 0.85 + 1.5, 5.5) for word, long in zip(_words(table), longest, strict=True)]

@@ -38,7 +38,7 @@ def docx_bytes(document: Document) -> bytes:
     writer = _Writer(file, document)
     writer.front()
     for section in document.sections:
-        writer.heading(section.title, section.key)
+        writer.heading(section.title, section.key, bool(section.blocks) and _on_side(section.blocks[0]))
         for block in section.blocks:
             writer.block(block)
     out = io.BytesIO()
@@ -160,8 +160,9 @@ class _Writer:
             _set_page(self.file.add_section(WD_SECTION.NEW_PAGE), on_side)
             self.on_side = on_side
 
-    def heading(self, title: str, key: str) -> None:
-        self.turn(False)
+    def heading(self, title: str, key: str, on_side: bool) -> None:
+        """On the page of what follows: a heading alone on the page before would be a heading of nothing."""
+        self.turn(on_side)
         heading = self.file.add_heading(xml_text(title), 1)
         self._mark(heading, key)
 
@@ -207,7 +208,7 @@ class _Writer:
         return paragraph
 
     def _grid(self, block: Grid) -> None:
-        self.turn(wide(block.table))
+        self.turn(_on_side(block))
         end = ". SIMULATED data" if self.document.simulated else ""
         self._caption(block.label, block.table.title + end).paragraph_format.keep_with_next = True
         self.file.element.body.insert_element_before(_table(block, _room(self.on_side)[0]), "w:sectPr")
@@ -216,7 +217,7 @@ class _Writer:
             self.file.add_paragraph(xml_text(note), style="Note")
 
     def _picture(self, block: Picture) -> None:
-        self.turn(block.width > _WIDE_FIGURE and block.width > 1.1 * block.height)
+        self.turn(_on_side(block))
         room_wide, room_high = _room(self.on_side)
         room_high -= _CAPTION_ROOM + 4 * (len(block.caption) // 120)
         wanted = 25.4 * block.width
@@ -227,6 +228,13 @@ class _Writer:
         shape._inline.docPr.set("descr", xml_text(block.alt))
         shape._inline.docPr.set("title", block.label)
         self._caption(block.label, block.caption)
+
+
+def _on_side(block: Block) -> bool:
+    """Whether a table or figure asks for a page on its side; a paragraph takes any."""
+    if isinstance(block, Picture):
+        return block.width > _WIDE_FIGURE and block.width > 1.1 * block.height
+    return isinstance(block, Grid) and wide(block.table)
 
 
 def _anchor(key: str) -> str:

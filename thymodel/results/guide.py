@@ -31,6 +31,11 @@ _PURPOSES = {  # by the path's first part in a record's folder, or by its name
     "4-verify.txt": "what verify says of the record", "5-endpoints.csv": "reconstitution times by arm",
     "5-implied-export.csv": "implied thymic export over a healthy one",
     "5-extrapolation.csv": "how far predictions go beyond the data",
+    "7-predictive-checks.csv": "predictive checks: every question, with its p value",
+    "7-m15-assessment.csv": "assessment table of ICH M15", "7-criteria.csv": "technical criteria, planned and found",
+    "7-deviations.csv": "deviations from the analysis plan", "7-assumptions.csv": "register of assumptions",
+    "7-assumed-numbers.csv": "numbers that are assumed, calibrated or not looked up",
+    "7-credibility.csv": "credibility matrix", "manifest.csv": "SHA-256, size and purpose of every file but itself",
     "record.json": "the record: digests, priors, seed, versions, diagnostics, verdict, table",
     "posterior.nc": "every draw (netCDF, opens with ArviZ)", "derived.nc": "draws of endpoints by arm (netCDF)",
     "curves.nc": "what figures draw (netCDF)", "table.csv": "posterior of every quantity, as the fit wrote it",
@@ -91,6 +96,8 @@ def guide_markdown(bundled: Sequence[Bundled], created: str, versions: Mapping[s
         thymodel=thymodel.__version__, simulated=[one for one in bundled if one.record.content["simulated"]],
         others={one.name: found for one in bundled if (found := _other_versions(one.record, here))},
         steps={one.name: _steps(one, files) for one in bundled},
+        data={one.name: next((f" --data {path}" for path in files if path.startswith(f"{one.name}/data/")), "")
+              for one in bundled},
         files=[(path, purpose(path)) for path in every if not path.startswith("software/")],
         source=sum(path.startswith("software/") for path in every))
 
@@ -128,7 +135,11 @@ def _steps(one: Bundled, files: Sequence[str]) -> list[tuple[str, str, str, str]
              _under(own, "outputs/5-")),
             ("6 scenarios", "thymodel scenario", ["record/", *_under(own, "programs/scenarios/")],
              _under(own, "outputs/6-")),
-            ("7 data sets for review", "thymodel bundle", ["record/", data], sets)]
+            ("7 predictive checks; the record beside its plan", "thymodel check-fit", ["record/", data],
+             _under(own, "outputs/7-predictive")),
+            ("7 predictive checks; the record beside its plan", "thymodel plan record", ["record/"],
+             [path for path in _under(own, "outputs/7-") if "predictive" not in path]),
+            ("8 data sets for review", "thymodel bundle", ["record/", data], sets)]
     return [(step, program, ", ".join(filter(None, inputs)), ", ".join(outputs))
             for step, program, inputs, outputs in rows if outputs]
 

@@ -15,8 +15,13 @@ import pandas as pd
 from thymodel.documents.toml import read_text
 from thymodel.errors import Fault, InputError, ThymodelError
 from thymodel.results import exports, extrapolation, tables
+from thymodel.results.assessment import judge
+from thymodel.results.check_page import question_rows
+from thymodel.results.checks import check_fit
+from thymodel.results.criteria import Evidence
 from thymodel.results.datasets import data_sets
 from thymodel.results.describing import describe
+from thymodel.results.planning import planned_digest
 from thymodel.results.record import FitRecord, load_record, quantities_table, verify
 from thymodel.results.scenarios import run_scenario
 from thymodel.results.transport import DataSet, ascii_text, csv_bytes, differences
@@ -60,6 +65,23 @@ def recompute(place: Path) -> Iterator[tuple[str, bytes, DataSet | None]]:
         yield f"{SETS}/{one.name.lower()}.csv", csv_bytes(one), one
     for path in scenarios_of(place):
         yield f"{OUTPUTS}/6-scenario-{path.stem}.csv", scenario_csv(record, path), None
+    for name, rows in _judged(record, data):
+        yield f"{OUTPUTS}/7-{name}.csv", _rows(rows), None
+
+
+def _judged(record: FitRecord, data: Path | None) -> Iterator[tuple[str, list[dict[str, str]]]]:
+    """Predictive checks, and the record beside its plan. Leave-one-out scores take too long to be made here: a
+    criterion that asks for them is not evaluated, and says so."""
+    checks = check_fit(record, data) if data is not None and not record.reservation else None
+    if checks is not None:
+        yield "predictive-checks", question_rows(checks)
+    for table in judge(Evidence(record, checks.content if checks is not None else None)):
+        if table.key in _ALWAYS or table.key in _OF_A_PLAN and planned_digest(record.content):
+            yield table.key.replace("_", "-"), [dict(zip(table.columns, row, strict=True)) for row in table.rows] or [
+                dict.fromkeys(table.columns, "none")]
+
+
+_OF_A_PLAN, _ALWAYS = ("m15_assessment", "criteria", "deviations"), ("assumptions", "assumed_numbers", "credibility")
 
 
 def data_of(place: Path) -> Path | None:

@@ -41,6 +41,7 @@ _KEYS = {"name": str, "title": str, "created": str, "priors": list, "fixed": dic
          "verdict.passed": bool, "verdict.sentences": list, "model.name": str,
          "data.sha256": str, "data.subjects": list, "files": dict, "parameters": list, "units": dict, "endpoints": dict,
          "sampler": dict, "fixed_points": list, "digest": str}
+_NAMED = 8  # files beside a record that a note names
 _LOG_DENSITY_TOLERANCE = 1e-4  # absolute, in log units: ten times what solver tolerances of 1e-6 leave between machines
 
 
@@ -360,19 +361,30 @@ def verify(record: FitRecord, data: Path | None = None) -> Verification:
     if faults:
         faults = [changes.explain(kept, fault) for fault in faults] + _check_data(record, find_data(record, data))
     else:
-        faults += _check_table(record)
+        faults += _check_table(record) or changes.sealed_again(kept)
         notes.append("table and diagnostics recomputed from the draws")
         more, told = _check_prior_from(record)
         faults, notes = faults + more, notes + told
     if not faults:
         more, note = _check_log_density(record, data)
         faults += more
-        notes += [note, *_check_parent(record)]
+        notes += [note, *_check_parent(record), *_not_covered(record, data)]
     if record.method != approximation.NUTS:
         notes.append(f"approximation ({record.method}): not for quotation")
     elif not record.passed:
         notes.append("failed fit: may not be quoted")
     return Verification(tuple(faults), tuple(notes))
+
+
+def _not_covered(record: FitRecord, data: Path | None) -> list[str]:
+    """What lies beside the record's files and is none of them: no digest tells whether it was changed."""
+    known = {JSON, *record.content["files"]}
+    path = find_data(record, data)
+    names = sorted(one.name + "/" * one.is_dir() for one in record.folder.iterdir()
+                   if one.name not in known and not one.name.startswith(".")
+                   and not (path is not None and one.resolve() == path.resolve()))
+    more = [f"and {len(names) - _NAMED} more"] if len(names) > _NAMED else []
+    return [f"no digest covers {', '.join([*names[:_NAMED], *more])}"] if names else []
 
 
 def _check_digests(record: FitRecord) -> list[Fault]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from matplotlib.figure import Figure
 
@@ -18,7 +18,7 @@ from thymodel.errors import Fault, InputError, RecordError, SolveError
 from thymodel.inference.approximation import NUTS
 from thymodel.results import extrapolation, plots, report_plots, tables
 from thymodel.results import report_tables as rt
-from thymodel.results.assessment import assess
+from thymodel.results.assessment import judge
 from thymodel.results.check_page import question_rows
 from thymodel.results.check_plots import caption as check_caption
 from thymodel.results.check_plots import (
@@ -30,6 +30,7 @@ from thymodel.results.check_plots import (
     plot_vpc,
 )
 from thymodel.results.checks import Checks, check_fit
+from thymodel.results.criteria import MET, NOT_MET, OPEN, SPONSOR, Evidence, load_evidence
 from thymodel.results.document import (
     Banner,
     Block,
@@ -67,6 +68,7 @@ class Computed:
     checks: Checks | None = None
     priors: PriorSensitivity | None = None
     scenarios: tuple[Scenario, ...] = ()
+    scores: tuple[Mapping[str, Any], ...] = ()
     why: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
 
@@ -154,19 +156,23 @@ def report_html(record: FitRecord, data: Path | None = None, figures: bool = Tru
 
 
 def compute(record: FitRecord, data: Path | None = None, show_data: bool | None = None,
-            scenarios: Sequence[Path] = (), tell: Callable[[str], None] = lambda text: None) -> Computed:
+            scenarios: Sequence[Path] = (), tell: Callable[[str], None] = lambda text: None,
+            scores: Path | None = None) -> Computed:
     """Predictive checks, prior sensitivity and scenarios of a record, as far as it can give them.
 
     Args:
         scenarios: files; by default those in the folder `scenarios` of the record.
         tell: is told what is being computed.
+        scores: file that `thymodel compare RECORD --json` printed, for the plan's criteria.
 
     Raises:
-        InputError: other data than the record's, or every fault of a scenario that was asked for by name.
+        InputError: other data than the record's, scores of another record, or every fault of a scenario that was
+            asked for by name.
         RecordError: a file of the record changed.
     """
     untouched(record)
     why: dict[str, tuple[str, str]] = {}
+    known = load_evidence(record, scores=scores).scores
     tell("predictive checks")
     checks = _checks(record, data, show_data, why)
     tell("prior sensitivity")
@@ -177,7 +183,7 @@ def compute(record: FitRecord, data: Path | None = None, show_data: bool | None 
         why["priors"] = (record.reservation or "the record does not verify",
                          "thymodel priors RECORD, of a fit that passed")
     tell("scenarios")
-    return Computed(checks, priors, _scenarios(record, scenarios, why), why)
+    return Computed(checks, priors, _scenarios(record, scenarios, why), known, why)
 
 
 def _checks(record: FitRecord, data: Path | None, show_data: bool | None,
@@ -223,10 +229,10 @@ def report_document(record: FitRecord, data: Path | None = None, figures: bool =
     """
     source, content = rt.Source(record), record.content
     study = _study(record, data) if figures and _shown(record, show_data) else None
-    said = rt.result_sentences(source)
-    parts = [_found(source, said), _data(source), _model(source, figures), _fit(source, figures, computed),
+    said, judged = rt.result_sentences(source), _judged(record, computed)
+    parts = [_found(source, said, judged), _data(source), _model(source, figures), _fit(source, figures, computed),
              *_meeting(source, study, figures, computed), *_results(source, study, figures, computed),
-             *_sensitivity(computed), *_judged(record), _software(source), *_listings(source, said, computed)]
+             *_sensitivity(computed), judged, _software(source), *_listings(source, said, computed)]
     sections = numbered([parts[0], Section("holds", "What this report holds", ()), *parts[1:]])
     held = replace(sections[1], blocks=(_held(sections, figures, study is not None, computed),))
     sections = numbered([sections[0], held, *sections[2:]])  # the table of contents is itself the first table
@@ -277,7 +283,7 @@ def _notes(texts: Sequence[str]) -> list[Paragraph]:
     return [Paragraph(text, "note") for text in texts]
 
 
-def _found(source: rt.Source, said: Sequence[Cited]) -> Section:
+def _found(source: rt.Source, said: Sequence[Cited], judged: Section) -> Section:
     record, content = source.record, source.content
     blocks: list[Block] = [Paragraph(content["purpose"])]
     blocks += [Paragraph(text, "bullet") for text in content["verdict"]["sentences"]]
@@ -286,6 +292,7 @@ def _found(source: rt.Source, said: Sequence[Cited]) -> Section:
     elif not record.passed:
         blocks.append(Paragraph("The fit failed its gates: the numbers below describe its draws and may not be "
                                 "quoted."))
+    blocks += [Paragraph(text) for text in _plan_sentences(judged)]
     blocks += [Paragraph(text, "result") for text in said]
     if not said:
         blocks.append(Paragraph("The spec has no endpoint."))
@@ -294,6 +301,23 @@ def _found(source: rt.Source, said: Sequence[Cited]) -> Section:
         f"({content['model']['name']}). “New patients” are simulated, with covariates drawn from those of the "
         "fit; intervals are of the parameters alone, and leave out what was held at a value.", "note"))
     return _section("summary", "Summary", *blocks)
+
+
+def _plan_sentences(judged: Section) -> Iterator[str]:
+    """What the analysis plan asked and got: gates on the draws do not say whether the question was answered."""
+    tables = {block.key: block.table for block in judged.blocks if isinstance(block, Grid)}
+    if not tables:
+        return
+    if not tables["criteria"].rows:
+        yield "No analysis plan was set down before the fit: no criterion was fixed in writing."
+        return
+    named = {result: [row[0] for row in tables["criteria"].rows if row[-1] == result]
+             for result in (MET, NOT_MET, SPONSOR, OPEN)}
+    told = "; ".join(f"{len(names)} {result}" + (f" ({', '.join(names)})" if result != MET else "")
+                     for result, names in named.items() if names)
+    deviations = len(tables["deviations"].rows)
+    yield (f"Technical criteria of the analysis plan: {told}. Deviations from the plan: "
+           f"{deviations or 'none found'}. The section “{judged.title}” has each of them.")
 
 
 def _data(source: rt.Source) -> Section:
@@ -494,12 +518,15 @@ def _sensitivity(computed: Computed) -> Iterator[Section]:
                 sensitivity_rows(computed.priors), METHOD + "."))
 
 
-def _judged(record: FitRecord) -> Iterator[Section]:
+def _judged(record: FitRecord, computed: Computed) -> Section:
+    """The record beside its plan, with what this very report computed as evidence."""
+    checks = None if computed.checks is None else computed.checks.content
     try:
-        found: list[Block] = [Grid(table) for table in assess(record)]
+        found: list[Block] = [Grid(table) for table in judge(Evidence(record, checks, computed.scores,
+                                                                      computed.priors))]
     except RecordError as error:
         found = [Banner(f"Not assessed, for the record does not verify. {error}", "warned")]
-    yield _section("assessment", "Assessment", *found)
+    return _section("assessment", "Assessment", *found)
 
 
 def _software(source: rt.Source) -> Section:
@@ -529,7 +556,8 @@ def _predictions(computed: Computed) -> list[Grid]:
                number(row["iwres"]), number(row["npde"])) for row in rows[:rt.LONGEST]]
     cut = rt.cut(len(rows), "checks.json of thymodel check-fit")
     return [Grid(TitledTable("predictions", "Predictions and residuals", (
-        "subject", "arm", "time", "marker", "measured", "censored", "PRED", "IPRED", "IWRES", "NPDE"), tuple(listed),
+        "subject", "arm", f"time ({computed.checks.spec.model.time})", "marker", "measured", "censored", "PRED",
+        "IPRED", "IWRES", "NPDE"), tuple(listed),
         ("Measured, PRED and IPRED in the unit of the marker. A censored value is the limit. PRED: typical subject; "
          "IPRED: posterior median of the individual prediction.", *([cut] if cut else []))), "Listing")]
 
@@ -609,12 +637,12 @@ def _held(sections: Sequence[Section], figures: bool, shown: bool, computed: Com
 
 
 def _labels(blocks: Sequence[Grid | Picture]) -> str:
-    """As "Table 7, 9 to 11": those that stand together as a stretch, and none that lies between others."""
-    stretches: list[list[int]] = []
+    """Their numbers; a run of three or more as "3 to 5"."""
+    kind, runs = blocks[0].label.split()[0], list[list[int]]()
     for number in sorted(block.number for block in blocks):
-        if stretches and number == stretches[-1][-1] + 1:
-            stretches[-1].append(number)
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
         else:
-            stretches.append([number])
-    kind = blocks[0].label.partition(" ")[0]
-    return f"{kind} " + ", ".join(f"{one[0]} to {one[-1]}" if len(one) > 1 else str(one[0]) for one in stretches)
+            runs.append([number])
+    texts = [text for run in runs for text in ([f"{run[0]} to {run[-1]}"] if len(run) > 2 else map(str, run))]
+    return f"{kind} {', '.join(texts[:-1])} and {texts[-1]}" if len(texts) > 1 else f"{kind} {texts[0]}"

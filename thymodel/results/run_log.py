@@ -9,7 +9,7 @@ import os
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +21,7 @@ from thymodel.documents.spec import FitSpec
 from thymodel.documents.toml import digest
 from thymodel.errors import Fault, InputError, RecordError, ThymodelError
 from thymodel.inference.approximation import NUTS
-from thymodel.results.record import JSON, FitRecord, load_record, untouched
+from thymodel.results.record import JSON, FitRecord, holds_record, load_record, untouched
 from thymodel.results.titled_table import TitledTable
 
 LOG = "log.jsonl"
@@ -238,6 +238,39 @@ def read_log(path: Path) -> Log:
     return Log(path, tuple(lines), tuple(notes), tuple(faults))
 
 
+def contradictions(line: Mapping[str, Any], record: FitRecord) -> list[str]:
+    """What a line says otherwise than the record that it names: no later line seals the last one of a log."""
+    content = record.content
+    held = {**_of_record(record), "title": content["title"], "simulated": content["simulated"],
+            "seed": content["sampler"].get("seed"), "spec": {"sha256": content["spec"]["sha256"]},
+            "model": {key: content["model"][key] for key in ("name", "sha256")},
+            **{key: content["run"].get(name) for key, name in (("run", "id"), ("started", "started"),
+                                                               ("options", "options"))}}
+    return [f"{key}: the line has {line[key]!r}, the record {held[key]!r}" for key in held
+            if key in line and line[key] != held[key]]
+
+
+def check_log(path: Path) -> Log:
+    """A run log with its chain checked, and its lines beside the records that are still there.
+
+    Raises:
+        InputError: absent, or too large.
+    """
+    log, faults = read_log(path), list[Fault]()
+    for line in log.lines:
+        place = path.parent / line["directory"]
+        try:
+            record = load_record(place) if line.get("record") and holds_record(place) else None
+            told = contradictions(line, record) if record is not None and record.digest == line["record"] else []
+        except (InputError, AttributeError, KeyError, TypeError):  # a damaged record is told of by its own verification
+            continue
+        faults += [Fault(f"{path}:{line['line']}", f"{_OTHERWISE}: {'; '.join(told)}")] if told else []
+    return replace(log, faults=(*log.faults, *faults))
+
+
+_OTHERWISE = "the line says otherwise than its record"
+
+
 def _line(text: bytes) -> dict[str, Any] | None:
     try:
         line = json.loads(text)
@@ -342,7 +375,9 @@ def _row(folder: Path, place: Path, line: Mapping[str, Any], record: FitRecord |
     if not wanted:
         return RunRow(name, line, None)
     if record is not None and record.digest == wanted:
-        return RunRow(name, line, record, touched, bool(touched))
+        told = contradictions(line, record)
+        note = "; ".join(filter(None, [touched, f"{_OTHERWISE}: {'; '.join(told)}" if told else ""]))
+        return RunRow(name, line, record, note, bool(note))
     if later:
         return RunRow(name, line, None, "its record was taken away, and the directory used again")
     if record is None:
