@@ -186,8 +186,9 @@ def _assumed_numbers(record: FitRecord, spec: FitSpec) -> TitledTable:
         rows.append((name, value, unit, kind or "not seen", source + (f"; {reason}" if reason else "")))
     counts = Counter(row[3] for row in rows)
     told = ", ".join(f"{count} {kind}" for kind, count in counts.most_common())
-    notes = (f"{len(rows)} of {len(rows) + seen} priors and fixed values: {told or NOTHING}; the source of the other "
-             f"{seen} was looked up (verified = true).",
+    others = f"the source of the other {seen} was looked up" if seen else "no source was looked up"
+    notes = (f"{len(rows)} of {len(rows) + seen} priors and fixed values: {told or NOTHING}; {others} "
+             "(verified = true).",
              f"not seen: {KIND_WORDS['not seen'][:1].lower()}{KIND_WORDS['not seen'][1:]}.")
     return TitledTable("assumed_numbers", "Priors and fixed values that are assumed, calibrated or not looked up",
                        ("name", "prior or value", "unit", "kind", "source"), tuple(rows), notes)

@@ -70,7 +70,9 @@ def fix_plan(spec: FitSpec, folder: Path, checkpoint: Path) -> FixedPlan | None:
     fixed = FixedPlan(plan, datetime.now(UTC).isoformat(timespec="seconds"))
     try:
         checkpoint.mkdir(parents=True, exist_ok=True)
-        note.write_text(json.dumps({"sha256": plan.digest, "hashed_at": fixed.hashed_at}), encoding="utf-8")
+        unfinished = note.with_suffix(".partial")  # a torn note would read as another plan
+        unfinished.write_text(json.dumps({"sha256": plan.digest, "hashed_at": fixed.hashed_at}), encoding="utf-8")
+        os.replace(unfinished, note)
     except OSError as error:
         raise InputError([Fault(str(note), f"cannot be written: {error.strerror}",
                                 "make room or choose another --out")]) from None

@@ -270,7 +270,7 @@ def refuse_existing(folder: Path) -> None:
 
 def write_file(path: Path, content: bytes) -> None:
     """A file that is there whole or not at all, also after a power failure."""
-    temporary = path.with_name(f".{path.name}.partial")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")  # another process may write there at once
     try:
         with open(temporary, "wb") as file:
             file.write(content)
