@@ -7,6 +7,8 @@ import pytest
 
 from thymodel.documents import limits
 from thymodel.documents.expressions import parse_expression
+from thymodel.documents.foreign_table import read_foreign_table
+from thymodel.documents.import_map import ImportMap
 from thymodel.documents.model import load_model, parse_model
 from thymodel.documents.sheet import read_sheet
 from thymodel.documents.toml import Table, parse_document, read_text
@@ -109,6 +111,14 @@ def test_too_many_rows_are_refused(tmp_path, monkeypatch):
     assert len(read_sheet(tmp_path / "x.csv").lines) == 3
     (tmp_path / "x.csv").write_text("ID,TIME\n" + "1,2\n" * 4, encoding="utf-8")
     refused("more than 3 rows", lambda: read_sheet(tmp_path / "x.csv"))
+
+
+def test_too_many_lines_of_another_tool_are_refused_also_where_they_are_blank(tmp_path, monkeypatch):
+    monkeypatch.setattr("thymodel.documents.foreign_table.MOST_ROWS", 3)
+    (tmp_path / "x.csv").write_text("ID,TIME\n1,2\n\n", encoding="utf-8")
+    assert len(read_foreign_table(tmp_path / "x.csv", ImportMap()).lines) == 1
+    (tmp_path / "x.csv").write_text("ID,TIME\n1,2\n\n\n", encoding="utf-8")
+    refused("more than 3 lines", lambda: read_foreign_table(tmp_path / "x.csv", ImportMap()))
 
 
 # --- arithmetic

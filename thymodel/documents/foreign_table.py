@@ -54,12 +54,12 @@ def read_foreign_table(path: Path, found: ImportMap) -> ForeignTable:
     raw = read_bytes(path, LARGEST_DATA, "a data set")
     texts = re.split("\r\n|\n|\r", decode(raw, path.name))  # splitlines() would break cells at rarer marks
     texts = texts if texts[-1] else texts[:-1]  # behind the last end of a line is no line
+    if len(texts) > MOST_ROWS:
+        _refuse(path.name, f"more than {MOST_ROWS} lines", "is it one row per event?")
     digest = hashlib.sha256(raw).hexdigest()
     passed, kept = _without_comments(texts, found)
     if not kept:
         _refuse(path.name, "no line with data", "is it the right file?")
-    if len(kept) > MOST_ROWS:
-        _refuse(path.name, f"more than {MOST_ROWS} rows", "is it one row per event?")
     kind = found.separator or _separator(kept[0][1])
     lines = list(_split(kept, kind, path.name))
     lines = lines if found.header else _without_empty_columns(lines)
